@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+# The CUDA half of geodesic_fast._C, included by CMakeLists.txt when nvcc works.
+if(NOT GEODESIC_FAST_CUDA_ARCHS)
+  set(GEODESIC_FAST_CUDA_ARCHS "80-real;90-real;100")
+  execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --list-gpu-arch OUTPUT_VARIABLE known_archs ERROR_QUIET)
+  if(NOT known_archs MATCHES "compute_100")
+    set(GEODESIC_FAST_CUDA_ARCHS "80-real;90")
+  endif()
+endif()
+string(REPLACE "," ";" GEODESIC_FAST_CUDA_ARCHS "${GEODESIC_FAST_CUDA_ARCHS}")
+set(CMAKE_CUDA_ARCHITECTURES "${GEODESIC_FAST_CUDA_ARCHS}")
+enable_language(CUDA)
+set(CMAKE_CUDA_STANDARD 17)
+
+file(GLOB cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/cuda/*.cu")
+add_library(cuda_kernels OBJECT ${cuda_sources})
+target_include_directories(cuda_kernels PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+target_compile_options(cuda_kernels PRIVATE -Xcompiler=-Wall -Xptxas=-v,-warn-spills,-warn-lmem-usage --expt-relaxed-constexpr)
+set_target_properties(cuda_kernels PROPERTIES CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
+set_target_properties(_C PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+target_link_libraries(_C PRIVATE cuda_kernels)
+string(REPLACE ";" "," archs "${GEODESIC_FAST_CUDA_ARCHS}")
+target_compile_definitions(_C PRIVATE GEODESIC_FAST_CUDA_ARCHS="${archs}")

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""Loads the compiled engine `geodesic_fast._C`, or remembers why it could not."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from types import ModuleType
+
+import torch  # first: the engine then shares torch's OpenMP threads instead of bringing its own
+
+engine: ModuleType | None
+engine_error: str
+try:
+    from geodesic_fast import _C as engine  # type: ignore[attr-defined,no-redef]
+
+    engine_error = ""
+except ImportError as error:
+    engine = None
+    engine_error = str(error)
+
+
+@functools.cache
+def why_not(device_type: str) -> str:
+    """Return why the engine cannot work on tensors of `device_type`, or "" if it can."""
+    if engine is None:
+        return (
+            f"the compiled engine geodesic_fast._C is missing ({engine_error}). Install a C++ compiler "
+            "(g++ or clang++) and run `pip install --force-reinstall --no-deps geodesic-fast`, "
+            "or `pip install .` in the sources."
+        )
+    if device_type == "cpu":
+        return ""
+    if device_type != "cuda":
+        return f"the compiled engine has no kernels for device type {device_type!r}, only for cpu and cuda."
+    if not engine.cuda_archs:
+        return (
+            "the compiled engine was built without CUDA. Put nvcc on PATH and reinstall with "
+            "GEODESIC_FAST_CUDA=1."
+        )
+    runtime, driver = engine.cuda_runtime_version(), engine.cuda_driver_version()
+    if driver < runtime // 1000 * 1000:
+        return (
+            f"the engine was compiled with CUDA {_version(runtime)}, but the driver supports only CUDA "
+            f"{_version(driver)}. Update the driver, or rebuild with an older nvcc."
+        )
+    return ""
+
+
+def has_engine(device: torch.device) -> bool:
+    """Say whether the compiled engine serves `device`; where it does not, warn once per reason."""
+    reason = why_not(device.type)
+    if reason:
+        _warn_once(device.type, reason)
+    return not reason
+
+
+def stream_of(device: torch.device) -> int:
+    """Return the handle of the current CUDA stream of `device`."""
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+@functools.cache
+def _warn_once(device_type: str, reason: str) -> None:
+    warnings.warn(
+        f"geodesic_fast answers from its slower plain-torch reference on {device_type}: {reason}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

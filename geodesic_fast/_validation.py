@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""Every check of an argument: one function per mistake, one sentence per message.
+
+A message names the argument, what was expected, what came, and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ZERO_STEPS = ("skip", "keep", "propagate", "raise")
+MAX_LISTED_LAYERS = 1024
+
+
+def check_zero_step(zero_step: str) -> None:
+    """Refuse an unknown policy for steps of length zero."""
+    if zero_step not in ZERO_STEPS:
+        raise ValueError(f"zero_step must be one of {', '.join(map(repr, ZERO_STEPS))}, got {zero_step!r}.")
+
+
+def check_float_tensor(name: str, value: object) -> None:
+    """Refuse what is not a tensor of a floating-point dtype."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(value).__name__}: convert it with torch.as_tensor({name})."
+        )
+    if value.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}: "
+            f"convert it with {name}.float()."
+        )
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}: use {name}.to_dense().")
+
+
+def check_tracks(tracks: object, dim: int) -> None:
+    """Refuse what is neither a tensor (n+1, *batch, d) nor a list of layers (*batch, d)."""
+    if isinstance(tracks, Tensor):
+        check_float_tensor("tracks", tracks)
+        _check_stacked(tracks, dim)
+    elif isinstance(tracks, list | tuple):
+        _check_layers(tracks, dim)
+    else:
+        raise TypeError(
+            "tracks must be a torch.Tensor with a layer axis, or a list or tuple of one tensor per layer, "
+            f"got {type(tracks).__name__}: convert it with torch.as_tensor(tracks)."
+        )
+
+
+def _check_stacked(tracks: Tensor, dim: int) -> None:
+    shape = tuple(tracks.shape)
+    if tracks.ndim < 2:
+        raise ValueError(
+            f"tracks must have a layer axis and a feature axis, got shape {shape}: "
+            "give a track of scalars a feature axis with tracks.unsqueeze(-1)."
+        )
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an int, got {type(dim).__name__}: name the layer axis by its position.")
+    if not -tracks.ndim <= dim < tracks.ndim:
+        raise ValueError(f"dim must be an axis of tracks of shape {shape}, got {dim}: there is no such axis.")
+    if dim % tracks.ndim == tracks.ndim - 1:
+        raise ValueError(
+            f"dim must not be the last axis, got dim={dim} for shape {shape}: features come last, "
+            "move them there with tracks.movedim."
+        )
+    if tracks.shape[dim] < 2:
+        raise ValueError(
+            f"tracks must have at least 2 layers along dim {dim}, got shape {shape}: "
+            "a track needs a first and a last point."
+        )
+    _check_features(tracks.shape[-1], shape)
+
+
+def _check_layers(layers: Sequence[object], dim: int) -> None:
+    if dim != 0:
+        raise ValueError(
+            f"dim must be 0 for a list of layers, got {dim}: the list itself is the layer axis."
+        )
+    if len(layers) < 2:
+        raise ValueError(
+            f"tracks must have at least 2 layers, got a list of {len(layers)}: "
+            "a track needs a first and a last point."
+        )
+    if len(layers) > MAX_LISTED_LAYERS:
+        raise ValueError(
+            f"tracks must list at most {MAX_LISTED_LAYERS} layers, got {len(layers)}: "
+            "stack longer tracks into one tensor with torch.stack(tracks)."
+        )
+    for index, layer in enumerate(layers):
+        check_float_tensor(f"tracks[{index}]", layer)
+    first = layers[0]
+    assert isinstance(first, Tensor)
+    if first.ndim < 1:
+        raise ValueError("tracks[0] must have a feature axis, got a scalar: use layer.unsqueeze(-1).")
+    for index, layer in enumerate(layers):
+        assert isinstance(layer, Tensor)
+        for what in ("shape", "dtype", "device"):
+            expected, got = getattr(first, what), getattr(layer, what)
+            if got != expected:
+                expected, got = (tuple(v) if what == "shape" else v for v in (expected, got))
+                raise ValueError(
+                    f"tracks must be layers of equal {what}: tracks[0] has {expected}, tracks[{index}] has {got}; "
+                    + _REMEDIES[what]
+                )
+    _check_features(first.shape[-1], tuple(first.shape))
+
+
+_REMEDIES = {
+    "shape": "a track stays in one space, so measure each group of layers of equal width on its own.",
+    "dtype": "convert them with [layer.float() for layer in tracks].",
+    "device": "move them with [layer.to(device) for layer in tracks].",
+}
+
+
+def _check_features(features: int, shape: tuple[int, ...]) -> None:
+    if features < 1:
+        raise ValueError(
+            f"tracks must have at least 1 feature, got shape {shape}: the last axis holds the features."
+        )
+
+
+def check_points(x: object, y: object) -> None:
+    """Refuse what is not two matched sets of points in the same space, (m, d) each."""
+    check_float_tensor("x", x)
+    check_float_tensor("y", y)
+    assert isinstance(x, Tensor)
+    assert isinstance(y, Tensor)
+    for name, value in (("x", x), ("y", y)):
+        if value.ndim < 2:
+            raise ValueError(
+                f"{name} must have shape (m, d), got {tuple(value.shape)}: "
+                f"give points on a line a feature axis with {name}.unsqueeze(-1)."
+            )
+    if x.shape[-1] != y.shape[-1]:
+        raise ValueError(
+            f"x and y must have the same width, got {x.shape[-1]} and {y.shape[-1]}: a transport score compares "
+            "points of one space, so it needs both ends of the map in the same space."
+        )
+    if x.shape[:-1] != y.shape[:-1]:
+        raise ValueError(
+            f"x and y must hold the same number of points, got shapes {tuple(x.shape)} and {tuple(y.shape)}: "
+            "row i of y is the image of row i of x."
+        )
+    if x.dtype != y.dtype:
+        raise ValueError(f"x and y must have the same dtype, got {x.dtype} and {y.dtype}: convert one of them.")
+    if x.device != y.device:
+        raise ValueError(f"x and y must be on the same device, got {x.device} and {y.device}: move one of them.")
+    if x.shape[-1] < 1:
+        raise ValueError(f"x must have at least 1 feature, got shape {tuple(x.shape)}.")
+    if x.shape[:-1].numel() < 1:
+        raise ValueError(f"x must hold at least 1 point, got shape {tuple(x.shape)}: there is no map to score.")
+
+
+def check_finite_rows(name: str, rows: Tensor) -> None:
+    """Refuse NaN and inf in (m, d), naming the first row that holds one."""
+    finite = torch.isfinite(rows).all(dim=-1)
+    if not bool(finite.all()):
+        first = int((~finite).nonzero()[0, 0])
+        raise ValueError(
+            f"{name} must be finite, got NaN or inf first in row {first}: drop such rows from both x and y."
+        )
