@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""What can be wrong when tracks are taken out of a model: one function per mistake, one sentence per message."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+_LISTED = 5
+
+
+def check_module(model: object) -> None:
+    """Refuse what is not a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}: pass the module that is called."
+        )
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a word that is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_layer_pattern(item: object) -> None:
+    """Refuse what is neither a module nor a name."""
+    if not isinstance(item, str):
+        raise TypeError(
+            "layers must be names, glob patterns such as 'blocks.*', or modules, "
+            f"got {type(item).__name__}: list the names with model.named_modules()."
+        )
+
+
+def check_layers_found(item: object, found: Sequence[object], names: Sequence[str]) -> None:
+    """Refuse a pattern or a module that the model does not hold."""
+    if found:
+        return
+    if isinstance(item, nn.Module):
+        raise ValueError(
+            f"layers must be modules inside the model, got a {type(item).__name__} that is not: "
+            "take it from the model that is passed."
+        )
+    near = difflib.get_close_matches(str(item), names, n=_LISTED, cutoff=0.0)
+    raise ValueError(
+        f"layers must match modules of the model, got {item!r}, which matches none: a '*' stands for one part of "
+        f"a dotted name, and near names are {', '.join(near) or 'none, for the model has no inner modules'}."
+    )
+
+
+def check_layers_named(chosen: Sequence[object]) -> None:
+    """Refuse an empty choice of layers."""
+    if not chosen:
+        raise ValueError("layers must name at least 1 module, got none: pass a pattern such as 'blocks.*'.")
+
+
+def check_one_stack(stacks: Sequence[str]) -> None:
+    """Refuse to guess the layers of a model that has no stack of equal blocks, or several."""
+    if len(stacks) == 1:
+        return
+    found = ", ".join(f"{name or 'the model itself'}.*" for name in stacks[:_LISTED]) if stacks else "none"
+    raise ValueError(
+        "layers must be named for this model, which should hold exactly 1 stack of equal blocks, "
+        f"got {len(stacks)} ({found}): pass layers='name.*', or a list of such patterns."
+    )
+
+
+def check_single_layer_is_called_through(name: str, names: Sequence[str]) -> None:
+    """Refuse one layer that runs outside a call of the model: how often it runs per pass is unknown."""
+    if len(names) == 1:
+        raise RuntimeError(
+            f"layers must hold more than {name!r} when the model itself is not what is called, got this one layer: "
+            "pass the module that is called as model."
+        )
+
+
+def layer_ran_twice(name: str) -> RuntimeError:
+    """Say that a layer ran twice in one pass."""
+    return RuntimeError(
+        f"each layer must run once per pass, got a second run of {name!r}: pass repeats='append' if the network "
+        "applies the same block several times, or pass the module that is called as model."
+    )
+
+
+def layers_did_not_run(missing: Sequence[str], total: int) -> RuntimeError:
+    """Say which layers did not run in a pass."""
+    listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+    return RuntimeError(
+        f"all {total} layers must run in a pass, got no run of {len(missing)} of them ({listed}): call the model "
+        "inside the with block, name only layers that run, enter the block before the first call of a compiled "
+        "model, or pass missing='skip' for networks that drop layers."
+    )
+
+
+def no_pass(names: Sequence[str]) -> RuntimeError:
+    """Say that nothing was recorded."""
+    return RuntimeError(
+        f"the model must be called inside the with block before its tracks are read, got no pass through its "
+        f"{len(names)} layers: call it there, and for a compiled model enter the block before its first call."
+    )
+
+
+def no_state(name: str, what: str, value: object) -> TypeError:
+    """Say that a layer took or gave nothing that can be a point of a track."""
+    inside = f" of {', '.join(type(v).__name__ for v in value)}" if isinstance(value, tuple | list) else ""
+    return TypeError(
+        f"the {what} of layer {name!r} must hold a floating-point tensor, got {type(value).__name__}{inside}: "
+        "name layers whose output is the hidden state."
+    )
+
+
+def several_groups(shapes: Sequence[tuple[str, int]]) -> ValueError:
+    """Say that the network changes its width, so that there is no one track."""
+    listed = ", ".join(f"{name} (width {width})" for name, width in shapes[:_LISTED])
+    return ValueError(
+        f"tracks must stay in one space, got {len(shapes)} groups of layers of different shape, from {listed}: "
+        "take each group from .groups."
+    )
+
+
+def no_group(count: int) -> ValueError:
+    """Say that no two layers in a row share a shape."""
+    return ValueError(
+        f"tracks must have at least 2 points of one shape, got {count} states, no two in a row of one shape: "
+        "name layers between which the width stays the same."
+    )
+
+
+def gradient_lost(name: str) -> RuntimeError:
+    """Say that a state that should carry gradients does not."""
+    return RuntimeError(
+        f"detach=False needs states that carry a gradient, got one without at {name!r}: leave torch.no_grad(), "
+        "and with activation checkpointing use use_reentrant=False."
+    )
+
+
+def changed_in_place(name: str) -> RuntimeError:
+    """Say that a state changed while it was still needed."""
+    return RuntimeError(
+        f"the state {name} must stay as it was until the next layer has run, got one that was changed in place: "
+        "pass copy=True."
+    )
+
+
+def check_push(state: object, shape: tuple[int, ...] | None) -> None:
+    """Refuse a state that does not continue the tracks."""
+    if not isinstance(state, Tensor) or not state.is_floating_point():
+        got = state.dtype if isinstance(state, Tensor) else type(state).__name__
+        raise TypeError(f"state must be a floating-point tensor (*batch, d), got {got}: convert it with .float().")
+    if state.ndim < 1 or state.shape[-1] < 1:
+        raise ValueError(
+            f"state must have shape (*batch, d) with at least 1 feature, got {tuple(state.shape)}: "
+            "the last axis holds the features."
+        )
+    if shape is not None and tuple(state.shape) != shape:
+        raise ValueError(
+            f"state must have the shape of the states before it, {shape}, got {tuple(state.shape)}: a track stays "
+            "in one space, so use one accumulator for each width."
+        )
+
+
+def check_pushed(points: int) -> None:
+    """Refuse to give numbers of a track with no step."""
+    if points < 2:
+        raise RuntimeError(
+            f"a track needs at least 2 points, got {points}: push the input and the output of a layer first."
+        )
+
+
+def check_mask(name: str, mask: object, shape: tuple[int, ...]) -> None:
+    """Refuse a mask that does not say for each track whether it counts."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(mask).__name__}: convert it with torch.as_tensor.")
+    if tuple(mask.shape) != shape:
+        raise ValueError(
+            f"{name} must have one value per track, shape {shape}, got {tuple(mask.shape)}: pass the mask of the "
+            "tokens that the layers see (2-d, without a cache of earlier tokens; decoder_attention_mask for a "
+            "decoder), or None to count every token."
+        )
+
+
+def zero_step_found(step: int, tracks: int) -> ValueError:
+    """Say that a step has length zero under zero_step='raise'."""
+    return ValueError(
+        f"zero_step='raise' allows no step of length zero, got {tracks} of them at step {step}: "
+        "pass zero_step='skip' to leave such steps out."
+    )

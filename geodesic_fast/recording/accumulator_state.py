@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""What is held of a track while it is measured layer by layer, and how one more layer changes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from geodesic_fast.metrics.track_geometry import TrackGeometry
+
+# The rows of `sums`. Of the direction last seen, `step` holds a multiple: times TO_UNIT it is the unit
+# vector, times PENDING it is what the sum of directions still lacks.
+PATH, SQUARES, MEAN, SCATTER, COSINES, ANGLES, STEPS, ZEROS, PAIRS, PENDING, TO_UNIT = range(11)
+SUM_ROWS = 11
+
+_CHUNK_BYTES = {"cpu": 1 << 20}  # per temporary: stays in the cache
+_OTHER_CHUNK_BYTES = 64 << 20
+
+
+@dataclass
+class TrackState:
+    """m tracks of d features, after the last layer that was seen."""
+
+    first: Tensor  # (m, d), x^(0)
+    last: Tensor  # (m, d), x^(l)
+    step: Tensor  # (m, d), along the last step that has a direction
+    direction_sum: Tensor  # (m, d), u_1 + ... + u_l, but for what is pending
+    sums: Tensor  # (SUM_ROWS, m), float64
+
+
+def new_state(first: Tensor, current: Tensor) -> TrackState:
+    """Return the state of tracks that stand at their first point (m, d)."""
+    double = torch.float64 in (first.dtype, current.dtype)
+    accumulate = torch.float64 if double else torch.float32
+    step, direction_sum = (torch.zeros_like(first, dtype=accumulate) for _ in range(2))  # (m, d)
+    sums = torch.zeros(SUM_ROWS, len(first), dtype=_wide(first), device=first.device)
+    return TrackState(first, first, step, direction_sum, sums)
+
+
+def to_device(state: TrackState, device: torch.device) -> TrackState:
+    """Return the state on another device, where the next layer lies."""
+    if state.last.device == device:
+        return state
+    parts = (state.first, state.last, state.step, state.direction_sum, state.sums)
+    return TrackState(*(part.to(device) for part in parts))
+
+
+def update_reference(state: TrackState, current: Tensor, zero_step: str) -> None:
+    """Take one step to `current` (m, d): the definition of an update, in plain torch."""
+    rows = _rows_at_once(current)
+    for begin in range(0, len(current), rows):
+        part = slice(begin, begin + rows)
+        _update_rows(state, current, zero_step, part)
+    state.last = current
+
+
+def _update_rows(state: TrackState, current: Tensor, zero_step: str, part: slice) -> None:
+    sums, step, direction_sum = state.sums[:, part], state.step[part], state.direction_sum[part]
+    wide = sums.dtype
+    v = current[part].to(wide) - state.last[part].to(wide)  # (rows, d)
+    s, u = length_and_direction(v)  # (rows), (rows, d)
+    before = step.to(wide) * sums[TO_UNIT, :, None]
+    direction_sum += step * sums[PENDING, :, None]
+    direction_sum += u
+    directed = torch.ones_like(s, dtype=torch.bool) if zero_step == "keep" else s != 0
+    directions = sums[STEPS] if zero_step == "keep" else sums[STEPS] - sums[ZEROS]
+    pair = directed & (directions > 0)
+    cosine = (u * before).sum(-1)
+    sums[COSINES] += cosine.where(pair, 0.0)
+    sums[ANGLES] += cosine.clamp(-1, 1).acos().where(pair, 0.0)
+    sums[PAIRS] += pair
+    step.copy_(torch.where(directed[:, None], u, before))
+    sums[PENDING], sums[TO_UNIT] = 0, 1
+    sums[STEPS] += 1
+    sums[ZEROS] += s == 0
+    sums[PATH] += s
+    sums[SQUARES] += s * s
+    off = s - sums[MEAN]
+    sums[MEAN] += off / sums[STEPS]
+    sums[SCATTER] += off * (s - sums[MEAN])
+
+
+def finish_reference(state: TrackState, zero_step: str) -> TrackGeometry:
+    """Return the numbers of the tracks as they stand, each (m): their definition, in plain torch."""
+    sums, out = state.sums, state.direction_sum.dtype
+    resultant, chord = torch.empty_like(sums[0]), torch.empty_like(sums[0])  # (m)
+    rows = _rows_at_once(state.first)
+    for begin in range(0, sums.shape[1], rows):
+        part = slice(begin, begin + rows)
+        total = state.direction_sum[part].to(sums.dtype) + state.step[part] * sums[PENDING, part, None]
+        resultant[part] = length_and_direction(total)[0]
+        across = state.last[part].to(sums.dtype) - state.first[part].to(sums.dtype)
+        chord[part] = length_and_direction(across)[0]
+    n = sums[STEPS] - sums[ZEROS] if zero_step == "skip" else sums[STEPS]
+    n = n.where((sums[ZEROS] == 0), math.nan) if zero_step == "propagate" else n
+    line = (n == 1) & (sums[ZEROS] == sums[STEPS] - 1)
+    lss = (n / resultant).where((n > 0) & ~line, torch.where(line, 1.0, math.nan).to(n))
+    lss = lss.where(~resultant.isnan(), math.nan)
+    pairs = sums[PAIRS].where((sums[PAIRS] > 0) & ~n.isnan(), math.nan)
+    fields = (
+        lss,
+        ((lss - 1) / (n.sqrt() - 1)).where(n >= 2, math.nan),
+        sums[PATH],
+        chord,
+        chord / sums[PATH],
+        sums[COSINES] / pairs,
+        sums[ANGLES] / pairs,
+        (sums[SCATTER] / sums[STEPS]).sqrt() / sums[MEAN],
+        sums[STEPS] * sums[SQUARES],
+    )
+    whole = sums[PATH].isfinite() & chord.isfinite()
+    floats = (field.where(whole, math.nan).to(out) for field in fields)
+    return TrackGeometry(*floats, sums[ZEROS].long())
+
+
+def length_and_direction(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return |v| and v / |v| over the last axis, for any magnitude; a zero vector has direction zero."""
+    largest = v.abs().amax(-1, keepdim=True)
+    scaled = v / largest.where(largest > 0, 1.0)
+    root = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return (largest * root).squeeze(-1), scaled / root.where(root > 0, 1.0)
+
+
+def _rows_at_once(current: Tensor) -> int:
+    budget = _CHUNK_BYTES.get(current.device.type, _OTHER_CHUNK_BYTES)
+    return max(1, budget // (8 * current.shape[1]))
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.device.type == "mps" else torch.float64  # MPS has no float64
