@@ -17,10 +17,10 @@ from geodesic_fast._extension import engine, stream_of
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, engine_tracks, readable, step_count
 
 FIELD_COUNT = 9  # float fields of TrackGeometry
-_POLICY_CODES = {"skip": 0, "keep": 1, "propagate": 2}
+POLICY_CODES = {"skip": 0, "keep": 1, "propagate": 2}
 
 
-def _place(device: torch.device) -> Any:
+def place(device: torch.device) -> Any:
     assert engine is not None
     if device.type == "cpu":
         return engine.Place(threads=torch.get_num_threads(), device=-1, stream=0)
@@ -49,8 +49,8 @@ def track_geometry(
         kept = (direction_sum.data_ptr(), lengths.data_ptr()) if keep else (0, 0)
         layers = readable(layers)
         engine.track_geometry_forward(
-            engine_tracks(layers), _POLICY_CODES[zero_step], only_lss,
-            fields.data_ptr(), zero_steps.data_ptr(), *kept, _place(layers[0].device),
+            engine_tracks(layers), POLICY_CODES[zero_step], only_lss,
+            fields.data_ptr(), zero_steps.data_ptr(), *kept, place(layers[0].device),
         )  # fmt: skip
     return outputs
 
@@ -79,8 +79,8 @@ def track_geometry_backward(
         layers = readable(layers)
         grad_fields = grad_fields.contiguous()
         engine.track_geometry_backward(
-            engine_tracks(layers), engine_tracks(written), _POLICY_CODES[zero_step], only_lss,
-            grad_fields.data_ptr(), direction_sum.data_ptr(), lengths.data_ptr(), _place(layers[0].device),
+            engine_tracks(layers), engine_tracks(written), POLICY_CODES[zero_step], only_lss,
+            grad_fields.data_ptr(), direction_sum.data_ptr(), lengths.data_ptr(), place(layers[0].device),
         )  # fmt: skip
         gradient = written
     return gradient

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What can be wrong when tracks are taken out of a model: one function per mistake, one sentence per message."""
+"""What can be wrong when tracks are taken out of a model: one function per mistake, one sentence each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+
+from geodesic_fast._validation import check_float_tensor
 
 _LISTED = 5
 
@@ -45,7 +47,8 @@ def check_layers_found(item: object, found: Sequence[object], names: Sequence[st
         )
     near = difflib.get_close_matches(str(item), names, n=_LISTED, cutoff=0.0)
     raise ValueError(
-        f"layers must match modules of the model, got {item!r}, which matches none: a '*' stands for one part of "
+        f"layers must match modules of the model, got {item!r}, which matches none: a '*' stands for one "
+        "part of "
         f"a dotted name, and near names are {', '.join(near) or 'none, for the model has no inner modules'}."
     )
 
@@ -71,7 +74,8 @@ def check_single_layer_is_called_through(name: str, names: Sequence[str]) -> Non
     """Refuse one layer that runs outside a call of the model: how often it runs per pass is unknown."""
     if len(names) == 1:
         raise RuntimeError(
-            f"layers must hold more than {name!r} when the model itself is not what is called, got this one layer: "
+            f"layers must hold more than {name!r} when the model itself is not what is called, got this "
+            "one layer: "
             "pass the module that is called as model."
         )
 
@@ -79,7 +83,8 @@ def check_single_layer_is_called_through(name: str, names: Sequence[str]) -> Non
 def layer_ran_twice(name: str) -> RuntimeError:
     """Say that a layer ran twice in one pass."""
     return RuntimeError(
-        f"each layer must run once per pass, got a second run of {name!r}: pass repeats='append' if the network "
+        f"each layer must run once per pass, got a second run of {name!r}: pass repeats='append' if the "
+        "network "
         "applies the same block several times, or pass the module that is called as model."
     )
 
@@ -88,8 +93,10 @@ def layers_did_not_run(missing: Sequence[str], total: int) -> RuntimeError:
     """Say which layers did not run in a pass."""
     listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
     return RuntimeError(
-        f"all {total} layers must run in a pass, got no run of {len(missing)} of them ({listed}): call the model "
-        "inside the with block, name only layers that run, enter the block before the first call of a compiled "
+        f"all {total} layers must run in a pass, got no run of {len(missing)} of them ({listed}): call the "
+        "model "
+        "inside the with block, name only layers that run, enter the block before the first call of a "
+        "compiled "
         "model, or pass missing='skip' for networks that drop layers."
     )
 
@@ -106,7 +113,8 @@ def no_state(name: str, what: str, value: object) -> TypeError:
     """Say that a layer took or gave nothing that can be a point of a track."""
     inside = f" of {', '.join(type(v).__name__ for v in value)}" if isinstance(value, tuple | list) else ""
     return TypeError(
-        f"the {what} of layer {name!r} must hold a floating-point tensor, got {type(value).__name__}{inside}: "
+        f"the {what} of layer {name!r} must hold a floating-point tensor, got "
+        f"{type(value).__name__}{inside}: "
         "name layers whose output is the hidden state."
     )
 
@@ -115,7 +123,8 @@ def several_groups(shapes: Sequence[tuple[str, int]]) -> ValueError:
     """Say that the network changes its width, so that there is no one track."""
     listed = ", ".join(f"{name} (width {width})" for name, width in shapes[:_LISTED])
     return ValueError(
-        f"tracks must stay in one space, got {len(shapes)} groups of layers of different shape, from {listed}: "
+        f"tracks must stay in one space, got {len(shapes)} groups of layers of different shape, from "
+        f"{listed}: "
         "take each group from .groups."
     )
 
@@ -131,7 +140,8 @@ def no_group(count: int) -> ValueError:
 def gradient_lost(name: str) -> RuntimeError:
     """Say that a state that should carry gradients does not."""
     return RuntimeError(
-        f"detach=False needs states that carry a gradient, got one without at {name!r}: leave torch.no_grad(), "
+        f"detach=False needs states that carry a gradient, got one without at {name!r}: leave "
+        "torch.no_grad(), "
         "and with activation checkpointing use use_reentrant=False."
     )
 
@@ -139,16 +149,16 @@ def gradient_lost(name: str) -> RuntimeError:
 def changed_in_place(name: str) -> RuntimeError:
     """Say that a state changed while it was still needed."""
     return RuntimeError(
-        f"the state {name} must stay as it was until the next layer has run, got one that was changed in place: "
+        f"the state {name} must stay as it was until the next layer has run, got one that was changed in "
+        "place: "
         "pass copy=True."
     )
 
 
 def check_push(state: object, shape: tuple[int, ...] | None) -> None:
     """Refuse a state that does not continue the tracks."""
-    if not isinstance(state, Tensor) or not state.is_floating_point():
-        got = state.dtype if isinstance(state, Tensor) else type(state).__name__
-        raise TypeError(f"state must be a floating-point tensor (*batch, d), got {got}: convert it with .float().")
+    check_float_tensor("state", state)
+    assert isinstance(state, Tensor)
     if state.ndim < 1 or state.shape[-1] < 1:
         raise ValueError(
             f"state must have shape (*batch, d) with at least 1 feature, got {tuple(state.shape)}: "
@@ -156,7 +166,8 @@ def check_push(state: object, shape: tuple[int, ...] | None) -> None:
         )
     if shape is not None and tuple(state.shape) != shape:
         raise ValueError(
-            f"state must have the shape of the states before it, {shape}, got {tuple(state.shape)}: a track stays "
+            f"state must have the shape of the states before it, {shape}, got {tuple(state.shape)}: a "
+            "track stays "
             "in one space, so use one accumulator for each width."
         )
 
@@ -172,12 +183,30 @@ def check_pushed(points: int) -> None:
 def check_mask(name: str, mask: object, shape: tuple[int, ...]) -> None:
     """Refuse a mask that does not say for each track whether it counts."""
     if not isinstance(mask, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(mask).__name__}: convert it with torch.as_tensor.")
+        raise TypeError(
+            f"{name} must be a tensor, got {type(mask).__name__}: convert it with torch.as_tensor."
+        )
     if tuple(mask.shape) != shape:
         raise ValueError(
-            f"{name} must have one value per track, shape {shape}, got {tuple(mask.shape)}: pass the mask of the "
-            "tokens that the layers see (2-d, without a cache of earlier tokens; decoder_attention_mask for a "
+            f"{name} must have one value per track, shape {shape}, got {tuple(mask.shape)}: pass the mask "
+            "of the "
+            "tokens that the layers see (2-d, without a cache of earlier tokens; decoder_attention_mask "
+            "for a "
             "decoder), or None to count every token."
+        )
+    if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"{name} must be true or 1 where a track counts and 0 elsewhere, got other values in a mask of "
+            f"{mask.dtype}: a mask that is added to attention scores becomes one by mask == 0."
+        )
+
+
+def check_watch_mask(mask: object) -> None:
+    """Refuse a mask that is neither "auto", a tensor nor None."""
+    if not (mask is None or mask == "auto" if isinstance(mask, str | None) else isinstance(mask, Tensor)):
+        raise TypeError(
+            f"mask must be 'auto', None or a tensor with one value per track, got {mask!r}: "
+            "convert it with torch.as_tensor."
         )
 
 

@@ -12,29 +12,30 @@ from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.recording.accumulator_state import (
     ZEROS,
     TrackState,
-    finish_reference,
+    finish,
     new_state,
     to_device,
-    update_reference,
+    update,
 )
 
 
 class TrackAccumulator:
     """Measure tracks layer by layer, in memory that does not grow with the number of layers.
 
-    Holds x^(0), x^(l), the sum of directions u_1 + ... + u_l, the last direction and a few sums per track, and
-    gives the numbers that `track_geometry` gives of the stored track.
+    Holds x^(0), x^(l), the sum of directions u_1 + ... + u_l, the last direction and a few sums per track,
+    and gives the numbers that `track_geometry` gives of the stored track.
 
     Args:
         zero_step: what a step of length zero means, as in `track_geometry`.
         mask: (*batch), true where a track counts; padding is left out of every result. `None`: all count.
-        copy: copy the states that are held. `False` holds the tensors themselves, which must then stay as they
-            are until the next push; a change in place that torch can see is refused.
+        copy: copy the states that are held. `False` holds the tensors themselves, which must then stay as
+            they are until the next push; a change in place that torch can see is refused.
 
     Returns:
-        `.push(state)` takes the next layer, (*batch, d), of any floating-point dtype and on any device: what is
-        held follows it. `.geometry` is a `TrackGeometry` of (*batch) tensors, or (tracks that count,) with
-        a mask, float32 (float64 for float64 states). `.points` counts the pushes. `.reset()` starts anew.
+        `.push(state)` takes the next layer, (*batch, d), of any floating-point dtype and on any device:
+        what is held follows it. `.geometry` is a `TrackGeometry` of (*batch) tensors, or (tracks that
+        count,) with a mask, float32 (float64 for float64 states). `.points` counts the pushes, `.shape` is
+        that of every state. `.reset()` starts anew.
 
     Raises:
         TypeError, ValueError: a state that is no float tensor or does not continue the tracks.
@@ -61,7 +62,7 @@ class TrackAccumulator:
     def reset(self) -> None:
         """Forget the tracks."""
         self.points = 0
-        self._shape: tuple[int, ...] | None = None
+        self.shape: tuple[int, ...] | None = None
         self._state: TrackState | None = None
         self._first: Tensor | None = None
         self._versions: dict[str, tuple[Tensor, int]] = {}
@@ -70,13 +71,13 @@ class TrackAccumulator:
     @torch.no_grad()
     def push(self, state: Tensor) -> None:
         """Take the next layer, (*batch, d)."""
-        _validation.check_push(state, self._shape)
+        _validation.check_push(state, self.shape)
         self._result = None
         current = state.detach().reshape(-1, state.shape[-1])  # (m, d)
-        if self._shape is None:
-            self._shape = tuple(state.shape)
+        if self.shape is None:
+            self.shape = tuple(state.shape)
             if self._mask is not None:
-                _validation.check_mask("mask", self._mask, self._shape[:-1])
+                _validation.check_mask("mask", self._mask, self.shape[:-1])
         if self._copy or current.is_inference():
             current = current.clone()
         self._check_unchanged("last")
@@ -94,7 +95,7 @@ class TrackAccumulator:
             self._state = new_state(self._first, current)
         self._state = to_device(self._state, current.device)
         zeros = self._state.sums[ZEROS].sum() if self._zero_step == "raise" else None
-        update_reference(self._state, current, self._zero_step)
+        update(self._state, current, self._zero_step)
         if zeros is not None and (found := int(self._state.sums[ZEROS].sum() - zeros)):
             raise _validation.zero_step_found(self.points, found)
 
@@ -113,16 +114,16 @@ class TrackAccumulator:
         _validation.check_pushed(self.points)
         if self._result is None:
             assert self._state is not None
-            assert self._shape is not None
+            assert self.shape is not None
             self._check_unchanged("first")
             self._check_unchanged("last")
-            batch = self._shape[:-1]
-            flat = finish_reference(self._state, self._zero_step)
+            batch = self.shape[:-1]
+            flat = finish(self._state, self._zero_step)
             fields = (field.reshape(batch) for field in flat)
             if self._mask is not None:
                 counts = self._mask.to(device=flat.lss.device, dtype=torch.bool)
                 fields = (field[counts] for field in fields)
-            self._result = TrackGeometry(*fields)
+            self._result = TrackGeometry._make(fields)
         return self._result
 
     def close(self) -> TrackGeometry:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geodesic_fast import _operations
+from geodesic_fast._extension import engine, has_engine
+from geodesic_fast._tracks import accumulation_dtype, engine_tracks, readable
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 
 # The rows of `sums`. Of the direction last seen, `step` holds a multiple: times TO_UNIT it is the unit
@@ -33,8 +36,7 @@ class TrackState:
 
 def new_state(first: Tensor, current: Tensor) -> TrackState:
     """Return the state of tracks that stand at their first point (m, d)."""
-    double = torch.float64 in (first.dtype, current.dtype)
-    accumulate = torch.float64 if double else torch.float32
+    accumulate = accumulation_dtype(torch.promote_types(first.dtype, current.dtype))
     step, direction_sum = (torch.zeros_like(first, dtype=accumulate) for _ in range(2))  # (m, d)
     sums = torch.zeros(SUM_ROWS, len(first), dtype=_wide(first), device=first.device)
     return TrackState(first, first, step, direction_sum, sums)
@@ -46,6 +48,54 @@ def to_device(state: TrackState, device: torch.device) -> TrackState:
         return state
     parts = (state.first, state.last, state.step, state.direction_sum, state.sums)
     return TrackState(*(part.to(device) for part in parts))
+
+
+def update(state: TrackState, current: Tensor, zero_step: str) -> None:
+    """Take one step to `current` (m, d)."""
+    if not has_engine(current.device):
+        return update_reference(state, current, zero_step)
+    layers = _alike(state, state.last, current)
+    if current.numel():
+        _call_engine(state, layers, zero_step, False, None, None)
+    state.last = current
+
+
+def finish(state: TrackState, zero_step: str) -> TrackGeometry:
+    """Return the numbers of the tracks as they stand, each (m)."""
+    if not has_engine(state.last.device):
+        return finish_reference(state, zero_step)
+    m, device = len(state.last), state.last.device
+    fields = torch.empty((_operations.FIELD_COUNT, m), dtype=state.step.dtype, device=device)
+    zero_steps = torch.empty(m, dtype=torch.int64, device=device)
+    if m:
+        _call_engine(state, _alike(state, state.first, state.last), zero_step, True, fields, zero_steps)
+    return TrackGeometry._make((*fields.unbind(0), zero_steps))
+
+
+def _call_engine(
+    state: TrackState,
+    layers: list[Tensor],
+    zero_step: str,
+    finish: bool,
+    fields: Tensor | None,
+    zero_steps: Tensor | None,
+) -> None:
+    assert engine is not None
+    policy = "propagate" if zero_step == "raise" else zero_step
+    engine.track_accumulator(
+        engine_tracks(layers), _operations.POLICY_CODES[policy], finish,
+        state.step.data_ptr(), state.direction_sum.data_ptr(), state.sums.data_ptr(),
+        0 if fields is None else fields.data_ptr(), 0 if zero_steps is None else zero_steps.data_ptr(),
+        _operations.place(layers[0].device),
+    )  # fmt: skip
+
+
+def _alike(state: TrackState, before: Tensor, after: Tensor) -> list[Tensor]:
+    """Two points of one dtype, that of the sums or narrower, which the engine can read where they lie."""
+    dtype = torch.promote_types(before.dtype, after.dtype)
+    if accumulation_dtype(dtype) != state.step.dtype:
+        dtype = state.step.dtype
+    return readable([before.to(dtype), after.to(dtype)])
 
 
 def update_reference(state: TrackState, current: Tensor, zero_step: str) -> None:
@@ -113,7 +163,7 @@ def finish_reference(state: TrackState, zero_step: str) -> TrackGeometry:
     )
     whole = sums[PATH].isfinite() & chord.isfinite()
     floats = (field.where(whole, math.nan).to(out) for field in fields)
-    return TrackGeometry(*floats, sums[ZEROS].long())
+    return TrackGeometry._make((*floats, sums[ZEROS].long()))
 
 
 def length_and_direction(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Forward hooks that follow each pass of a network through its layers, and tell a sink what each layer gave."""
+"""Forward hooks that follow each pass of a network through its layers and tell a sink what each one gave."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ def _eager(hook: Callable[..., None]) -> Callable[..., None]:
     return torch.compiler.disable(hook)
 
 
-def _named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+def _named_arguments(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Mapping[str, Any]:
     signature = inspect.signature(type(module).forward)
     defaults = dict.fromkeys(signature.parameters)
     names = list(signature.parameters)[1:]

@@ -61,7 +61,9 @@ def _matches(item: str | nn.Module, named: Iterable[tuple[str, nn.Module]]) -> l
     if isinstance(item, nn.Module):
         return [module for _, module in named if module is item]
     _validation.check_layer_pattern(item)
-    return [module for path, module in named if _path_matches(path, item) or _path_matches(_plain(path), item)]
+    return [
+        module for path, module in named if _path_matches(path, item) or _path_matches(_plain(path), item)
+    ]
 
 
 def _path_matches(path: str, pattern: str) -> bool:
@@ -95,5 +97,3 @@ def _holders(model: nn.Module, paths: dict[int, str], chosen: Sequence[nn.Module
             break
         holders.append(holders[-1].get_submodule(parts[0]))
     return holders
-
-

@@ -34,25 +34,27 @@ class TrackGroup:
     tracks: list[Tensor]
 
 
-class record:  # noqa: N801 - used as a function: `with record(model) as r:`
+class record:
     """Record the tracks of a network: the input of its first layer and the output of every layer.
 
-    x^(0) = the input of the first layer that runs, x^(l) = the output of the l-th. Where a network changes its
-    shape, as convolutional networks do from stage to stage, each run of equal shape is a group of its own.
+    x^(0) = the input of the first layer that runs, x^(l) = the output of the l-th. Where a network changes
+    its shape, as convolutional networks do from stage to stage, each run of equal shape is a group of its
+    own.
 
     Args:
         model: the module that is called, or one that holds it.
-        layers: glob patterns such as `"blocks.*"` (a `*` stands for one part of a dotted name), names, modules,
-            or a list of these. `None`: the one stack of equal blocks that the model holds.
+        layers: glob patterns such as `"blocks.*"` (a `*` stands for one part of a dotted name), names,
+            modules, or a list of these. `None`: the one stack of equal blocks that the model holds.
         inputs: take the input of the first layer as x^(0); `False`: the first output is x^(0).
         detach: keep the states out of the gradient; `False` for a penalty.
-        clone: copy each state, so that later in-place operations do not change it. `False` saves the memory and
-            lets such operations through.
+        clone: copy each state, so that later in-place operations do not change it. `False` saves the memory
+            and lets such operations through.
         flatten: `"maps"`: one track per feature map, (batch, channels, height, width) becomes (batch, d);
             `"samples"`: one track per sample, tokens and all; `"never"`: the last axis holds the features.
-        repeats: `"raise"` when a layer runs twice in a pass; `"append"`: each run is a point of the track, for
-            networks that apply the same block several times.
-        missing: `"raise"` when a layer does not run in a pass; `"skip"`: the track goes through those that ran.
+        repeats: `"raise"` when a layer runs twice in a pass; `"append"`: each run is a point of the track,
+            for networks that apply the same block several times.
+        missing: `"raise"` when a layer does not run in a pass; `"skip"`: the track goes through those that
+            ran.
 
     Returns:
         A context manager. Inside or after it, `.tracks` is the list of layers, each (*batch, d), that every
@@ -63,8 +65,8 @@ class record:  # noqa: N801 - used as a function: `with record(model) as r:`
         ValueError: nothing matches `layers`; `.tracks` of a network that changes its shape.
         RuntimeError: a layer ran twice or not at all; `detach=False` where no gradient flows; no pass yet.
 
-    The states carry gradients with `detach=False`. Layers that activation checkpointing runs again in the backward
-    pass are recorded once. Hooks leave with the block, also after an error.
+    The states carry gradients with `detach=False`. Layers that activation checkpointing runs again in the
+    backward pass are recorded once. Hooks leave with the block, also after an error.
 
     Example:
         >>> import torch, geodesic_fast
