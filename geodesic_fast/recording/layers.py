@@ -75,7 +75,7 @@ def _only_stack(model: nn.Module) -> list[nn.Module]:
     """The layers of the one list of equal blocks that lies inside no other such list."""
     stacks: list[tuple[str, nn.Module]] = []
     for path, module in model.named_modules():
-        inside = any(path.startswith(outer + ".") for outer, _ in stacks)
+        inside = any(path.startswith(f"{outer}." if outer else "") for outer, _ in stacks)
         if not inside and isinstance(module, nn.ModuleList | nn.Sequential) and _is_stack(module):
             stacks.append((path, module))
     _validation.check_one_stack([_plain(path) for path, _ in stacks])

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import geodesic_fast
+from geodesic_fast.recording import record
+
+
+class Block(nn.Module):
+    def __init__(self, width: int = 8, as_tuple: bool = False):
+        super().__init__()
+        self.linear, self.as_tuple = nn.Linear(width, width), as_tuple
+
+    def forward(self, x):
+        y = x + self.linear(x).tanh()
+        return (y, {"weights": None}) if self.as_tuple else y
+
+
+class Net(nn.Module):
+    """Blocks of one width, with whatever happens between them given as a function."""
+
+    def __init__(self, depth: int = 4, between=None, **options):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(**options) for _ in range(depth))
+        self.between = between
+
+    def states(self, x):
+        yield x
+        for block in self.blocks:
+            x = block(x)
+            x = x[0] if isinstance(x, tuple) else x
+            yield x
+            x = self.between(x) if self.between else x
+
+    def forward(self, x):
+        *_, last = self.states(x)
+        return last
+
+
+@pytest.fixture
+def x():
+    return torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("layers", [None, "blocks.*", ["blocks.?"], "modules"])
+@pytest.mark.parametrize("as_tuple", [False, True])
+def test_holds_the_input_and_every_output(x, layers, as_tuple):
+    net = Net(as_tuple=as_tuple)
+    with record(net, list(net.blocks) if layers == "modules" else layers) as recording:
+        net(x)
+    expected = list(net.states(x))
+    assert recording.names == ["input of blocks.0", "blocks.0", "blocks.1", "blocks.2", "blocks.3"]
+    assert all(map(torch.equal, recording.tracks, expected))
+    assert not recording.tracks[1].requires_grad
+    assert geodesic_fast.lss(recording.tracks).shape == (5,)
+    assert hook_count(net) == 0
+
+
+def test_outputs_alone(x):
+    net = Net()
+    with record(net, inputs=False) as recording:
+        net(x)
+    assert recording.names == ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
+
+
+def test_keyword_inputs_are_found(x):
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(Block() for _ in range(2))
+
+        def forward(self, ids):
+            state = ids.float()
+            for block in self.blocks:
+                state = block(x=state)
+            return state
+
+    net = Keywords()
+    with record(net) as recording:
+        net(torch.ones(2, 8, dtype=torch.long))
+    assert torch.equal(recording.tracks[0], torch.ones(2, 8))
+
+
+def test_copies_are_safe_from_later_changes_in_place(x):
+    net = Net(between=lambda state: state.mul_(2))
+    with torch.no_grad():
+        expected = [state.clone() for state in net.states(x)]
+        with record(net) as copied:
+            net(x)
+        with record(net, clone=False) as shared:
+            net(x)
+    assert all(map(torch.equal, copied.tracks, expected))
+    assert not all(map(torch.equal, shared.tracks, expected))
+
+
+def test_gradients_flow_without_detach(x):
+    net = Net()
+    with record(net, detach=False) as recording:
+        net(x)
+    geodesic_fast.lss(recording.tracks).mean().backward()
+    got = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    geodesic_fast.lss_reference(list(net.states(x))).mean().backward()
+    for a, p in zip(got, net.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_refuses_gradients_where_none_flow(x):
+    net = Net()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="detach=False needs states that carry"):
+        with record(net, detach=False):
+            net(x)
+    assert hook_count(net) == 0
+
+
+class Checkpointed(Net):
+    use_reentrant = False
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=self.use_reentrant)
+        return x
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_recomputation_is_no_second_layer(x, use_reentrant):
+    net = Checkpointed()
+    net.use_reentrant = use_reentrant
+    x.requires_grad_()
+    with record(net) as recording:
+        net(x).sum().backward()
+    assert all(map(torch.equal, recording.tracks, net.states(x)))
+
+
+def test_penalty_under_checkpointing(x):
+    net = Checkpointed()
+    with record(net, detach=False) as recording:
+        loss = net(x).square().mean()
+        (loss + geodesic_fast.lss(recording.tracks).mean()).backward()
+    got = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    states = list(Net.states(net, x))
+    (states[-1].square().mean() + geodesic_fast.lss(states).mean()).backward()
+    for a, p in zip(got, net.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad)
+    net.use_reentrant = True
+    with pytest.raises(RuntimeError, match="use_reentrant=False"), record(net, detach=False):
+        net(x.requires_grad_())
+
+
+def test_the_last_pass_is_the_one_that_counts(x):
+    net = Net()
+    with record(net) as recording:
+        net(x)
+        first = recording.tracks
+        net(2 * x)
+    assert torch.equal(first[0], x)
+    assert torch.equal(recording.tracks[0], 2 * x)
+
+
+def test_a_call_that_fails_leaves_no_hooks_and_no_half_pass(x):
+    net = Net()
+    with pytest.raises(RuntimeError, match="mat1"), record(net):
+        net(torch.randn(5, 9))
+    assert hook_count(net) == 0
+    with record(net) as recording:
+        with pytest.raises(RuntimeError, match="mat1"):
+            net(torch.randn(5, 9))
+        net(x)
+    assert torch.equal(recording.tracks[0], x)
+
+
+class Shared(nn.Module):
+    """One block applied several times, as ALBERT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x):
+        for _ in range(3):
+            x = self.block(x)
+        return x
+
+
+def test_layer_that_runs_twice_is_refused_or_appended(x):
+    net = Shared()
+    with pytest.raises(RuntimeError, match="second run of 'block'"), record(net, "block"):
+        net(x)
+    with record(net, "block", repeats="append") as recording:
+        net(x)
+        net(2 * x)
+    assert recording.names == ["input of block", "block", "block", "block"]
+    assert torch.equal(recording.tracks[-1], net(2 * x))
+
+
+def test_layer_that_does_not_run_is_refused_or_skipped(x):
+    class Dropping(Net):
+        def forward(self, x):
+            return self.blocks[3](self.blocks[0](x))
+
+    net = Dropping()
+    with pytest.raises(RuntimeError, match=r"got no run of 2 of them \(blocks.1, blocks.2\)"), record(net):
+        net(x)
+    with record(net, missing="skip") as recording:
+        net(x)
+    assert recording.names == ["input of blocks.0", "blocks.0", "blocks.3"]
+
+
+def test_model_that_is_not_what_is_called(x):
+    holder = nn.ModuleDict({"net": Net()})
+    with record(holder, "net.blocks.*") as recording:
+        holder["net"](x)
+        holder["net"](2 * x)
+    assert torch.equal(recording.tracks[0], 2 * x)
+    blocks = holder["net"].blocks
+    with record(holder, "net.blocks.*") as recording:
+        for scale in (1, 3):
+            state = scale * x
+            for block in blocks:
+                state = block(state)
+    assert torch.equal(recording.tracks[0], 3 * x)
+    with pytest.raises(RuntimeError, match="the module that is called"), record(holder, "net.blocks.0"):
+        blocks[0](x)
+
+
+def test_widths_become_groups_and_maps_are_flattened():
+    class Convolutional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 3, padding=1)
+            self.stage1 = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)))
+            self.stage2 = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, padding=1))
+            self.single = nn.Conv2d(6, 7, 1)
+
+        def forward(self, x):
+            return self.single(self.stage2(self.stage1(self.stem(x))))
+
+    net = Convolutional()
+    with record(net, ["stage?.*", "single"]) as recording:
+        net(torch.randn(2, 3, 8, 8))
+    first, second = recording.groups
+    assert first.names == ["input of stage1.0", "stage1.0", "stage1.1"]
+    assert second.names == ["stage2.0", "stage2.1"]
+    assert [tuple(t.shape) for t in (first.tracks[0], second.tracks[0])] == [(2, 4 * 64), (2, 6 * 16)]
+    with pytest.raises(ValueError, match="got 2 groups of layers of different shape"):
+        _ = recording.tracks
+    with record(net, "single") as alone:
+        net(torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="no two in a row of one shape"):
+        _ = alone.tracks
+
+
+@pytest.mark.parametrize(
+    ("flatten", "shape"), [("maps", (2, 3, 8)), ("samples", (2, 24)), ("never", (2, 3, 8))]
+)
+def test_tokens_are_tracks_unless_samples_are_asked_for(flatten, shape):
+    net = Net()
+    with record(net, flatten=flatten) as recording:
+        net(torch.randn(2, 3, 8))
+    assert recording.tracks[0].shape == shape
+
+
+def test_mixed_dtypes_meet_in_the_widest(x):
+    net = Net()
+    with torch.autocast("cpu", torch.bfloat16), record(net, "blocks.*.linear") as recording:
+        net(x)
+    assert {t.dtype for t in recording.tracks} == {torch.float32}
+    net = Net().bfloat16()
+    with record(net) as recording:
+        net(x.bfloat16())
+    assert {t.dtype for t in recording.tracks} == {torch.bfloat16}
+    assert geodesic_fast.lss(recording.tracks).dtype == torch.float32
+
+
+def test_compiled_models(x):
+    net = Net()
+    compiled = torch.compile(net, backend="eager")
+    with record(net) as recording:
+        compiled(x)
+    assert all(map(torch.equal, recording.tracks, net.states(x)))
+    compiled(x)
+    assert torch.equal(recording.tracks[0], x)
+    torch._dynamo.reset()
+    compiled(x)
+    with pytest.raises(RuntimeError, match="before the first call of a compiled model"):
+        with record(compiled, "blocks.*"):
+            compiled(x)
+
+
+def test_wrapped_models_keep_their_names(x):
+    class Wrapper(nn.Module):  # the name that DistributedDataParallel gives to what it wraps
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x):
+            return self.module(x)
+
+    for pattern in ("blocks.*", "module.blocks.*"):
+        with record(Wrapper(Net()), pattern) as recording:
+            recording._hooks._found.holders[0](x)
+        assert recording.names[1] == "blocks.0"
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ("block.*", r"got 'block.\*', which matches none: .* near names are blocks"),
+        ([], "at least 1 module, got none"),
+        (nn.Linear(1, 1), "got a Linear that is not"),
+    ],
+)
+def test_says_which_layers_there_are(layers, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        record(Net(), layers)
+
+
+def test_says_what_is_wrong(x):
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got str"):
+        record("model")
+    with pytest.raises(TypeError, match="layers must be names, glob patterns"):
+        record(Net(), [3])
+    with pytest.raises(ValueError, match=r"got 2 \(a.blocks.\*, b.blocks.\*\)"):
+        record(nn.ModuleDict({"a": Net(), "b": Net()}))
+    with pytest.raises(ValueError, match="repeats must be one of 'raise', 'append', got 'twice'"):
+        record(Net(), repeats="twice")
+    with record(Net()) as recording:
+        pass
+    with pytest.raises(RuntimeError, match="must be called inside the with block"):
+        _ = recording.tracks
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            return {"count": 3}
+
+    net = nn.Sequential(Counting())
+    with pytest.raises(
+        TypeError, match="the output of layer '0' must hold a floating-point tensor, got dict"
+    ):
+        with record(net, "0"):
+            net(x)
