@@ -216,3 +216,58 @@ def zero_step_found(step: int, tracks: int) -> ValueError:
         f"zero_step='raise' allows no step of length zero, got {tracks} of them at step {step}: "
         "pass zero_step='skip' to leave such steps out."
     )
+
+
+def check_final_norm(final_norm: object) -> None:
+    """Refuse to guess whether the last hidden state is after a final norm."""
+    if final_norm not in ("exclude", "include"):
+        raise ValueError(
+            f"final_norm must be 'exclude' or 'include', got {final_norm!r}: language models such as GPT-2, Llama and T5 "
+            "return the state after their final norm as the last entry (exclude it), models such as BERT and ViT the "
+            "last block's own output (include it)."
+        )
+
+
+def check_one_side(sides: Sequence[str]) -> None:
+    """Refuse to guess which half of an encoder-decoder model is meant."""
+    if sides:
+        raise ValueError(
+            f"side must say which half of an encoder-decoder model to measure, got hidden states of the "
+            f"{' and the '.join(sides)}: pass side='encoder' or side='decoder'."
+        )
+
+
+def check_hidden_states(states: object) -> None:
+    """Refuse what is not a tuple with one tensor, or None, per layer."""
+    if states is None:
+        raise ValueError(
+            "output must hold hidden_states, got none: call the model with output_hidden_states=True."
+        )
+    if not isinstance(states, tuple | list):
+        raise TypeError(
+            f"output must be a model's output or its tuple hidden_states, got {type(states).__name__}: "
+            "pass what the model returned."
+        )
+    if any(isinstance(state, tuple | list) for state in states):
+        raise TypeError(
+            "output must hold one tensor per layer, got one tuple per generated token: call the model itself on the "
+            "generated text instead of model.generate."
+        )
+
+
+def check_no_placeholders(absent: Sequence[int]) -> None:
+    """Refuse hidden states that were not selected."""
+    if absent:
+        raise ValueError(
+            f"hidden_states must hold a tensor for every layer, got None at {', '.join(map(str, absent))}: call the "
+            "model with output_hidden_states=True, or pass missing='skip' to go through the others."
+        )
+
+
+def check_no_zero_step_among(zero_steps: Tensor) -> None:
+    """Refuse steps of length zero under zero_step='raise'."""
+    if found := int(zero_steps.sum()):
+        raise ValueError(
+            f"zero_step='raise' allows no step of length zero, got {found} of them among the tracks that count: "
+            "pass zero_step='skip' to leave such steps out."
+        )
