@@ -101,6 +101,24 @@ def layers_did_not_run(missing: Sequence[str], total: int) -> RuntimeError:
     )
 
 
+def layers_not_seen(missing: Sequence[str]) -> RuntimeError:
+    """Say that a training step went by without the layers that should have been measured."""
+    listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "") or "no whole pass"
+    return RuntimeError(
+        f"every layer must run in a measured training step, got none of {listed}: nothing is logged for "
+        "this step. Name "
+        "layers that run in training, pass missing='skip' for networks that drop layers, or start the "
+        "callback "
+        "before the model is compiled."
+    )
+
+
+def check_positive(name: str, value: object) -> None:
+    """Refuse what is not a whole number above zero."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an int of at least 1, got {value!r}.")
+
+
 def no_pass(names: Sequence[str]) -> RuntimeError:
     """Say that nothing was recorded."""
     return RuntimeError(
@@ -222,8 +240,10 @@ def check_final_norm(final_norm: object) -> None:
     """Refuse to guess whether the last hidden state is after a final norm."""
     if final_norm not in ("exclude", "include"):
         raise ValueError(
-            f"final_norm must be 'exclude' or 'include', got {final_norm!r}: language models such as GPT-2, Llama and T5 "
-            "return the state after their final norm as the last entry (exclude it), models such as BERT and ViT the "
+            f"final_norm must be 'exclude' or 'include', got {final_norm!r}: language models such as "
+            "GPT-2, Llama and T5 "
+            "return the state after their final norm as the last entry (exclude it), models such as BERT "
+            "and ViT the "
             "last block's own output (include it)."
         )
 
@@ -250,7 +270,8 @@ def check_hidden_states(states: object) -> None:
         )
     if any(isinstance(state, tuple | list) for state in states):
         raise TypeError(
-            "output must hold one tensor per layer, got one tuple per generated token: call the model itself on the "
+            "output must hold one tensor per layer, got one tuple per generated token: call the model "
+            "itself on the "
             "generated text instead of model.generate."
         )
 
@@ -259,7 +280,8 @@ def check_no_placeholders(absent: Sequence[int]) -> None:
     """Refuse hidden states that were not selected."""
     if absent:
         raise ValueError(
-            f"hidden_states must hold a tensor for every layer, got None at {', '.join(map(str, absent))}: call the "
+            f"hidden_states must hold a tensor for every layer, got None at {', '.join(map(str, absent))}: "
+            "call the "
             "model with output_hidden_states=True, or pass missing='skip' to go through the others."
         )
 
@@ -268,6 +290,7 @@ def check_no_zero_step_among(zero_steps: Tensor) -> None:
     """Refuse steps of length zero under zero_step='raise'."""
     if found := int(zero_steps.sum()):
         raise ValueError(
-            f"zero_step='raise' allows no step of length zero, got {found} of them among the tracks that count: "
+            f"zero_step='raise' allows no step of length zero, got {found} of them among the tracks that "
+            "count: "
             "pass zero_step='skip' to leave such steps out."
         )

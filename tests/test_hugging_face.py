@@ -21,7 +21,10 @@ def build(name):
     inputs = {"pixel_values": torch.randn(2, 3, 16, 16)} if name == "vit" else tiny.padded_batch()
     if name.startswith("t5"):
         longer = tiny.padded_batch(tokens=9)
-        inputs |= {"decoder_input_ids": longer["input_ids"], "decoder_attention_mask": longer["attention_mask"]}
+        inputs |= {
+            "decoder_input_ids": longer["input_ids"],
+            "decoder_attention_mask": longer["attention_mask"],
+        }
     return model, inputs, name.split()[1] if " " in name else None
 
 
@@ -73,10 +76,14 @@ def test_real_tokens_alone_do_not_depend_on_padding():
     model, inputs, _ = build("bert")
     with torch.no_grad():
         padded = hidden_state_geometry(
-            model(**inputs, output_hidden_states=True), final_norm="include", attention_mask=inputs["attention_mask"]
+            model(**inputs, output_hidden_states=True),
+            final_norm="include",
+            attention_mask=inputs["attention_mask"],
         )
         alone = model(input_ids=inputs["input_ids"][1:, :5], output_hidden_states=True)
-    torch.testing.assert_close(padded.lss[7:], geodesic_fast.lss(alone.hidden_states)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        padded.lss[7:], geodesic_fast.lss(alone.hidden_states)[0], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_tuple_goes_into_lss_as_it_is():
@@ -120,7 +127,9 @@ def test_bf16_models():
     with torch.no_grad(), watch(model) as w, record(model) as recording:
         model(**inputs)
     expected = geodesic_fast.lss_reference([state.double() for state in recording.tracks])
-    torch.testing.assert_close(w.geometry.lss.double(), expected[inputs["attention_mask"].bool()], rtol=2e-6, atol=0)
+    torch.testing.assert_close(
+        w.geometry.lss.double(), expected[inputs["attention_mask"].bool()], rtol=2e-6, atol=0
+    )
 
 
 def test_says_what_is_wrong():

@@ -294,19 +294,40 @@ def test_compiled_models(x):
             compiled(x)
 
 
-def test_wrapped_models_keep_their_names(x):
-    class Wrapper(nn.Module):  # the name that DistributedDataParallel gives to what it wraps
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
+class Wrapper(nn.Module):
+    """Has the name that DistributedDataParallel gives to what it wraps."""
 
-        def forward(self, x):
-            return self.module(x)
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
 
-    for pattern in ("blocks.*", "module.blocks.*"):
-        with record(Wrapper(Net()), pattern) as recording:
-            recording._hooks._found.holders[0](x)
-        assert recording.names[1] == "blocks.0"
+    def forward(self, x):
+        return self.module(x)
+
+
+@pytest.mark.parametrize("pattern", ["blocks.*", "module.blocks.*"])
+def test_wrapped_models_keep_their_names(x, pattern):
+    net = Wrapper(Net())
+    net.module.blocks[2] = Wrapper(net.module.blocks[2])
+    with record(net, pattern) as recording:
+        net(x)
+    assert recording.names == ["input of blocks.0", *(f"blocks.{i}" for i in range(4))]
+
+
+def test_wrapper_is_no_layer_of_its_own(x):
+    net = Wrapper(nn.Sequential(*(Block() for _ in range(3))))
+    with record(net, "*") as recording:
+        net(x)
+    assert recording.names == ["input of 0", "0", "1", "2"]
+
+
+def test_layers_inside_layers_are_points_in_the_order_in_which_they_end(x):
+    net = Net(depth=2)
+    with record(net, ["blocks.*", "blocks.*.linear"]) as recording:
+        net(x)
+    names = ["input of blocks.0", "blocks.0.linear", "blocks.0", "blocks.1.linear", "blocks.1"]
+    assert recording.names == names
+    assert torch.equal(recording.tracks[0], x)
 
 
 @pytest.mark.parametrize(

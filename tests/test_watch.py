@@ -91,7 +91,7 @@ def test_mask_reaches_layers_inside_a_model_that_is_not_called(x):
 def test_mask_of_another_shape_is_refused(x):
     with pytest.raises(ValueError, match=r"mask must have one value per track, shape \(3, 7\), got \(3, 9\)"):
         with watch(Net()) as w:
-            w._hooks._found.holders[0](x, attention_mask=torch.ones(3, 9))
+            w.hooks._found.holders[0](x, attention_mask=torch.ones(3, 9))
     with pytest.raises(TypeError, match="mask must be 'auto', None or a tensor"):
         watch(Net(), mask="padding")
 

@@ -23,19 +23,23 @@ def hidden_state_tracks(
     side: str | None = None,
     missing: str = "raise",
 ) -> list[Tensor]:
-    """Return the tracks in what a model gave with `output_hidden_states=True`: one (batch, tokens, d) per layer.
+    """Return the tracks in what a model gave with `output_hidden_states=True`: one (batch, tokens, d) per
+    layer.
 
     x^(0) = the embedding output, x^(l) = the output of block l, for l up to the last block or the one before.
 
     Args:
-        output: the model's output, or its tuple `hidden_states`: the embedding output, then one entry per block.
-        final_norm: whether the last entry belongs to the track; there is no default, for it depends on the model.
-            `"exclude"`: language models (GPT-2, Llama, T5, OPT, ...) give the state after their final norm there,
-            which is no point of the residual stream, and give the last block's own output nowhere: the track ends
-            one block early. `"include"`: models without a final norm after the blocks (BERT, RoBERTa) and vision
-            models that report the state before it (ViT, CLIP, DINOv2); of a language model the norm is then part
-            of the last step. To have the last block's own output, take `watch` or `record`.
-        embeddings: `"include"`: the first entry, the embedding output, is x^(0); `"exclude"`: block 1 gives x^(0).
+        output: the model's output, or its tuple `hidden_states`: the embedding output, then one entry per
+            block.
+        final_norm: whether the last entry belongs to the track; there is no default, for it depends on the
+            model. `"exclude"`: language models (GPT-2, Llama, T5, OPT, ...) give the state after their
+            final norm there, which is no point of the residual stream, and give the last block's own output
+            nowhere: the track ends one block early. `"include"`: models without a final norm after the
+            blocks (BERT, RoBERTa) and vision models that report the state before it (ViT, CLIP, DINOv2); of
+            a language model the norm is then part of the last step. To have the last block's own output,
+            take `watch` or `record`.
+        embeddings: `"include"`: the first entry, the embedding output, is x^(0); `"exclude"`: block 1 gives
+            x^(0).
         side: `"encoder"` or `"decoder"` of an encoder-decoder model.
         missing: `"raise"` for entries that are None, which stand for layers that were not selected; `"skip"`
             goes through the others.

@@ -45,26 +45,34 @@ class LayerHooks:
         self._inputs, self._repeats, self._missing = inputs, repeats, missing
         self._handles: list[RemovableHandle] = []
         self._ran: list[str] = []
+        self._entered = False  # a layer of this pass has begun
         self._open = False  # a pass has begun and has not ended
         self._caller: nn.Module | None = None  # the module whose call spans the pass
-        self._attached = False
+        self._awake = False
+        # Made once: code that torch.compile traced with these hooks works whenever they are awake again.
+        self._before_call, self._after_call = _eager(self._before_holder), _eager(self._after_holder)
+        self._layer_hooks = [self._hooks_of(name) for name in self.names]
 
     def attach(self) -> None:
-        """Put the hooks in place."""
-        self._attached, self._open, self._caller = True, False, None
-        before_holder, after_holder = _eager(self._before_holder), _eager(self._after_holder)
+        """Put the hooks in place, awake."""
+        self._awake, self._open, self._caller = True, False, None
+        if self._handles:
+            return
         for holder in self._found.holders:
-            self._handles.append(holder.register_forward_pre_hook(before_holder, with_kwargs=True))
-        for name, module in self._found.layers:
-            before, after = self._layer_hooks(name)
+            self._handles.append(holder.register_forward_pre_hook(self._before_call, with_kwargs=True))
+        for (_, module), (before, after) in zip(self._found.layers, self._layer_hooks, strict=True):
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             self._handles.append(module.register_forward_hook(after))
         for holder in self._found.holders:
-            self._handles.append(holder.register_forward_hook(after_holder))
+            self._handles.append(holder.register_forward_hook(self._after_call))
+
+    def sleep(self) -> None:
+        """Leave the hooks in place, without effect; `attach` wakes them."""
+        self._awake = False
 
     def detach(self) -> None:
         """Take the hooks away; compiled code that still calls them finds them asleep."""
-        self._attached = False
+        self.sleep()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -76,7 +84,7 @@ class LayerHooks:
 
     def _asleep(self) -> bool:
         # Activation checkpointing runs a layer again inside the backward pass: that is no second layer.
-        return not self._attached or torch._C._current_graph_task_id() != -1
+        return not self._awake or torch._C._current_graph_task_id() != -1
 
     def _before_holder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._asleep():
@@ -95,12 +103,12 @@ class LayerHooks:
         if self._open:
             self._close()
 
-    def _layer_hooks(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+    def _hooks_of(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
         def before(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             if self._asleep():
                 return
-            self._start_layer(name)
-            if self._inputs and not self._ran:
+            first = self._start_layer(name)
+            if self._inputs and first:
                 self._sink.state(f"input of {name}", first_state(name, "input", (args, kwargs)))
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
@@ -108,12 +116,13 @@ class LayerHooks:
                 return
             self._ran.append(name)
             self._sink.state(name, first_state(name, "output", output))
-            if self._repeats == "raise" and not self._not_run():
+            if self._repeats == "raise" and not self.not_run():
                 self._close()
 
         return _eager(before), _eager(after)
 
-    def _start_layer(self, name: str) -> None:
+    def _start_layer(self, name: str) -> bool:
+        """Return whether it is the first layer of the pass."""
         inside = self._open or self._caller is not None
         if self._repeats == "raise" and name in self._ran and inside:
             self._open = False
@@ -122,17 +131,20 @@ class LayerHooks:
             if self._repeats == "raise":
                 _validation.check_single_layer_is_called_through(name, self.names)
             self._begin()
+        first, self._entered = not self._entered, True
+        return first
 
     def _begin(self) -> None:
-        self._open, self._ran = True, []
+        self._open, self._entered, self._ran = True, False, []
         self._sink.begin()
 
-    def _not_run(self) -> list[str]:
+    def not_run(self) -> list[str]:
+        """Return the layers that have not run in the current or last pass."""
         return [name for name in self.names if name not in self._ran]
 
     def _close(self) -> None:
         self._open = False
-        not_run = self._not_run()
+        not_run = self.not_run()
         if not self._ran or (not_run and self._missing == "raise"):
             raise _validation.layers_did_not_run(not_run, len(self.names))
         self._sink.end()

@@ -42,13 +42,17 @@ def find_layers(model: nn.Module, layers: Layers) -> Found:
 
 
 def _chosen(model: nn.Module, wanted: Sequence[str | nn.Module]) -> list[nn.Module]:
-    named = [(path, module) for path, module in model.named_modules() if path]
+    raw = [(path, module) for path, module in model.named_modules() if path]
+    plain: dict[str, nn.Module] = {}
+    for path, module in raw:
+        if name := _plain(path):
+            plain.setdefault(name, module)  # of a wrapper and what it wraps, the wrapper
     keep: set[int] = set()
     for item in wanted:
-        found = _matches(item, named)
-        _validation.check_layers_found(item, found, [_plain(path) for path, _ in named])
+        found = _matches(item, list(plain.items())) or _matches(item, raw)
+        _validation.check_layers_found(item, found, list(plain))
         keep.update(map(id, found))
-    chosen = [module for _, module in named if id(module) in keep]
+    chosen = [module for _, module in raw if id(module) in keep]
     _validation.check_layers_named(chosen)
     return chosen
 
@@ -61,13 +65,11 @@ def _matches(item: str | nn.Module, named: Iterable[tuple[str, nn.Module]]) -> l
     if isinstance(item, nn.Module):
         return [module for _, module in named if module is item]
     _validation.check_layer_pattern(item)
-    return [
-        module for path, module in named if _path_matches(path, item) or _path_matches(_plain(path), item)
-    ]
+    return [module for name, module in named if _name_matches(name, item)]
 
 
-def _path_matches(path: str, pattern: str) -> bool:
-    parts, patterns = path.split("."), pattern.split(".")
+def _name_matches(name: str, pattern: str) -> bool:
+    parts, patterns = name.split("."), pattern.split(".")
     return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 

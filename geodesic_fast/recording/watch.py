@@ -85,7 +85,7 @@ class watch:
         _validation.check_watch_mask(mask)
         check_zero_step(zero_step)
         self._mask, self._zero_step, self._flatten, self._copy = mask, zero_step, flatten, copy
-        self._hooks = LayerHooks(
+        self.hooks = LayerHooks(
             find_layers(model, layers), self, inputs=inputs, repeats=repeats, missing=missing
         )
         self._found_mask: Tensor | None = None
@@ -94,16 +94,25 @@ class watch:
         self._points = 0
 
     def __enter__(self) -> watch:
-        self._hooks.attach()
+        self.hooks.attach()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hooks.detach()
+        self.hooks.detach()
         if error is None:
-            self._hooks.finish()
+            self.hooks.finish()
         self._running = []
+
+    @property
+    def measured(self) -> bool:
+        """Whether a whole pass has been measured."""
+        return bool(self._last)
+
+    def forget(self) -> None:
+        """Forget the pass that was measured."""
+        self._last = None
 
     def begin(self) -> None:
         """Start a pass (called by the hooks)."""
@@ -146,7 +155,7 @@ class watch:
     def groups(self) -> list[MeasuredGroup]:
         """One group per run of layers of equal shape; a run of a single point is no track and is left out."""
         if self._last is None:
-            raise _validation.no_pass(self._hooks.names)
+            raise _validation.no_pass(self.hooks.names)
         return self._last
 
     @property
