@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from torch import Tensor
 
@@ -88,7 +89,7 @@ def project(tracks: Tensor) -> tuple[np.ndarray, float, int]:
 
 def tracks_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> Figure:
     """Draw the tracks before and after training, for the strongest L2 of each kind."""
-    figure = _figure(9.6, 9.6, theme)
+    figure = _figure(9.6, 9.0, theme)
     grid = figure.subplots(2, 2)
     for row, kind in zip(grid, KINDS, strict=True):
         outcome = max((o for o in outcomes if o.kind == kind), key=lambda o: o.l2)
@@ -150,13 +151,13 @@ def scores_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
     _reference_line(left, math.sqrt(steps), f"random directions, √{steps}", theme)
     left.set_ylim(bottom=0)
     right.set_ylim(0, 1.02)
-    _titled(left, "Line-shape score (1 is straight, lower is straighter)", theme)
-    _titled(right, "Optimal transport score (1 is optimal, higher is better)", theme)
+    _titled(left, "LSS after training (1: straight line)", theme)
+    _titled(right, "OTS after training (1: optimal transport map)", theme)
     for axes in (left, right):
         axes.set_xticks(range(len(rows)), [f"{outcome.l2:g}" for outcome in rows])
         axes.set_xlim(-0.3, len(rows) - 0.7)
         axes.set_xlabel("L2 regularisation (weight decay)", color=theme.ink)
-        axes.legend(frameon=False, labelcolor=theme.ink)
+        axes.legend(frameon=False, labelcolor=theme.ink, loc="center right" if axes is right else "best")
     return figure
 
 
@@ -177,7 +178,7 @@ def training_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
     _reference_line(axes, math.sqrt(steps), f"random directions, √{steps}", theme)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch (0: before training)", color=theme.ink)
-    _titled(axes, "Mean line-shape score over the test samples during training", theme)
+    _titled(axes, "Mean LSS over the test samples during training (1: straight line)", theme)
     axes.legend(frameon=False, labelcolor=theme.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -194,7 +195,10 @@ def _titled(axes: Axes, title: str, theme: Theme) -> None:
 
 def _figure(width: float, height: float, theme: Theme) -> Figure:
     figure = Figure(
-        figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=theme.background, layout="constrained"
+        figsize=(width, height),
+        dpi=DOTS_PER_INCH,
+        facecolor=theme.background,
+        layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12),
     )
     FigureCanvasAgg(figure)
     return figure
