@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -68,7 +69,7 @@ def line_shape(states: list[Tensor]) -> LineShape:
     defined = scores[~scores.isnan()]
     return LineShape(
         mean=float(defined.mean()),
-        std=float(defined.std()),
+        std=float(defined.std()) if len(defined) > 1 else math.nan,
         samples=len(defined),
         undefined=len(scores) - len(defined),
     )
