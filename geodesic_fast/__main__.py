@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"\n{PROG}: {str(stop) or 'ended by Ctrl-C, nothing was written.'}", file=sys.stderr)
+        print(f"\n{PROG}: {str(stop) or 'ended by Ctrl-C.'}", file=sys.stderr)
         return 130
     return 0
 

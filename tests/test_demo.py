@@ -19,6 +19,9 @@ from scipy.stats import directional_stats
 from geodesic_fast.__main__ import main
 from geodesic_fast.demo import command, digits, finding, measuring, networks, pictures, results, training
 
+# The demo runs on the plain-torch reference as well, and says so with a warning.
+pytestmark = pytest.mark.filterwarnings("ignore:geodesic_fast answers from its slower:RuntimeWarning")
+
 TINY = ["demo", "--width", "12", "--depth", "3", "--epochs", "2", "--l2", "0", "0.005", "--device", "cpu"]
 PICTURES = [f"{name}{dark}.png" for name in ("tracks", "scores", "training") for dark in ("", "-dark")]
 CPU = torch.device("cpu")
@@ -82,6 +85,7 @@ def test_report_is_one_file_that_tells_the_finding_and_every_row(folder):
         assert found["finding"][key] in page.replace("&#x27;", "'")
     assert finding.RULE in page.replace("&#x27;", "'")
     for network in found["networks"]:
+        assert "of 450 test samples" in page
         assert f"<td>{network['after']['lss']['mean']:.2f} ± " in page
 
 
@@ -157,8 +161,8 @@ def test_one_layer_no_epoch_width_one(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--depth", "0"], "--depth: expected a whole number >= 1, got 0"),
-        (["--width", "wide"], "--width: expected a whole number >= 1, got 'wide'"),
+        (["--depth", "0"], "--depth: expected a whole number from 1 to 1000, got 0"),
+        (["--width", "wide"], "--width: expected a whole number from 1 to 4096, got 'wide'"),
         (["--epochs", "-1"], "--epochs: expected a whole number >= 0, got -1"),
         (["--seed", str(2**32)], "--seed: expected a whole number from 0 to 4294967295"),
         (["--l2", "nan"], "--l2: expected a finite number >= 0, got nan"),

@@ -29,6 +29,7 @@ OFF_OPTIMAL = [outcome("residual", 0.01, 1.2, 0.84), outcome("plain", 0.01, 5.0,
 BOTH_OPTIMAL = [outcome("residual", 0.01, 1.2, 1.0), outcome("plain", 0.01, 5.0, 1.0)]
 EQUAL = [outcome("residual", 0.01, 1.5), outcome("plain", 0.01, 1.51, 0.1)]
 UNTRAINED = [outcome("residual", 0.02), outcome("plain", 0.02, 5.0, 0.1, test_accuracy=0.3)]
+ONE_MORE = [outcome("residual", 0.03), outcome("plain", 0.03, 5.0, 0.1, test_accuracy=0.3)]
 DIVERGED = [outcome("residual", 0.02, float("nan"), None), outcome("plain", 0.02, 5.0, 0.1)]
 ONE_STEP = [outcome("residual", 0.02, 1.0, steps=1), outcome("plain", 0.02, 1.0, 0.1, steps=1)]
 
@@ -45,6 +46,7 @@ ONE_STEP = [outcome("residual", 0.02, 1.0, steps=1), outcome("plain", 0.02, 1.0,
         (HELD + UNTRAINED, "held", "left out: L2 0.02, where the plain network stayed below 80%"),
         (UNTRAINED, "not tested", "the plain network stayed below 80% test accuracy"),
         (DIVERGED, "not tested", "a score of the residual network is undefined"),
+        (UNTRAINED + ONE_MORE, "not tested", "L2 0.02 and 0.03, where the plain network stayed"),
         (ONE_STEP, "not tested", "a track of one step is always straight"),
     ],
 )

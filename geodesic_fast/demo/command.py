@@ -27,8 +27,8 @@ PARTIAL = "results.partial.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `demo`."""
     add = parser.add_argument
-    add("--width", type=whole_number(1), default=64, help="features of every layer")
-    add("--depth", type=whole_number(1), default=12, help="layers of equal width, the steps of a track")
+    add("--width", type=whole_number(1, 4096), default=64, help="features of every layer")
+    add("--depth", type=whole_number(1, 1000), default=12, help="layers of equal width, the steps of a track")
     add("--epochs", type=whole_number(0), default=100, help="passes over the training images, per network")
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="split, initial weights, batches")
     add("--output", type=Path, default=Path("results/demo"), help="folder for the report and the numbers")
@@ -117,10 +117,10 @@ def _write_folder(
     files = {f"{name}.png": png for name, png in drawn["light"].items()}
     files |= {f"{name}-dark.png": png for name, png in drawn["dark"].items()}
     files["results.json"] = results.as_json(settings, outcomes, seconds, complete=True).encode()
-    files["report.html"] = page.encode()
     for name, content in files.items():
         results.write_whole(folder / name, content)
     (folder / PARTIAL).unlink(missing_ok=True)
+    results.write_whole(folder / "report.html", page.encode())
 
 
 def _save_partial(folder: Path, settings: Settings, outcomes: list[Outcome], seconds: float) -> str:

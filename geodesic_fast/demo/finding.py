@@ -112,7 +112,10 @@ def _what_it_shows(residual: Sequence[Outcome], plain: Sequence[Outcome]) -> str
 def _conclusion(verdict: str, comparisons: Sequence[Comparison]) -> str:
     compared = [c for c in comparisons if not c.left_out]
     excluded = [c for c in comparisons if c.left_out]
-    reasons = "; ".join(f"L2 {c.l2:g}, where {c.left_out}" for c in excluded)
+    reasons = "; ".join(
+        f"L2 {_listed([f'{c.l2:g}' for c in excluded if c.left_out == reason])}, where {reason}"
+        for reason in dict.fromkeys(c.left_out for c in excluded)
+    )
     finding = "The paper's finding, straighter tracks and an OTS near 1 for residual networks,"
     if not compared:
         return f"{finding} was not tested in this run: left out were {reasons}."

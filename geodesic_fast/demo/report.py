@@ -59,6 +59,8 @@ def as_html(
     figures = "\n".join(
         _figure(CAPTIONS[name], pictures["light"][name], pictures["dark"][name]) for name in CAPTIONS
     )
+    count = outcomes[0].tracks_after.shape[1]
+    chosen = len(training.choose_samples(count, settings))
     strengths = ", ".join(f"{l2:g}" for l2 in settings.l2)
     return f"""<!doctype html>
 <html lang="en">
@@ -78,9 +80,9 @@ digits with {settings.epochs} epochs of SGD. L2 regularisation: {strengths}. See
 </div>
 <h2>Scores</h2>
 {_table(outcomes)}
-<p class="soft">Accuracy on {outcomes[0].tracks_after.shape[1]} test images that the networks never saw and
+<p class="soft">Accuracy on {count} test images that the networks never saw and
 on all training images. LSS: mean ± standard deviation over the test samples{_undefined(outcomes)}. OTS and
-W2 efficiency: of the map from the first to the last state of {settings.samples or "all"} test samples.
+W2 efficiency: of the map from the first to the last state of {chosen} test samples.
 One run with one seed: the spread is over samples, not over seeds.</p>
 <h2>Pictures</h2>
 {figures}
