@@ -14,6 +14,7 @@ from typing import Any
 
 from geodesic_fast import _extension, info
 from geodesic_fast.demo import finding, training
+from geodesic_fast.demo.measuring import LineShape
 from geodesic_fast.demo.training import Outcome, Settings
 
 COLUMNS = (
@@ -75,13 +76,19 @@ def table(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
             f"{outcome.after.train_accuracy:.1%}",
             f"{outcome.after.test_accuracy:.1%}",
             finding.figure(outcome.before.lss.mean),
-            f"{finding.figure(outcome.after.lss.mean)} ± {finding.figure(outcome.after.lss.std)}",
+            _mean_and_std(outcome.after.lss),
             finding.figure(outcome.before.ots.score, 3) if outcome.before.ots else "undefined",
             finding.figure(outcome.after.ots.score, 3) if outcome.after.ots else "undefined",
             finding.figure(outcome.after.ots.efficiency, 3) if outcome.after.ots else "undefined",
         )
         for outcome in outcomes
     ]
+
+
+def _mean_and_std(lss: LineShape) -> str:
+    if math.isnan(lss.mean):
+        return "undefined"
+    return f"{finding.figure(lss.mean)} ± {finding.figure(lss.std)}"
 
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:
