@@ -109,6 +109,12 @@ def test_another_seed_other_weights_split_and_batches(data):
     assert first.before != other.before
     assert first.history[1].loss != other.history[1].loss
     assert not torch.equal(digits.load(7, CPU).test_images, data.test_images)
+    same_weights = (networks.build("plain", 12, 3, 0, CPU) for _ in range(2))
+    losses = [
+        next(training.train(network, 0.0, dataclasses.replace(SETTINGS, seed=seed), data)).loss
+        for network, seed in zip(same_weights, (0, 7), strict=True)
+    ]
+    assert losses[0] != losses[1], "other batches"
 
 
 @pytest.mark.parametrize("kind", networks.KINDS)
