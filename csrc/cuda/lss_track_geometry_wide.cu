@@ -78,7 +78,7 @@ struct WideTeam {
 };
 
 template <class T, bool kAll>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 1)
     wide_forward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ GeometryForward args) {
   using Acc = typename AccOf<T>::type;
   __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
@@ -150,7 +150,7 @@ struct StepWeights {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 1)
     wide_weights_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ GeometryBackward args) {
   using Acc = typename AccOf<T>::type;
   __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(kBlock)
 
 // Each thread follows one feature of one track through the layers.
 template <class T>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 1)
     wide_backward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ DeviceTracks out,
                          const __grid_constant__ GeometryBackward args) {
   using Acc = typename AccOf<T>::type;
