@@ -41,10 +41,12 @@ struct GradientWeights {
   template <class Acc>
   GEODESIC_FAST_INLINE void set(const Acc* grads, int64_t stride, bool only_lss, const LengthTotals& totals,
                                 double resultant_length, double chord_length, ZeroStep policy) {
-    const int64_t count = only_lss ? 1 : static_cast<int64_t>(kFieldCount);
-    double g[kFieldCount] = {};
-    for (int64_t field = 0; field < count; ++field) {
-      g[field] = static_cast<double>(grads[field * stride]);
+    double g[kFieldCount];
+#ifdef __CUDACC__
+#pragma unroll
+#endif
+    for (int field = 0; field < kFieldCount; ++field) {
+      g[field] = field == 0 || !only_lss ? static_cast<double>(grads[field * stride]) : 0;
       nothing = nothing && g[field] == 0;
     }
     const double steps = static_cast<double>(totals.steps);

@@ -97,7 +97,7 @@ void track_geometry_forward(Tracks& tracks, int zero_step, bool only_lss, uintpt
 }
 
 void track_geometry_backward(Tracks& tracks, Tracks& gradient, int zero_step, bool only_lss, uintptr_t grad_fields,
-                             uintptr_t direction_sum, uintptr_t lengths, const Place& place) {
+                             uintptr_t direction_sum, uintptr_t lengths, uintptr_t workspace, const Place& place) {
   GeometryBackward args;
   args.tracks = viewed(tracks);
   args.gradient = viewed(gradient);
@@ -106,6 +106,7 @@ void track_geometry_backward(Tracks& tracks, Tracks& gradient, int zero_step, bo
   args.grad_fields = pointer<void>(grad_fields);
   args.direction_sum = pointer<void>(direction_sum);
   args.lengths = pointer<void>(lengths);
+  args.workspace = pointer<void>(workspace);
   py::gil_scoped_release release;
   if (place.device < 0) return GEODESIC_FAST_CPU(track_geometry_backward)(args, place.threads);
   cuda::track_geometry_backward(args, place.device, pointer<void>(place.stream));
@@ -143,6 +144,7 @@ PYBIND11_MODULE(_C, m) {
 #else
   m.attr("openmp") = false;
 #endif
+  m.attr("wide_features") = kWideFeatures;
   m.attr("cuda_archs") = cuda::architectures();
   m.def("cuda_runtime_version", &cuda::runtime_version);
   m.def("cuda_driver_version", &cuda::driver_version);
