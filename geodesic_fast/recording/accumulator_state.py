@@ -82,12 +82,14 @@ def _call_engine(
 ) -> None:
     assert engine is not None
     policy = "propagate" if zero_step == "raise" else zero_step
-    engine.track_accumulator(
-        engine_tracks(layers), _operations.POLICY_CODES[policy], finish,
-        state.step.data_ptr(), state.direction_sum.data_ptr(), state.sums.data_ptr(),
-        0 if fields is None else fields.data_ptr(), 0 if zero_steps is None else zero_steps.data_ptr(),
-        _operations.place(layers[0].device),
-    )  # fmt: skip
+    device = layers[0].device
+    with _operations._current(device):
+        engine.track_accumulator(
+            engine_tracks(layers), _operations._POLICY_CODES[policy], finish,
+            state.step.data_ptr(), state.direction_sum.data_ptr(), state.sums.data_ptr(),
+            0 if fields is None else fields.data_ptr(), 0 if zero_steps is None else zero_steps.data_ptr(),
+            _operations._place(device),
+        )  # fmt: skip
 
 
 def _alike(state: TrackState, before: Tensor, after: Tensor) -> list[Tensor]:
