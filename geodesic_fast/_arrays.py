@@ -28,7 +28,9 @@ def takes_arrays(function: Function) -> Function:
         values = (*args, *kwargs.values())
         if not any(map(_holds_arrays, values)):
             return function(*args, **kwargs)
-        result = function(*map(as_tensors, args), **{name: as_tensors(value) for name, value in kwargs.items()})
+        result = function(
+            *map(as_tensors, args), **{name: as_tensors(value) for name, value in kwargs.items()}
+        )
         return as_numpy(result) if any(map(_holds_numpy, values)) else result
 
     return door  # type: ignore[return-value]
@@ -63,7 +65,8 @@ def as_numpy(value: Any) -> Any:
 def _of_numpy(array: np.ndarray) -> Tensor:
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
-            "arrays must be plain, got numpy.ma.MaskedArray, whose mask would be lost: pass the rows that count, "
+            "arrays must be plain, got numpy.ma.MaskedArray, whose mask would be lost: pass the rows that "
+            "count, "
             "for example array[~mask]."
         )
     if array.dtype.name == "bfloat16":  # NumPy's own conversion does not know the type
