@@ -4,12 +4,12 @@
 
 #include "lss_track_geometry.h"
 
-#define GEODESIC_FAST_DECLARE_CPU_KERNELS(isa)                               \
-  namespace geodesic_fast {                                                  \
-  namespace isa {                                                            \
-  void track_geometry_forward(const GeometryForward& args, int threads);     \
-  void track_geometry_backward(const GeometryBackward& args, int threads);   \
-  }                                                                          \
+#define GEODESIC_FAST_DECLARE_CPU_KERNELS(isa)                             \
+  namespace geodesic_fast {                                                \
+  namespace isa {                                                          \
+  void track_geometry_forward(const GeometryForward& args, int threads);   \
+  void track_geometry_backward(const GeometryBackward& args, int threads); \
+  }                                                                        \
   }
 
 GEODESIC_FAST_DECLARE_CPU_KERNELS(baseline)
