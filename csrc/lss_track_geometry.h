@@ -21,7 +21,7 @@ enum Field : int {
 };
 
 // Tracks wider than this may need, on a GPU, memory for a few values per step.
-constexpr int64_t kWideFeatures = 2048;
+constexpr int64_t kWideFeatures = 1024;
 
 // Acc is float, or double for float64 tracks.
 struct GeometryForward {
@@ -43,7 +43,7 @@ struct GeometryBackward {
   const void* grad_fields = nullptr;    // (1 or kFieldCount, m) Acc
   const void* direction_sum = nullptr;  // (m, d) Acc
   const void* lengths = nullptr;        // (n, m) Acc
-  void* workspace = nullptr;            // (4 n + 1, m) Acc beyond kWideFeatures on a GPU, else unused
+  void* workspace = nullptr;            // (4 n + 2, m) Acc beyond kWideFeatures on a GPU, else unused
 };
 
 }  // namespace geodesic_fast

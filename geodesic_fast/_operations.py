@@ -94,7 +94,7 @@ def track_geometry_backward(
         layers = readable(layers)
         grad_fields = grad_fields.contiguous()
         tracks = lengths[0].numel()
-        workspace = lengths.new_empty((4 * len(lengths) + 1) * tracks if _wide_on_gpu(layers[0]) else 0)
+        workspace = lengths.new_empty((4 * len(lengths) + 2) * tracks if _wide_on_gpu(layers[0]) else 0)
         with _current(lengths.device):
             engine.track_geometry_backward(
                 engine_tracks(layers), engine_tracks(written), _POLICY_CODES[zero_step], only_lss,

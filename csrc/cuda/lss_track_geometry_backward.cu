@@ -17,7 +17,7 @@ namespace {
 // direction after it, so each step is held until the next one is known.
 template <class T, bool kAligned, bool kAll>
 struct BackwardTeam {
-  static constexpr int kBytes = kAligned && !kAll ? kWide : kNarrow;
+  static constexpr int kBytes = kAligned && !kAll ? kWide : kAligned || !kAll ? kNarrow : kSlim;
   using Ring = TrackRing<T, kAligned, kBytes>;
   using Acc = typename Ring::Acc;
   static constexpr int kCount = Ring::kCount;
@@ -59,8 +59,8 @@ struct BackwardTeam {
     const double chord = kAll ? team_chord(ring, tracks, offset, team_sum, max_buffer) : 0;
     if (threadIdx.x == 0) {
       weights = GradientWeights();
-      weights.set(static_cast<const Acc*>(args.grad_fields) + track, tracks.view.tracks, args.only_lss, totals,
-                  sqrt(static_cast<double>(squares[0])), chord, args.zero_step);
+      weights.set(static_cast<const Acc*>(args.grad_fields) + track, tracks.view.tracks, args.only_lss,
+                  totals, sqrt(static_cast<double>(squares[0])), chord, args.zero_step);
     }
     team_sync();
     written_layer = held_layer = 0;
@@ -100,7 +100,8 @@ struct BackwardTeam {
   __device__ __forceinline__ Acc boundary(int feature) const {
     const T* first = reinterpret_cast<const T*>(tracks.row(0, offset));
     const T* last = reinterpret_cast<const T*>(tracks.row(tracks.view.steps(), offset));
-    return (widen(first[feature]) - widen(last[feature])) * static_cast<Acc>(weights.chord);
+    return (widen(first[feature]) - widen(last[feature])) * static_cast<Acc>(weights.per_chord()) *
+           static_cast<Acc>(weights.chord);
   }
 
   __device__ __forceinline__ void take_step(int64_t layer, Acc length) {
@@ -193,10 +194,13 @@ __global__ void __launch_bounds__(kMaxTeam, 1)
   __shared__ typename Team::Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
   __shared__ double total_buffer[2][kMaxWarps][2];
   __shared__ GradientWeights weights[kMaxTracksPerBlock];
-  Team team{tracks,       out,            args,       {shared, stages, static_cast<int>(tracks.view.features)},
-            {sum_buffer}, {total_buffer}, max_buffer, weights[threadIdx.y]};
+  Team team{tracks,       out,
+            args,         {shared, stages, static_cast<int>(tracks.view.features)},
+            {sum_buffer}, {total_buffer},
+            max_buffer,   weights[threadIdx.y]};
   const int64_t m = tracks.view.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
-  for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m; track += stride) {
+  for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
+       track += stride) {
     team.track = track;
     team.offset = tracks.view.offset(track);
     team.out_offset = out.view.offset(track);

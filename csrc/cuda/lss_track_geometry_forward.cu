@@ -31,8 +31,8 @@ struct ForwardTeam {
 
   Acc direction_sum[kCount];  // u_1 + ... + u_l, without the last
   Acc step[kCount];           // the last step that has a direction
-  Acc pending, to_unit;          // what `step` lacks to join the sum, and to be a unit vector
-  bool paired;                   // a step with a direction has been seen
+  Acc pending, to_unit;       // what `step` lacks to join the sum, and to be a unit vector
+  bool paired;                // a step with a direction has been seen
 
   __device__ __forceinline__ void start(int64_t offset) {
     if (threadIdx.x == 0) sums = GeometrySums();
@@ -156,7 +156,8 @@ __global__ void __launch_bounds__(kMaxTeam, 1)
   Team team{tracks,       args,       {shared, stages, static_cast<int>(tracks.view.features)},
             {sum_buffer}, max_buffer, sums[threadIdx.y]};
   const int64_t m = tracks.view.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
-  for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m; track += stride) {
+  for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
+       track += stride) {
     const int64_t offset = tracks.view.offset(track);
     team.start(offset);
     for (int64_t layer = 1; layer < tracks.view.points; ++layer) team.take_step(layer, offset, track);

@@ -79,7 +79,8 @@ struct WideTeam {
 
 template <class T, bool kAll>
 __global__ void __launch_bounds__(kBlock, 1)
-    wide_forward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ GeometryForward args) {
+    wide_forward_kernel(const __grid_constant__ DeviceTracks tracks,
+                        const __grid_constant__ GeometryForward args) {
   using Acc = typename AccOf<T>::type;
   __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
   WideTeam<Acc> team{{sum_buffer}, max_buffer};
@@ -94,13 +95,15 @@ __global__ void __launch_bounds__(kBlock, 1)
       Step<T> step(tracks, layer, offset);
       const double length = team.length(step, d);
       step.length = static_cast<Acc>(length);
+      if (isinf(step.length)) step.length = NAN;  // too long to divide by: no number rather than a wrong one
       if (threadIdx.x == 0) lengths[(layer - 1) * m + track] = step.length;
       sums.add_length(length);
       if (length == 0 && args.zero_step != ZeroStep::kKeep) continue;
       if constexpr (kAll) {
         if (seen) {
           const bool parted = length == 0 || last.length == 0;
-          sums.add_cosine(parted ? 0 : team.over_features(d, [&](int64_t j) { return step.unit(j) * last.unit(j); }));
+          sums.add_cosine(
+              parted ? 0 : team.over_features(d, [&](int64_t j) { return step.unit(j) * last.unit(j); }));
         }
         last = step;
       }
@@ -134,7 +137,7 @@ __global__ void __launch_bounds__(kBlock, 1)
 }
 
 // What the gradient of each step is made of: (4, n, m) weights of its own direction, of the sum, of the
-// directions before and after, and (m) weights of the chord.
+// directions before and after, and per track dL/dc and 1 / c of the chord.
 template <class Acc>
 struct StepWeights {
   Acc* start;
@@ -144,6 +147,7 @@ struct StepWeights {
   __device__ __forceinline__ Acc& before(int64_t layer, int64_t track) const { return at(2, layer, track); }
   __device__ __forceinline__ Acc& after(int64_t layer, int64_t track) const { return at(3, layer, track); }
   __device__ __forceinline__ Acc& chord(int64_t track) const { return start[4 * n * m + track]; }
+  __device__ __forceinline__ Acc& per_chord(int64_t track) const { return start[(4 * n + 1) * m + track]; }
   __device__ __forceinline__ Acc& at(int64_t which, int64_t layer, int64_t track) const {
     return start[(which * n + layer - 1) * m + track];
   }
@@ -151,7 +155,8 @@ struct StepWeights {
 
 template <class T>
 __global__ void __launch_bounds__(kBlock, 1)
-    wide_weights_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ GeometryBackward args) {
+    wide_weights_kernel(const __grid_constant__ DeviceTracks tracks,
+                        const __grid_constant__ GeometryBackward args) {
   using Acc = typename AccOf<T>::type;
   __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
   WideTeam<Acc> team{{sum_buffer}, max_buffer};
@@ -170,13 +175,19 @@ __global__ void __launch_bounds__(kBlock, 1)
     GradientWeights weights;
     weights.set(static_cast<const Acc*>(args.grad_fields) + track, m, args.only_lss, totals,
                 sqrt(static_cast<double>(square)), args.only_lss ? 0 : team.length(chord, d), args.zero_step);
-    if (leader) out.chord(track) = static_cast<Acc>(weights.chord);
-    int64_t held = 0;  // the layer where the last step with a direction ends, unless it is parted from the next
+    if (leader) {
+      out.chord(track) = static_cast<Acc>(weights.chord);
+      out.per_chord(track) = static_cast<Acc>(weights.per_chord());
+    }
+    int64_t held =
+        0;  // the layer where the last step with a direction ends, unless it is parted from the next
     Step<T> last;
     for (int64_t layer = 1; layer <= n; ++layer) {
       Step<T> step(tracks, layer, offset);
       step.length = lengths[(layer - 1) * m + track];
-      if (leader) out.own(layer, track) = out.sum(layer, track) = out.before(layer, track) = out.after(layer, track) = 0;
+      if (leader)
+        out.own(layer, track) = out.sum(layer, track) = out.before(layer, track) = out.after(layer, track) =
+            0;
       if (step.length == 0) {
         if (args.zero_step == ZeroStep::kKeep) held = 0;
         continue;
@@ -212,7 +223,8 @@ __global__ void __launch_bounds__(kBlock, 1)
 // Each thread follows one feature of one track through the layers.
 template <class T>
 __global__ void __launch_bounds__(kBlock, 1)
-    wide_backward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ DeviceTracks out,
+    wide_backward_kernel(const __grid_constant__ DeviceTracks tracks,
+                         const __grid_constant__ DeviceTracks out,
                          const __grid_constant__ GeometryBackward args) {
   using Acc = typename AccOf<T>::type;
   const int64_t m = tracks.view.tracks, d = tracks.view.features, n = tracks.view.steps();
@@ -227,7 +239,7 @@ __global__ void __launch_bounds__(kBlock, 1)
     Step<T> chord(tracks, n, offset);
     chord.before = reinterpret_cast<const T*>(tracks.row(0, offset));
     const Acc on_chord = weights.chord(track);
-    const Acc boundary = on_chord == 0 ? Acc(0) : -on_chord * chord.difference(j);
+    const Acc boundary = on_chord == 0 ? Acc(0) : -chord.difference(j) * weights.per_chord(track) * on_chord;
     Acc gradient = boundary;            // of the step that ends at the point being written
     Acc held_gradient = 0, held_u = 0;  // of the last step with a direction, but for its pair with the next
     int64_t held = 0, next_out = 0;
@@ -280,7 +292,8 @@ void wide_backward(const GeometryBackward& args, void* stream) {
     using T = decltype(zero);
     const dim3 block(kBlock);
     const int64_t slices = (args.tracks.features + kBlock - 1) / kBlock;
-    launch(wide_weights_kernel<T>, grid_of(args.tracks.tracks, block), block, 0, stream, on_device(args.tracks), args);
+    launch(wide_weights_kernel<T>, grid_of(args.tracks.tracks, block), block, 0, stream,
+           on_device(args.tracks), args);
     launch(wide_backward_kernel<T>, grid_of(args.tracks.tracks * slices, block), block, 0, stream,
            on_device(args.tracks), on_device(args.gradient), args);
   });

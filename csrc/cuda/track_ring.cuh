@@ -38,9 +38,9 @@ constexpr int kMaxTeam = 512;  // threads on one track
 constexpr int kMaxStages = 4;  // points in the ring
 constexpr int kMaxTracksPerBlock = 4;
 
-// Features a thread owns, as many as the registers hold: kWide bytes of each sum where the kernel keeps few
-// rows and 16-byte accesses, else kNarrow.
-enum SumBytes : int { kNarrow = 32, kWide = 64 };
+// Features a thread owns, as many as the registers hold: so many bytes of each sum, fewer where a kernel
+// keeps many rows or where each feature has an address of its own.
+enum SumBytes : int { kSlim = 16, kNarrow = 32, kWide = 64 };
 template <class T, int kBytes>
 constexpr int kOwned = kBytes / static_cast<int>(sizeof(typename AccOf<T>::type));
 // Features per access: 16 bytes where every row starts on a multiple of 16, else one.
@@ -123,7 +123,8 @@ class TrackRing {
       if (!owns(pack)) continue;
       Packed packed;
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) narrow(value(pack * kWidth + i, first_feature(pack) + i), &packed.value[i]);
+      for (int i = 0; i < kWidth; ++i)
+        narrow(value(pack * kWidth + i, first_feature(pack) + i), &packed.value[i]);
       *reinterpret_cast<Packed*>(row + first_feature(pack)) = packed;
     }
   }
