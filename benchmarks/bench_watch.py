@@ -74,7 +74,11 @@ def time_ratios(rounds: int = 11) -> dict[str, float]:
             model(input_ids=ids)
 
     with torch.no_grad():
-        plain = {"before": lambda: model(input_ids=ids), "watched": watched, "after": lambda: model(input_ids=ids)}
+        plain = {
+            "before": lambda: model(input_ids=ids),
+            "watched": watched,
+            "after": lambda: model(input_ids=ids),
+        }
         passes = take_turns(plain, rounds)
         states = model(input_ids=ids, output_hidden_states=True).hidden_states
         parts = take_turns({"eager": lambda: eager_lss(states), "streamed": lambda: streamed(states)}, rounds)

@@ -19,7 +19,12 @@ def penalised_loss(network: nn.Module, points: Tensor, labels: Tensor, strength:
 
 
 def train(
-    strength: float, *, steps: int = 150, autocast: bool = False, checkpointing: bool = False, backend: str = ""
+    strength: float,
+    *,
+    steps: int = 150,
+    autocast: bool = False,
+    checkpointing: bool = False,
+    backend: str = "",
 ) -> tuple[float, TrackGeometry]:
     """Return the training accuracy and the geometry of the tracks after training."""
     torch.manual_seed(0)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from geodesic_fast import lss
 
 
-def penalised_loss(network: nn.Module, points: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+def penalised_loss(
+    network: nn.Module, points: Tensor, labels: Tensor, strength: float
+) -> tuple[Tensor, Tensor]:
     """Return the loss with the penalty, and the mean line-shape score."""
     logits, states = network(points)
     straightness = lss(states).mean()
@@ -20,7 +22,12 @@ def penalised_loss(network: nn.Module, points: Tensor, labels: Tensor, strength:
 
 
 def train(
-    strength: float, *, steps: int = 150, autocast: bool = False, checkpointing: bool = False, backend: str = ""
+    strength: float,
+    *,
+    steps: int = 150,
+    autocast: bool = False,
+    checkpointing: bool = False,
+    backend: str = "",
 ) -> tuple[float, float]:
     """Return the training accuracy and the mean line-shape score after training."""
     torch.manual_seed(0)
@@ -45,7 +52,9 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=0.3)
     parser.add_argument("--autocast", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing")
-    parser.add_argument("--compile", default="", metavar="BACKEND", help="torch.compile, for example inductor")
+    parser.add_argument(
+        "--compile", default="", metavar="BACKEND", help="torch.compile, for example inductor"
+    )
     args = parser.parse_args()
     for strength in (0.0, args.strength):
         accuracy, score = train(

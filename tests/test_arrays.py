@@ -102,5 +102,5 @@ def test_says_what_is_wrong():
         lss(np.ma.masked_array(tracks(), tracks() > 0))
     with pytest.raises(TypeError, match="tracks must be float16"):
         lss(tracks().astype(np.int64))
-    with pytest.raises(TypeError, match="tracks must be a torch.Tensor"):
+    with pytest.raises(TypeError, match=r"tracks must be a torch\.Tensor"):
         lss("tracks")

@@ -200,8 +200,8 @@ def test_values_reach_tensorboard(tmp_path):
     _, logged = train_hugging_face(tmp_path, every=4, report_to=["tensorboard"])
     events = accumulator.EventAccumulator(str(next(tmp_path.rglob("events.*")).parent))
     events.Reload()
-    found = [(e.step, e.value) for tag in events.Tags()["scalars"] if "geodesic/lss" ==
-             tag.removeprefix("train/") for e in events.Scalars(tag)]  # fmt: skip
+    found = [(e.step, e.value) for tag in events.Tags()["scalars"] if tag.removeprefix("train/") ==
+             "geodesic/lss" for e in events.Scalars(tag)]  # fmt: skip
     assert found == [(line["step"], pytest.approx(line["geodesic/lss"], rel=1e-6)) for line in logged]
 
 

@@ -137,7 +137,9 @@ def blocks_of_code() -> list[tuple[str, str, str]]:
     """Every Python block of the README and the docs that names its file: (page, file, code)."""
     pattern = re.compile(r"<!-- (examples/\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    return [(page.name, *match) for page in pages if page.exists() for match in pattern.findall(page.read_text())]
+    return [
+        (page.name, *match) for page in pages if page.exists() for match in pattern.findall(page.read_text())
+    ]
 
 
 @pytest.mark.parametrize(("page", "file", "code"), blocks_of_code(), ids=lambda value: str(value)[:40])

@@ -53,8 +53,8 @@ def save(path, tracks: torch.Tensor, how: str):
 
 @pytest.mark.parametrize(
     ("suffix", "how"),
-    [(".npy", "array"), (".npz", "array"), (".npz", "layers"), (".safetensors", "array"), (".safetensors", "layers"),
-     (".pt", "array"), (".pt", "layers")],
+    [(".npy", "array"), (".npz", "array"), (".npz", "layers"), (".safetensors", "array"),
+     (".safetensors", "layers"), (".pt", "array"), (".pt", "layers")],
 )  # fmt: skip
 def test_files_of_tracks(tmp_path, capsys, tracks, suffix, how):
     found = measure(tmp_path, capsys, save(tmp_path / f"tracks{suffix}", tracks, how))
@@ -217,7 +217,14 @@ def test_torchvision_model(tmp_path, capsys, pictures):
 def test_timm_model(tmp_path, capsys, pictures):
     image_library("timm")
     found = measure(
-        tmp_path, capsys, "timm:vit_tiny_patch16_224", "--images", pictures, "--random-weights", "--limit", "2"
+        tmp_path,
+        capsys,
+        "timm:vit_tiny_patch16_224",
+        "--images",
+        pictures,
+        "--random-weights",
+        "--limit",
+        "2",
     )
     assert found["groups"][0]["layers"] == "input of blocks.0 to blocks.11"
     assert found["groups"][0]["tracks"] == 2 * 197

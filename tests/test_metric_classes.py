@@ -155,7 +155,7 @@ def test_two_processes_give_the_value_of_one():
 def test_says_what_is_wrong(monkeypatch):
     with pytest.raises(ValueError, match="undefined must be one of 'propagate', 'skip'"):
         LineShapeScore(undefined="zero")
-    with pytest.raises(TypeError, match="tracks must be a torch.Tensor"):
+    with pytest.raises(TypeError, match=r"tracks must be a torch\.Tensor"):
         LineShapeScore().update(3)
     with pytest.raises(ValueError, match=r"mask must have one value per track, shape \(5,\)"):
         LineShapeScore().update(batches()[0], torch.ones(4))

@@ -113,9 +113,9 @@ def test_gradients_flow_without_detach(x):
 
 def test_refuses_gradients_where_none_flow(x):
     net = Net()
-    with torch.no_grad(), pytest.raises(RuntimeError, match="detach=False needs states that carry"):
-        with record(net, detach=False):
-            net(x)
+    carries = pytest.raises(RuntimeError, match="detach=False needs states that carry")
+    with torch.no_grad(), carries, record(net, detach=False):
+        net(x)
     assert hook_count(net) == 0
 
 
@@ -289,9 +289,9 @@ def test_compiled_models(x):
     assert torch.equal(recording.tracks[0], x)
     torch._dynamo.reset()
     compiled(x)
-    with pytest.raises(RuntimeError, match="before the first call of a compiled model"):
-        with record(compiled, "blocks.*"):
-            compiled(x)
+    late = pytest.raises(RuntimeError, match="before the first call of a compiled model")
+    with late, record(compiled, "blocks.*"):
+        compiled(x)
 
 
 class Wrapper(nn.Module):
@@ -344,7 +344,7 @@ def test_says_which_layers_there_are(layers, sentence):
 
 
 def test_says_what_is_wrong(x):
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
         record("model")
     with pytest.raises(TypeError, match="layers must be names, glob patterns"):
         record(Net(), [3])
@@ -362,8 +362,8 @@ def test_says_what_is_wrong(x):
             return {"count": 3}
 
     net = nn.Sequential(Counting())
-    with pytest.raises(
-        TypeError, match="the output of layer '0' must hold a floating-point tensor, got dict"
+    with (
+        pytest.raises(TypeError, match="the output of layer '0' must hold a floating-point tensor, got dict"),
+        record(net, "0"),
     ):
-        with record(net, "0"):
-            net(x)
+        net(x)

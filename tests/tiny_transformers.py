@@ -11,8 +11,14 @@ VOCABULARY = 97
 
 def gpt2(**options):
     config = transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=4, n_head=2, bos_token_id=0,
-        eos_token_id=0, **options
+        vocab_size=VOCABULARY,
+        n_positions=64,
+        n_embd=32,
+        n_layer=4,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        **options,
     )
     torch.manual_seed(0)
     return transformers.GPT2LMHeadModel(config).eval()
@@ -29,8 +35,11 @@ def llama():
 
 def bert():
     config = transformers.BertConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
-        num_attention_heads=2
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
     )
     torch.manual_seed(0)
     return transformers.BertModel(config).eval()
@@ -38,8 +47,13 @@ def bert():
 
 def t5():
     config = transformers.T5Config(
-        vocab_size=VOCABULARY, d_model=32, d_kv=16, d_ff=64, num_layers=4, num_heads=2,
-        decoder_start_token_id=0
+        vocab_size=VOCABULARY,
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=4,
+        num_heads=2,
+        decoder_start_token_id=0,
     )
     torch.manual_seed(0)
     return transformers.T5ForConditionalGeneration(config).eval()
@@ -47,8 +61,12 @@ def t5():
 
 def vit():
     config = transformers.ViTConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, image_size=16,
-        patch_size=8
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
     )
     torch.manual_seed(0)
     return transformers.ViTModel(config).eval()

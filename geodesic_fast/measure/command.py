@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `measure`."""
     add = parser.add_argument
     add("source", help="a .npy, .npz, .safetensors or .pt file of tracks; with --text the name or folder of "
-        "a Hugging Face model; with --images torchvision:NAME, timm:NAME or a Hugging Face vision model")  # fmt: skip
+        "a Hugging Face model; with --images torchvision:NAME, timm:NAME or such a model")  # fmt: skip
     add("--text", type=Path, help="text file for a language model")
     add("--images", type=Path, help="folder of images for an image model")
     add("--dim", type=int, default=0, help="layer axis of the tracks in a file; features come last")
