@@ -13,6 +13,15 @@ from geodesic_fast.recording import record
 FIELDS = {f"geodesic/{name}" for name in geodesic_fast.TrackGeometry._fields}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny networks: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()

@@ -15,13 +15,18 @@ NEEDS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def examples_on_the_path_and_one_thread(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny networks: more threads only wait for each other."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def examples_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
 def run(name: str, capsys, monkeypatch, *arguments: str) -> str:

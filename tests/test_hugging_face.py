@@ -15,6 +15,15 @@ BLOCKS = {
 AFTER_FINAL_NORM = {"gpt2", "llama", "t5 encoder", "t5 decoder"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny networks: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def build(name):
     """The model, its inputs, the side to read, and the pattern of its blocks."""
     model = getattr(tiny, name.split()[0])()
