@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
-from small_networks import Net, hook_count
+from small_networks import Block, Net, hook_count
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
