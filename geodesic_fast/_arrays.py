@@ -25,15 +25,17 @@ def takes_arrays(function: Function) -> Function:
 
     @functools.wraps(function)
     def door(*args: Any, **kwargs: Any) -> Any:
-        values = (*args, *kwargs.values())
-        if not any(map(_holds_arrays, values)):
-            return function(*args, **kwargs)
-        result = function(
-            *map(as_tensors, args), **{name: as_tensors(value) for name, value in kwargs.items()}
-        )
-        return as_numpy(result) if any(map(_holds_numpy, values)) else result
+        for value in (*args, *kwargs.values()):
+            if _holds_arrays(value):
+                return _call_with_tensors(function, args, kwargs)
+        return function(*args, **kwargs)
 
     return door  # type: ignore[return-value]
+
+
+def _call_with_tensors(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    result = function(*map(as_tensors, args), **{name: as_tensors(value) for name, value in kwargs.items()})
+    return as_numpy(result) if any(map(_holds_numpy, (*args, *kwargs.values()))) else result
 
 
 def as_tensors(value: Any) -> Any:
@@ -81,15 +83,19 @@ def _of_numpy(array: np.ndarray) -> Tensor:
 
 
 def _is_array(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return False
     return isinstance(value, np.ndarray) or _speaks_dlpack(value)
 
 
 def _speaks_dlpack(value: Any) -> bool:
-    return hasattr(value, "__dlpack__") and not isinstance(value, Tensor | type)
+    return hasattr(value, "__dlpack__") and not isinstance(value, type)
 
 
 def _holds_arrays(value: Any) -> bool:
-    return _is_array(value) or (isinstance(value, list | tuple) and any(map(_is_array, value)))
+    if isinstance(value, list | tuple):
+        return any(_is_array(item) for item in value)
+    return _is_array(value)
 
 
 def _holds_numpy(value: Any) -> bool:

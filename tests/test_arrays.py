@@ -7,9 +7,8 @@ import geodesic_fast
 from geodesic_fast import _arrays
 from geodesic_fast._arrays import takes_arrays
 
-lss = takes_arrays(geodesic_fast.lss)
+lss, track_geometry = geodesic_fast.lss, geodesic_fast.track_geometry
 ots = takes_arrays(geodesic_fast.ots)
-track_geometry = takes_arrays(geodesic_fast.track_geometry)
 
 
 def tracks(dtype=np.float32) -> np.ndarray:
