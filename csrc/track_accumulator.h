@@ -17,8 +17,8 @@ enum SumRow : int {
   kSumSteps,
   kSumZeros,
   kSumPairs,
-  kSumPending,  // times this, the step row is what direction_sum still lacks
-  kSumToUnit,   // times this, the step row is the last direction
+  kSumPending,    // one over the length of the step row, or 0 once it has joined direction_sum
+  kSumRowLength,  // of the step row; 1 where it is a unit vector or zero
   kSumRows
 };
 

@@ -137,6 +137,15 @@ def no_state(name: str, what: str, value: object) -> TypeError:
     )
 
 
+def check_not_nested(name: str, what: str, state: Tensor) -> None:
+    """Refuse a nested tensor, which has no (*batch, d)."""
+    if state.is_nested:
+        raise TypeError(
+            f"the {what} of layer {name!r} must be a dense tensor, got a nested one: build a "
+            "torch.nn.TransformerEncoder with enable_nested_tensor=False."
+        )
+
+
 def several_groups(shapes: Sequence[tuple[str, int]]) -> ValueError:
     """Say that the network changes its width, so that there is no one track."""
     listed = ", ".join(f"{name} (width {width})" for name, width in shapes[:_LISTED])

@@ -80,6 +80,31 @@ def test_known_answers():
     assert geometry.turning_angle.item() == pytest.approx(torch.pi / 2, rel=1e-15)
 
 
+@pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain torch"])
+def test_steps_to_and_fro_cancel_exactly(monkeypatch, engine):
+    if not engine:
+        monkeypatch.setattr(accumulator_state, "has_engine", lambda device: False)
+    there_and_back = torch.tensor([0.0, 3.7, 0.1, 5.3, 5.1]).reshape(5, 1, 1) * torch.tensor(
+        [[1.0, 0.0, 0.0]]
+    )
+    geometry = pushed(there_and_back)
+    assert geometry.lss.item() == torch.inf
+    assert geometry.turning_angle.item() == pytest.approx(torch.pi, rel=1e-7)
+
+
+def test_engine_may_hand_over_to_plain_torch(monkeypatch):
+    x = awkward_tracks(torch.float32)
+    accumulator = TrackAccumulator()
+    for layer in x[:5]:
+        accumulator.push(layer)
+    monkeypatch.setattr(accumulator_state, "has_engine", lambda device: False)
+    for layer in x[5:]:
+        accumulator.push(layer)
+    finite = x.isfinite().all(-1).all(0)
+    expected = track_geometry_reference(x.double().where(finite[..., None], torch.nan))
+    assert_same_geometry(accumulator.geometry, expected, 2e-6)
+
+
 def test_numbers_are_there_after_every_push():
     x = awkward_tracks(torch.float32)
     accumulator = TrackAccumulator()

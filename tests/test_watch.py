@@ -171,3 +171,35 @@ def test_autocast_keeps_the_numbers_of_the_states(x):
     assert w.geometry.lss.dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert_equal(w.geometry, stored(net, x, layers="blocks.*.linear"))
+
+
+def test_nested_tensors_are_refused(x):
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    padding = torch.zeros(3, 7, dtype=torch.bool)
+    padding[1, 5:] = True
+    encoder = nn.TransformerEncoder(layer, 3).eval()
+    with torch.no_grad(), pytest.raises(TypeError, match="got a nested one"), watch(encoder):
+        encoder(x, src_key_padding_mask=padding)
+    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    with torch.no_grad(), watch(encoder, mask=~padding) as w:
+        encoder(x, src_key_padding_mask=padding)
+    assert w.geometry.lss.shape == (19,)
+
+
+def test_states_spread_over_devices_are_measured_whole(x, tmp_path):
+    tensor_parallel = pytest.importorskip("torch.distributed.tensor")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        net = Net()
+        spread = tensor_parallel.distribute_tensor(x, mesh, [tensor_parallel.Shard(2)])
+        for parameter_name, parameter in list(net.named_parameters()):
+            owner, _, leaf = parameter_name.rpartition(".")
+            whole = tensor_parallel.distribute_tensor(parameter.detach(), mesh, [tensor_parallel.Replicate()])
+            setattr(net.get_submodule(owner), leaf, nn.Parameter(whole))
+        with torch.no_grad(), watch(net) as w:
+            net(spread)
+        assert type(w.geometry.lss) is torch.Tensor
+        assert w.geometry.lss.shape == (3, 7)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -27,13 +27,12 @@ GEODESIC_FAST_INLINE void store_row(Acc* row, int64_t j, Vector<Acc> v, int64_t 
 // The new step takes the place of the one before, which joins the sum of directions and is kept in `before`.
 template <class T, class Acc = typename AccOf<T>::type>
 StepSums<Acc> exchange_step(const T* current, const T* previous, Acc* step, Acc* direction_sum, Acc* before,
-                            Acc pending, int64_t features) {
+                            const Scale<Acc>& pending, int64_t features) {
   Vector<Acc> squares[kUnroll] = {}, dots[kUnroll] = {};
-  const Vector<Acc> scales = broadcast(pending);
   for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
     const Vector<Acc> old = load_row(step, j, count);
     const Vector<Acc> v = load_row(current, j, count) - load_row(previous, j, count);
-    store_row(direction_sum, j, load_row(direction_sum, j, count) + old * scales, count);
+    store_row(direction_sum, j, load_row(direction_sum, j, count) + pending(old), count);
     store_row(step, j, v, count);
     SameType<Acc>::store(before + j, old);
     squares[group] += v * v;
@@ -50,18 +49,18 @@ void update_track(const Accumulator& args, int64_t track, Acc* before, Acc* spar
   Acc* direction_sum = static_cast<Acc*>(args.direction_sum) + track * features;
   const HeldSums held{args.sums + track, args.tracks.tracks};
   GeometrySums sums = held.load();
-  const Acc to_unit = Acc(held.at(kSumToUnit)), pending = Acc(held.at(kSumPending));
+  const Acc before_length = Acc(held.at(kSumRowLength));
+  const Scale<Acc> pending{before_length, Acc(held.at(kSumPending))};
   const StepSums<Acc> got = exchange_step(current, previous, step, direction_sum, before, pending, features);
   double length, cosine;
-  Acc scale;
+  Acc row_length = 1;
   if (is_safe_square(got.square)) {
-    length = std::sqrt(double(got.square));
-    cosine = double(got.dot) * double(to_unit) / length;
-    scale = Acc(1 / length);
+    row_length = std::sqrt(got.square);
+    length = row_length;
+    cosine = got.dot / (row_length * before_length);  // exactly 1 or -1 along an axis
   } else {
     length = scaled_direction(current, previous, spare, features);
-    cosine = double(dot_rows(spare, before, features)) * double(to_unit);
-    scale = length != 0 ? Acc(1) : Acc(0);
+    cosine = dot_rows(spare, before, features) / before_length;
     std::memcpy(step, spare, features * sizeof(Acc));
   }
   const bool directed = length != 0 || args.zero_step == ZeroStep::kKeep;
@@ -69,8 +68,8 @@ void update_track(const Accumulator& args, int64_t track, Acc* before, Acc* spar
   if (!directed) std::memcpy(step, before, features * sizeof(Acc));  // still the last direction
   sums.add_length(length);
   held.store(sums);
-  held.at(kSumPending) = directed ? scale : 0;
-  held.at(kSumToUnit) = directed ? scale : to_unit;
+  held.at(kSumPending) = length != 0 ? Acc(1) / row_length : Acc(0);
+  if (directed) held.at(kSumRowLength) = row_length;
 }
 
 template <class T, class Acc = typename AccOf<T>::type>
@@ -81,9 +80,9 @@ void finish_track(const Accumulator& args, int64_t track, Acc* spare) {
   const HeldSums held{args.sums + track, args.tracks.tracks};
   const GeometrySums sums = held.load();
   Vector<Acc> squares[kUnroll] = {};
-  const Vector<Acc> pending = broadcast(Acc(held.at(kSumPending)));
+  const Scale<Acc> pending{Acc(held.at(kSumRowLength)), Acc(held.at(kSumPending))};
   for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
-    const Vector<Acc> total = load_row(direction_sum, j, count) + load_row(step, j, count) * pending;
+    const Vector<Acc> total = load_row(direction_sum, j, count) + pending(load_row(step, j, count));
     squares[group] += total * total;
   });
   const double resultant = std::sqrt(double(sum_groups<Acc>(squares)));

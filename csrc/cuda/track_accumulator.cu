@@ -62,6 +62,21 @@ struct Track {
   }
 };
 
+// What turns the step row into its direction, or into zero once that has joined the sum: the quotient to the
+// last bit, for unit steps along an axis must cancel exactly.
+template <class Acc>
+struct Pending {
+  Acc length, inverse;
+
+  __device__ explicit Pending(const HeldSums& held)
+      : length(static_cast<Acc>(held.at(kSumRowLength))), inverse(static_cast<Acc>(held.at(kSumPending))) {}
+
+  __device__ __forceinline__ Acc operator()(Acc v) const {
+    const Acc u = v * inverse;
+    return fma(fma(-u, length, v), inverse, u);
+  }
+};
+
 // How the differences of a row become its step: v / divisor, of halves where they would overflow.
 template <class Acc>
 struct Scaling {
@@ -103,8 +118,7 @@ __global__ void __launch_bounds__(kThreads)
        index += stride) {
     const Track<T> track(layers, args, index);
     const HeldSums held{args.sums + index, m};
-    const Acc to_unit = static_cast<Acc>(held.at(kSumToUnit)),
-              pending = static_cast<Acc>(held.at(kSumPending));
+    const Pending<Acc> pending(held);
     Acc totals[2] = {};
     track.for_owned([&](int64_t j) {
       const Acc v = track.difference(j, false);
@@ -114,22 +128,22 @@ __global__ void __launch_bounds__(kThreads)
     team_sum(totals);
     Scaling<Acc> scaling;
     if (!is_safe_square(totals[0])) scaling = rescale(track, totals, team_sum, max_buffer);
-    const double root = sqrt(static_cast<double>(totals[0]));
-    const double length = root * scaling.divisor * (scaling.half ? 2 : 1);
+    const Acc root = sqrt(totals[0]);
+    const double length = static_cast<double>(root) * scaling.divisor * (scaling.half ? 2 : 1);
     const bool directed = length != 0 || args.zero_step == ZeroStep::kKeep;
     track.for_owned([&](int64_t j) {
-      track.direction_sum[j] += track.step[j] * pending;
+      track.direction_sum[j] += pending(track.step[j]);
       if (directed) track.step[j] = track.difference(j, scaling.half) / scaling.divisor;
     });
     if (threadIdx.x != 0) continue;
     GeometrySums sums = held.load();
-    const double cosine = length == 0 ? 0.0 : static_cast<double>(totals[1]) * to_unit / root;
+    // Exactly 1 or -1 along an axis.
+    const double cosine = length == 0 ? Acc(0) : totals[1] / (root * pending.length);
     if (directed && has_direction(sums, args.zero_step)) sums.add_cosine(cosine);
     sums.add_length(length);
     held.store(sums);
-    const double scale = length == 0 ? 0.0 : 1 / root;
-    held.at(kSumPending) = directed ? scale : 0.0;
-    if (directed) held.at(kSumToUnit) = scale;
+    held.at(kSumPending) = length == 0 ? Acc(0) : 1 / root;
+    if (directed) held.at(kSumRowLength) = length == 0 ? Acc(1) : root;
   }
 }
 
@@ -145,10 +159,10 @@ __global__ void __launch_bounds__(kThreads)
        index += stride) {
     const Track<T> track(layers, args, index);
     const HeldSums held{args.sums + index, m};
-    const Acc pending = static_cast<Acc>(held.at(kSumPending));
+    const Pending<Acc> pending(held);
     Acc totals[2] = {};  // |u_1 + ... + u_n|^2 and |x^(n) - x^(0)|^2
     track.for_owned([&](int64_t j) {
-      const Acc total = track.direction_sum[j] + track.step[j] * pending, v = track.difference(j, false);
+      const Acc total = track.direction_sum[j] + pending(track.step[j]), v = track.difference(j, false);
       totals[0] += total * total;
       totals[1] += v * v;
     });

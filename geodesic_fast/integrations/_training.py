@@ -30,16 +30,19 @@ class TrainingWatch:
         self._layers, self._every, self._batches, self._options = layers, every_n_steps, batches, options
         self._watch: watch | None = None
         self._stay = False
+        self._device = torch.device("cpu")
         self._collected: list[list[Tensor]] = []
+        self._absent: list[str] | None = None  # layers that a pass of this measurement lacked
         self._first_step = True
         self._measuring = False
 
     def start(self, model: nn.Module, compiled: bool) -> None:
         """Find the layers. Hooks stay in a compiled model, which would not see them come back."""
         # A pass without all layers is no reason to end a training run: it is reported, not raised.
-        self._watch = watch(model, self._layers, **{**self._options, "missing": "skip"})
+        self._watch = watch(model, self._layers, **{"copy": True, **self._options, "missing": "skip"})
         self._stay = compiled or any(_is_compiled(module) for module in model.modules())
-        self._first_step, self._collected, self._measuring = True, [], False
+        self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self._first_step, self._collected, self._measuring, self._absent = True, [], False, None
         if self._stay:
             self._watch.hooks.attach()
             self._watch.hooks.sleep()
@@ -68,15 +71,25 @@ class TrainingWatch:
         self._rest()
         absent = self._watch.hooks.not_run()
         if not self._watch.measured or (absent and self._options.get("missing", "raise") == "raise"):
-            self._measuring, self._collected = False, []
-            warnings.warn(str(_validation.layers_not_seen(absent)), RuntimeWarning, stacklevel=2)
-            return None
+            self._absent = absent
         self._collected.append([_sums(group.geometry) for group in self._watch.groups])
+        if len(self._collected[0]) != len(self._collected[-1]):
+            self._absent = absent
         if len(self._collected) < self._batches:
             return None
-        means = self._means()
-        self._measuring, self._collected = False, []
+        means = self._means() if self._all_are_whole() else None
+        self._measuring, self._collected, self._absent = False, [], None
         return means
+
+    def _all_are_whole(self) -> bool:
+        """Whether every pass of every process was whole; all ask, so that none waits for another."""
+        assert self._watch is not None
+        if self._absent is not None:
+            warnings.warn(str(_validation.layers_not_seen(self._absent)), RuntimeWarning, stacklevel=3)
+        broken = torch.tensor(self._absent is not None, dtype=torch.int32, device=self._device)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(broken, op=dist.ReduceOp.MAX)
+        return not bool(broken)
 
     def stop(self) -> None:
         """Take the hooks away for good."""
@@ -96,6 +109,7 @@ class TrainingWatch:
         assert self._watch is not None
         groups = self._watch.groups
         sums = torch.stack([torch.stack(batch) for batch in self._collected]).sum(0)  # (groups, 2, fields)
+        sums = sums.to(self._device)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
         means = (sums[:, 0] / sums[:, 1]).tolist()

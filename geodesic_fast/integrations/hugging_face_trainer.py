@@ -27,7 +27,8 @@ class GeodesicCallback(TrainerCallback):
         layers: as for `watch`: `"transformer.h.*"`. `None`: the one stack of blocks of the model.
         every_n_steps: optimizer steps from one measurement to the next.
         batches: forward passes in one measurement; with gradient accumulation a step has several.
-        options: the other arguments of `watch`: mask, zero_step, inputs, flatten, repeats, missing, copy.
+        options: the other arguments of `watch`: mask, zero_step, inputs, flatten, repeats, missing, copy
+            (here True unless said).
 
     Returns:
         A callback for `trainer.add_callback(...)`. Values are logged at the end of the step in which they are
@@ -35,6 +36,9 @@ class GeodesicCallback(TrainerCallback):
 
     Raises:
         ValueError: as `watch`. A step in which not every layer runs is reported by a warning and not logged.
+
+    A model that torch.compile compiles keeps the hooks, asleep, while it trains: each is a break in its
+    graph.
 
     Nothing is differentiated. Lower lss is straighter; the other directions are those of `track_geometry`.
 

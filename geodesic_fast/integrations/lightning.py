@@ -33,7 +33,8 @@ class GeodesicCallback(Callback):
             blocks.
         every_n_steps: optimizer steps from one measurement to the next.
         batches: training batches in one measurement.
-        options: the other arguments of `watch`: mask, zero_step, inputs, flatten, repeats, missing, copy.
+        options: the other arguments of `watch`: mask, zero_step, inputs, flatten, repeats, missing, copy
+            (here True unless said).
 
     Returns:
         A callback for `Trainer(callbacks=[...])`. Values go to every logger of the trainer at the step at
@@ -42,6 +43,9 @@ class GeodesicCallback(Callback):
 
     Raises:
         ValueError: as `watch`. A batch in which not every layer runs is reported by a warning and not logged.
+
+    A model that torch.compile compiles keeps the hooks, asleep, while it trains: each is a break in its
+    graph.
 
     Nothing is differentiated. Lower lss is straighter; the other directions are those of `track_geometry`.
 

@@ -191,7 +191,9 @@ class OptimalTransportScore(Metric):
         self.y.append(points[1].to(self.device))
 
     def compute(self) -> Tensor:
-        """Return the score of all points that were added."""
+        """Return the score of all points that were added; NaN where there are none."""
+        if not len(self.x):
+            return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
         ends = [torch.cat(end) if isinstance(end, list) else end for end in (self.x, self.y)]
         return torch.tensor(ots(ends[0], ends[1]).score, dtype=torch.float64, device=self.device)
 

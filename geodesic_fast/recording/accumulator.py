@@ -68,6 +68,7 @@ class TrackAccumulator:
         self._versions: dict[str, tuple[Tensor, int]] = {}
         self._result: TrackGeometry | None = None
 
+    @torch.compiler.disable
     @torch.no_grad()
     def push(self, state: Tensor) -> None:
         """Take the next layer, (*batch, d)."""

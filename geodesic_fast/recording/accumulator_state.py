@@ -14,9 +14,9 @@ from geodesic_fast._extension import engine, has_engine
 from geodesic_fast._tracks import accumulation_dtype, engine_tracks, readable
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 
-# The rows of `sums`. Of the direction last seen, `step` holds a multiple: times TO_UNIT it is the unit
-# vector, times PENDING it is what the sum of directions still lacks.
-PATH, SQUARES, MEAN, SCATTER, COSINES, ANGLES, STEPS, ZEROS, PAIRS, PENDING, TO_UNIT = range(11)
+# The rows of `sums`. `step` lies along the last direction and has the length ROW_LENGTH (1 where it is zero);
+# PENDING is one over that, or 0 once the direction has joined the sum of directions.
+PATH, SQUARES, MEAN, SCATTER, COSINES, ANGLES, STEPS, ZEROS, PAIRS, PENDING, ROW_LENGTH = range(11)
 SUM_ROWS = 11
 
 _CHUNK_BYTES = {"cpu": 1 << 20}  # per temporary: stays in the cache
@@ -39,6 +39,7 @@ def new_state(first: Tensor, current: Tensor) -> TrackState:
     accumulate = accumulation_dtype(torch.promote_types(first.dtype, current.dtype))
     step, direction_sum = (torch.zeros_like(first, dtype=accumulate) for _ in range(2))  # (m, d)
     sums = torch.zeros(SUM_ROWS, len(first), dtype=_wide(first), device=first.device)
+    sums[ROW_LENGTH] = 1
     return TrackState(first, first, step, direction_sum, sums)
 
 
@@ -114,8 +115,8 @@ def _update_rows(state: TrackState, current: Tensor, zero_step: str, part: slice
     wide = sums.dtype
     v = current[part].to(wide) - state.last[part].to(wide)  # (rows, d)
     s, u = length_and_direction(v)  # (rows), (rows, d)
-    before = step.to(wide) * sums[TO_UNIT, :, None]
-    direction_sum += step * sums[PENDING, :, None]
+    before = step.to(wide) / sums[ROW_LENGTH, :, None]
+    direction_sum += before.where(sums[PENDING, :, None] != 0, 0.0)
     direction_sum += u
     directed = torch.ones_like(s, dtype=torch.bool) if zero_step == "keep" else s != 0
     directions = sums[STEPS] if zero_step == "keep" else sums[STEPS] - sums[ZEROS]
@@ -125,7 +126,7 @@ def _update_rows(state: TrackState, current: Tensor, zero_step: str, part: slice
     sums[ANGLES] += cosine.clamp(-1, 1).acos().where(pair, 0.0)
     sums[PAIRS] += pair
     step.copy_(torch.where(directed[:, None], u, before))
-    sums[PENDING], sums[TO_UNIT] = 0, 1
+    sums[PENDING], sums[ROW_LENGTH] = 0, 1
     sums[STEPS] += 1
     sums[ZEROS] += s == 0
     sums[PATH] += s
@@ -142,7 +143,9 @@ def finish_reference(state: TrackState, zero_step: str) -> TrackGeometry:
     rows = _rows_at_once(state.first)
     for begin in range(0, sums.shape[1], rows):
         part = slice(begin, begin + rows)
-        total = state.direction_sum[part].to(sums.dtype) + state.step[part] * sums[PENDING, part, None]
+        lacking = state.step[part].to(sums.dtype) / sums[ROW_LENGTH, part, None]
+        lacking = lacking.where(sums[PENDING, part, None] != 0, 0.0)
+        total = state.direction_sum[part].to(sums.dtype) + lacking
         resultant[part] = length_and_direction(total)[0]
         across = state.last[part].to(sums.dtype) - state.first[part].to(sums.dtype)
         chord[part] = length_and_direction(across)[0]

@@ -145,7 +145,7 @@ class LayerHooks:
     def _close(self) -> None:
         self._open = False
         not_run = self.not_run()
-        if not self._ran or (not_run and self._missing == "raise"):
+        if not_run and self._missing == "raise":
             raise _validation.layers_did_not_run(not_run, len(self.names))
         self._sink.end()
 
@@ -169,7 +169,9 @@ def first_state(name: str, what: str, value: Any) -> Tensor:
     found = _first_tensor(value)
     if found is None:
         raise _validation.no_state(name, what, value)
-    return found
+    _validation.check_not_nested(name, what, found)
+    # A state spread over devices by tensor parallelism is measured whole: its features may be what is spread.
+    return found.full_tensor() if hasattr(found, "full_tensor") else found
 
 
 def _first_tensor(value: Any) -> Tensor | None:

@@ -38,8 +38,10 @@ class watch:
         model: the module that is called, or one that holds it.
         layers: as for `record`. `None`: the one stack of equal blocks; of a transformer, its blocks, so that
             x^(n) is the residual stream before the final norm.
-        mask: which tracks count. `"auto"`: the 2-d `attention_mask` with which the modules around the
-            layers are called, where there is one. A tensor (*batch): that one. `None`: every track counts.
+        mask: which tracks count. `"auto"`: the 2-d `attention_mask` with which the modules around the layers
+            are called, where there is one; masks of other names are not looked for. A tensor (*batch), true
+            where a track counts (of torch.nn.Transformer: `~src_key_padding_mask`). `None`: every track
+            counts.
         zero_step: as in `track_geometry`; bf16 residual streams do hold steps of length zero.
         inputs, flatten, repeats, missing: as for `record`.
         copy: copy the two states that are held. `False` holds the tensors of the network, and refuses one
