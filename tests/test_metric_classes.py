@@ -2,6 +2,7 @@
 import socket
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 import geodesic_fast
+from geodesic_fast.integrations._training import TrainingWatch
 from geodesic_fast.recording import watch
 
 torchmetrics = pytest.importorskip("torchmetrics", reason="needs the package torchmetrics")
@@ -136,7 +138,30 @@ def worker(rank: int, port: int) -> None:
             value.item(),
             expected,
         )  # the layers round by batch size
+    one_sided = OptimalTransportScore()
+    if rank == 0:
+        one_sided.update(together)
+    assert one_sided.compute().item() == geodesic_fast.ots(together).score
+    of_a_training_step(rank, parallel, net)
     dist.destroy_process_group()
+
+
+def of_a_training_step(rank: int, parallel: nn.Module, net: nn.Module) -> None:
+    """What a callback logs is the mean over the tracks of both processes; if one lacks layers, neither
+    waits.""" training = TrainingWatch("*", every_n_steps=1, batches=1, options={})
+    training.start(parallel, compiled=False)
+    training.before_batch(0)
+    parallel(batches()[rank][0])
+    logged = training.after_batch()
+    with watch(net, "*") as w:
+        net(torch.cat(batches()[:2], 1)[0])
+    assert logged["geodesic/lss"] == pytest.approx(w.geometry.lss.double().mean().item(), rel=1e-6)
+    training.before_batch(1)
+    if rank == 0:
+        net(batches()[0][0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert training.after_batch() is None
 
 
 def test_two_processes_give_the_value_of_one():

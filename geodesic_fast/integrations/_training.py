@@ -72,7 +72,8 @@ class TrainingWatch:
         absent = self._watch.hooks.not_run()
         if not self._watch.measured or (absent and self._options.get("missing", "raise") == "raise"):
             self._absent = absent
-        self._collected.append([_sums(group.geometry) for group in self._watch.groups])
+        groups = self._watch.groups if self._watch.measured else []
+        self._collected.append([_sums(group.geometry) for group in groups])
         if len(self._collected[0]) != len(self._collected[-1]):
             self._absent = absent
         if len(self._collected) < self._batches:

@@ -12,7 +12,7 @@ from torch import Tensor
 from geodesic_fast import TrackGeometry as Geometry
 from geodesic_fast import _validation_models as _validation
 from geodesic_fast import ots, track_geometry
-from geodesic_fast._validation import check_tracks, check_zero_step
+from geodesic_fast._validation import check_points, check_tracks, check_zero_step
 from geodesic_fast.integrations._packages import need
 
 Metric: Any = need("torchmetrics", "a metric class", "torchmetrics").Metric
@@ -166,11 +166,13 @@ class OptimalTransportScore(Metric):
     plot_upper_bound = 1.0
     x: list[Tensor] | Tensor
     y: list[Tensor] | Tensor
+    width: Tensor
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        for state in ("x", "y"):
+        for state in ("x", "y"):  # each (m d,): a process without points can gather nothing else
             self.add_state(state, default=[], dist_reduce_fx="cat")
+        self.add_state("width", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
 
     def update(
         self, x: Tensor | Sequence[Tensor], y: Tensor | None = None, mask: Tensor | None = None
@@ -179,7 +181,9 @@ class OptimalTransportScore(Metric):
         if y is None:
             check_tracks(x, 0)
             x, y = x[0], x[-1]
+        check_points(x, y)
         assert isinstance(x, Tensor)
+        assert isinstance(y, Tensor)
         points = [end.detach().reshape(-1, end.shape[-1]) for end in (x, y)]  # (m, d)
         if mask is not None:
             _validation.check_mask("mask", mask, tuple(x.shape[:-1]))
@@ -187,14 +191,16 @@ class OptimalTransportScore(Metric):
             points = [end[real] for end in points]
         assert isinstance(self.x, list)
         assert isinstance(self.y, list)
-        self.x.append(points[0].to(self.device))
-        self.y.append(points[1].to(self.device))
+        self.x.append(points[0].reshape(-1).to(self.device))
+        self.y.append(points[1].reshape(-1).to(self.device))
+        self.width.fill_(x.shape[-1])
 
     def compute(self) -> Tensor:
         """Return the score of all points that were added; NaN where there are none."""
         if not len(self.x):
             return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
         ends = [torch.cat(end) if isinstance(end, list) else end for end in (self.x, self.y)]
+        ends = [end.reshape(-1, int(self.width)) for end in ends]  # (m, d)
         return torch.tensor(ots(ends[0], ends[1]).score, dtype=torch.float64, device=self.device)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
