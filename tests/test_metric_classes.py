@@ -147,8 +147,8 @@ def worker(rank: int, port: int) -> None:
 
 
 def of_a_training_step(rank: int, parallel: nn.Module, net: nn.Module) -> None:
-    """What a callback logs is the mean over the tracks of both processes; if one lacks layers, neither
-    waits.""" training = TrainingWatch("*", every_n_steps=1, batches=1, options={})
+    """A callback logs the mean over the tracks of both processes; if one lacks layers, neither waits."""
+    training = TrainingWatch("*", every_n_steps=1, batches=1, options={})
     training.start(parallel, compiled=False)
     training.before_batch(0)
     parallel(batches()[rank][0])
