@@ -90,7 +90,7 @@ def track_geometry(
     fields, zero_steps, _, lengths = _operations.track_geometry(layers, policy, only_lss=False, keep=keep)
     if strict:
         check_no_zero_step(lengths)
-    return TrackGeometry(*fields.unbind(0), zero_steps)
+    return TrackGeometry._make([*fields.unbind(0), zero_steps])
 
 
 def track_geometry_reference(
@@ -126,7 +126,7 @@ def track_geometry_reference(
         if zero_step == "propagate":
             values[field] = values[field].where(zero_steps == 0, torch.nan)
     finite = x.isfinite().all(-1).all(0)
-    return TrackGeometry(*(value.where(finite, torch.nan) for value in values), zero_steps)
+    return TrackGeometry._make([*(value.where(finite, torch.nan) for value in values), zero_steps])
 
 
 def _adjacent_means(u: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
