@@ -65,7 +65,8 @@ def track_geometry(
         with _current(fields.device):
             engine.track_geometry_forward(
                 engine_tracks(layers), _POLICY_CODES[zero_step], only_lss, fields.data_ptr(),
-                zero_steps.data_ptr(), direction_sum.data_ptr(), lengths_used.data_ptr(), _place(fields.device),
+                zero_steps.data_ptr(), direction_sum.data_ptr(), lengths_used.data_ptr(),
+                _place(fields.device),
             )  # fmt: skip
     return outputs
 

@@ -26,7 +26,8 @@ def check_float_tensor(name: str, value: object) -> None:
     """Refuse what is not a tensor of a floating-point dtype."""
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(value).__name__}: convert it with torch.as_tensor({name})."
+            f"{name} must be a torch.Tensor, got {type(value).__name__}: "
+            f"convert it with torch.as_tensor({name})."
         )
     if value.dtype not in FLOAT_DTYPES:
         raise TypeError(
@@ -101,7 +102,8 @@ def _check_layers(layers: Sequence[object], dim: int) -> None:
             if got != expected:
                 expected, got = (tuple(v) if what == "shape" else v for v in (expected, got))
                 raise ValueError(
-                    f"tracks must be layers of equal {what}: tracks[0] has {expected}, tracks[{index}] has {got}; "
+                    f"tracks must be layers of equal {what}: tracks[0] has {expected}, "
+                    f"tracks[{index}] has {got}; "
                     + _REMEDIES[what]
                 )
     _check_features(first.shape[-1], tuple(first.shape))
@@ -135,8 +137,8 @@ def check_points(x: object, y: object) -> None:
             )
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(
-            f"x and y must have the same width, got {x.shape[-1]} and {y.shape[-1]}: a transport score compares "
-            "points of one space, so it needs both ends of the map in the same space."
+            f"x and y must have the same width, got {x.shape[-1]} and {y.shape[-1]}: a transport score "
+            "compares points of one space, so it needs both ends of the map in the same space."
         )
     if x.shape[:-1] != y.shape[:-1]:
         raise ValueError(

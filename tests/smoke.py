@@ -22,6 +22,4 @@ assert geodesic_fast.ots(points, 2 * points).score == 1.0
 for wheel in sys.argv[1:]:
     size = Path(wheel).stat().st_size / 1e6
     assert size < 10, f"{wheel} has {size:.1f} MB"
-    print(
-        f"{Path(wheel).name}: {size:.2f} MB, instruction set {engine.instruction_set}, CUDA {engine.cuda_archs or 'no'}"
-    )
+    print(f"{Path(wheel).name}: {size:.2f} MB, {engine.instruction_set}, CUDA: {engine.cuda_archs or 'no'}")
