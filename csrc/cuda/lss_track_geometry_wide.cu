@@ -2,7 +2,7 @@
 // lss and track_geometry for tracks too wide for the registers of one team: first what each step adds up
 // to, then the features, a slice at a time.
 // Memory: forward reads the tracks twice; backward reads them three times and writes the gradient once.
-// Work, Numbers: as the narrow kernels. Bound: read bandwidth; what a block has just read comes from the second-level cache when it is small.
+// Work, Numbers: as the narrow kernels. Bound: read bandwidth.
 #include "cuda_kernels.h"
 #include "geometry_gradient.h"
 #include "geometry_sums.h"
