@@ -3,12 +3,15 @@
 #pragma once
 
 #include "lss_track_geometry.h"
+#include "track_accumulator.h"
 
 #define GEODESIC_FAST_DECLARE_CPU_KERNELS(isa)                             \
   namespace geodesic_fast {                                                \
   namespace isa {                                                          \
   void track_geometry_forward(const GeometryForward& args, int threads);   \
   void track_geometry_backward(const GeometryBackward& args, int threads); \
+  void track_accumulator_update(const Accumulator& args, int threads);     \
+  void track_accumulator_finish(const Accumulator& args, int threads);     \
   }                                                                        \
   }
 

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "lss_track_geometry.h"
+#include "track_accumulator.h"
 
 namespace geodesic_fast {
 namespace cuda {
@@ -16,6 +17,8 @@ int driver_version();
 int device_count();
 void track_geometry_forward(const GeometryForward& args, int device, void* stream);
 void track_geometry_backward(const GeometryBackward& args, int device, void* stream);
+void track_accumulator_update(const Accumulator& args, int device, void* stream);
+void track_accumulator_finish(const Accumulator& args, int device, void* stream);
 #else
 inline const char* architectures() { return ""; }
 inline int runtime_version() { return 0; }
@@ -27,6 +30,8 @@ void without_cuda(const Args&) {
 }
 inline void track_geometry_forward(const GeometryForward& args, int, void*) { without_cuda(args); }
 inline void track_geometry_backward(const GeometryBackward& args, int, void*) { without_cuda(args); }
+inline void track_accumulator_update(const Accumulator& args, int, void*) { without_cuda(args); }
+inline void track_accumulator_finish(const Accumulator& args, int, void*) { without_cuda(args); }
 #endif
 
 }  // namespace cuda

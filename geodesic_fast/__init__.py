@@ -4,14 +4,18 @@
 from geodesic_fast.metrics.lss import lss, lss_reference
 from geodesic_fast.metrics.ots import OTSResult, ots
 from geodesic_fast.metrics.track_geometry import TrackGeometry, track_geometry, track_geometry_reference
+from geodesic_fast.recording import TrackAccumulator, record, watch
 
 __all__ = [
     "OTSResult",
+    "TrackAccumulator",
     "TrackGeometry",
     "lss",
     "lss_reference",
     "ots",
+    "record",
     "track_geometry",
     "track_geometry_reference",
+    "watch",
 ]
 __version__ = "0.1.0"
