@@ -56,10 +56,16 @@ def test_matches_the_stored_track(monkeypatch, engine, dtype, zero_step):
 
 
 @pytest.mark.parametrize("width", [1, 3, 16, 64, 65, 257])
-def test_is_the_arithmetic_of_track_geometry(width):
-    x = torch.randn(9, 3, 5, width, generator=torch.Generator().manual_seed(3))
-    for name, a, b in zip(TrackGeometry._fields, pushed(x), track_geometry(x), strict=True):
-        assert torch.equal(a, b), name
+def test_errs_no_more_than_track_geometry(width):
+    """Against float64; 1e-7 is below the spacing of float32, for fields that track_geometry has exact."""
+    x = torch.randn(9, 300, width, generator=torch.Generator().manual_seed(3))
+    exact = track_geometry_reference(x.double())
+    for name, got, stored, true in zip(exact._fields, pushed(x), track_geometry(x), exact, strict=True):
+        defined = true.isfinite() & stored.isfinite()
+        assert torch.equal(defined, true.isfinite() & got.isfinite()), name
+        scale = true[defined].abs().clamp(min=1)
+        error, allowed = (((value[defined] - true[defined]).abs() / scale).max() for value in (got, stored))
+        assert error <= 2 * allowed + 1e-7, name
 
 
 def test_second_step_starts_where_the_first_ended():
