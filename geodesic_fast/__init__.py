@@ -1,8 +1,17 @@
 # SPDX-License-Identifier: MIT
 """How close a deep network's layers come to a geodesic of the Wasserstein space (arXiv:2102.09235)."""
 
-from geodesic_fast.metrics.lss import lss
+from geodesic_fast.metrics.lss import lss, lss_reference
 from geodesic_fast.metrics.ots import OTSResult, ots
+from geodesic_fast.metrics.track_geometry import TrackGeometry, track_geometry, track_geometry_reference
 
-__all__ = ["OTSResult", "lss", "ots"]
+__all__ = [
+    "OTSResult",
+    "TrackGeometry",
+    "lss",
+    "lss_reference",
+    "ots",
+    "track_geometry",
+    "track_geometry_reference",
+]
 __version__ = "0.1.0"

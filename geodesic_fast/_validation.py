@@ -163,3 +163,14 @@ def check_finite_rows(name: str, rows: Tensor) -> None:
         raise ValueError(
             f"{name} must be finite, got NaN or inf first in row {first}: drop such rows from both x and y."
         )
+
+
+def check_no_zero_step(lengths: Tensor) -> None:
+    """Refuse a step of length zero in (n, *batch), naming the first."""
+    zero = lengths == 0
+    if bool(zero.any()):
+        step, *track = zero.nonzero()[0].tolist()
+        raise ValueError(
+            f'tracks must have no step of length zero under zero_step="raise", got one at step {step + 1} of '
+            f'track {tuple(track)}: use zero_step="skip" to leave such steps out.'
+        )

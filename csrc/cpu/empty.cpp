@@ -1,1 +1,0 @@
-namespace geodesic_fast {}

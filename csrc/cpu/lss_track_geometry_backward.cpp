@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: MIT
+// lss and track_geometry, backward.
+// Memory: reads the tracks once, and the saved sum of directions and lengths; writes the gradient once.
+// Work:   about 12 operations per value.
+// Numbers: float32 rows (float64 for float64 tracks), float64 scalars.
+// Bound:  read + write bandwidth; the gradient goes out past the cache.
+#include "cpu_kernels.h"
+#include "geometry_gradient.h"
+#include "parallel.h"
+#include "track_blocks.h"
+#include "track_rows.h"
+
+namespace geodesic_fast {
+namespace GEODESIC_FAST_ISA {
+namespace {
+
+constexpr int64_t kStreamBytes = 8 << 20;  // gradients larger than this bypass the cache
+
+// direction <- unit step; returns its products with the sum of directions and with the direction before.
+template <class T, class Acc = typename AccOf<T>::type>
+StepSums<Acc> unit_step(const T* current, const T* previous, Acc length, const Acc* direction_sum,
+                        const Acc* before, Acc* direction, int64_t features) {
+  Vector<Acc> on_sum[kUnroll] = {}, on_before[kUnroll] = {};
+  const bool scaled = !is_safe_square(length * length);
+  if (scaled) scaled_direction(current, previous, direction, features);
+  const Vector<Acc> inverse = broadcast(Acc(1) / length);
+  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
+    const Vector<Acc> u = scaled ? SameType<Acc>::load(direction + j)
+                                 : (load_row(current, j, count) - load_row(previous, j, count)) * inverse;
+    SameType<Acc>::store(direction + j, u);
+    on_sum[group] += u * load_row(direction_sum, j, count);
+    on_before[group] += u * SameType<Acc>::load(before + j);
+  });
+  return {sum_groups<Acc>(on_sum), sum_groups<Acc>(on_before)};
+}
+
+// out <- gradient of the step that ends here - gradient of the step that begins here, which takes its place.
+template <class T, bool kStream, class Acc = typename AccOf<T>::type, class StepGradient>
+void write_point(T* out, Acc* gradient, int64_t features, const StepGradient& step_gradient) {
+  for_vectors<Acc>(features, [&](int64_t j, int, int64_t count) {
+    const Vector<Acc> g = step_gradient(j, count);
+    const Vector<Acc> difference = SameType<Acc>::load(gradient + j) - g;
+    SameType<Acc>::store(gradient + j, g);
+    if (count < kLanes<Acc>) {
+      store_tail(out + j, difference, count);
+    } else if (kStream) {
+      Memory<T>::stream(out + j, difference);
+    } else {
+      Memory<T>::store(out + j, difference);
+    }
+  });
+}
+
+template <class T>
+class BackwardPass {
+  using Acc = typename AccOf<T>::type;
+  static constexpr int64_t kRows = 4;  // three directions in turn, and the gradient of the step before
+
+ public:
+  BackwardPass(const GeometryBackward& args, char* scratch, int64_t block)
+      : args_(args), width_(padded<Acc>(args.tracks.features)) {
+    rows_ = reinterpret_cast<Acc*>(scratch);
+    states_ = reinterpret_cast<State*>(scratch + block * row_bytes(args));
+    const int64_t values = args.tracks.points * args.tracks.tracks * args.tracks.features;
+    stream_ = values * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
+  }
+
+  static int64_t bytes_per_track(const GeometryBackward& args) {
+    return row_bytes(args) * (kRows + 1) / kRows + static_cast<int64_t>(sizeof(State));
+  }
+  static int64_t scratch_bytes(const GeometryBackward& args, int64_t block) {
+    return block * (row_bytes(args) + static_cast<int64_t>(sizeof(State)));
+  }
+
+  void run(int64_t begin, int64_t end) {
+    for (int64_t track = begin; track < end; ++track) start(states_[track - begin], track, track - begin);
+    for (int64_t layer = 1; layer < args_.tracks.points; ++layer) {
+      for (int64_t slot = 0; slot < end - begin; ++slot) take_step(states_[slot], layer);
+    }
+    for (int64_t slot = 0; slot < end - begin; ++slot) finish(states_[slot]);
+    store_fence();
+  }
+
+ private:
+  // The gradient of a step needs the direction after it, so each step is held until the next one is known.
+  struct State {
+    GradientWeights weights;
+    Acc *before, *held, *next, *gradient;  // rows: directions, and the gradient of the last written step
+    int64_t track, offset, gradient_offset;
+    int64_t held_layer;     // where the held step ends; 0: none is held
+    int64_t written_layer;  // where the step in `gradient` ends; 0: before the first
+    bool parted;            // a zero-length step lies between the held step and the next, under "keep"
+    double length, on_own, on_before, on_sum;  // of the held step
+  };
+
+  static int64_t row_bytes(const GeometryBackward& args) {
+    return kRows * padded<Acc>(args.tracks.features) * static_cast<int64_t>(sizeof(Acc));
+  }
+  const T* point(int64_t layer, const State& state) const {
+    return row_of<T>(args_.tracks, layer, state.offset);
+  }
+  T* target(int64_t layer, const State& state) const {
+    return row_of<T>(args_.gradient, layer, state.gradient_offset);
+  }
+  double length_of(int64_t layer, const State& state) const {
+    return static_cast<const Acc*>(args_.lengths)[(layer - 1) * args_.tracks.tracks + state.track];
+  }
+  const Acc* direction_sum(const State& state) const {
+    return static_cast<const Acc*>(args_.direction_sum) + state.track * args_.tracks.features;
+  }
+
+  void start(State& state, int64_t track, int64_t slot) {
+    const int64_t features = args_.tracks.features, last = args_.tracks.points - 1;
+    state = State{};
+    state.track = track;
+    state.offset = args_.tracks.offset(track);
+    state.gradient_offset = args_.gradient.offset(track);
+    Acc* rows = rows_ + slot * kRows * width_;
+    std::memset(rows, 0, kRows * width_ * sizeof(Acc));
+    state.before = rows, state.held = rows + width_, state.next = rows + 2 * width_;
+    state.gradient = rows + 3 * width_;
+    LengthTotals totals;
+    for (int64_t layer = 1; layer <= last; ++layer) totals.add(length_of(layer, state));
+    Vector<Acc> squares[kUnroll] = {};
+    for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
+      const Vector<Acc> s = load_row(direction_sum(state), j, count);
+      squares[group] += s * s;
+    });
+    const double resultant = std::sqrt(double(sum_groups<Acc>(squares)));
+    const double chord =
+        args_.only_lss ? 0 : distance(point(last, state), point(0, state), state.next, features);
+    state.weights.set(static_cast<const Acc*>(args_.grad_fields) + track, args_.tracks.tracks,
+                      args_.only_lss, totals, resultant, chord, args_.zero_step);
+    if (state.weights.chord != 0) {
+      for_vectors<Acc>(features, [&](int64_t j, int, int64_t count) {
+        SameType<Acc>::store(state.gradient + j, boundary(state, j, count));
+      });
+    }
+    if (state.weights.nothing) write_zeros(state, 0, last);
+  }
+
+  // What stands for the gradient of a step before the first point and behind the last one: the chord's.
+  Vector<Acc> boundary(const State& state, int64_t j, int64_t count) const {
+    const Vector<Acc> first = load_row(point(0, state), j, count);
+    const Vector<Acc> last = load_row(point(args_.tracks.points - 1, state), j, count);
+    return (first - last) * broadcast(Acc(state.weights.chord));
+  }
+
+  void take_step(State& state, int64_t layer) {
+    if (state.weights.nothing) return;
+    const double length = length_of(layer, state);
+    if (length == 0) {
+      state.parted = state.parted || args_.zero_step == ZeroStep::kKeep;
+      return;
+    }
+    const StepSums<Acc> products = unit_step(point(layer, state), point(layer - 1, state), Acc(length),
+                                             direction_sum(state), state.held, state.next,
+                                             args_.tracks.features);
+    const double on_sum = double(products.square), cosine = double(products.dot), lss = state.weights.lss;
+    const bool paired = !args_.only_lss && state.held_layer > 0 && !state.parted;
+    const double pair = paired ? state.weights.of_pair(cosine) : 0;
+    if (state.held_layer > 0) {
+      if (pair != 0) state.on_own -= pair * cosine / state.length;
+      write_held(state, pair == 0 ? 0 : pair / state.length);
+    }
+    state.held_layer = layer;
+    state.length = length;
+    state.parted = false;
+    state.on_sum = lss == 0 ? 0 : -lss / length;
+    state.on_before = pair == 0 ? 0 : pair / length;
+    state.on_own = state.weights.own(length) + (lss == 0 ? 0 : lss * on_sum / length) -
+                   (pair == 0 ? 0 : pair * cosine / length);
+    Acc* free = state.before;
+    state.before = state.held, state.held = state.next, state.next = free;
+  }
+
+  // Writes the point where the held step begins; `next` holds the direction after it.
+  void write_held(State& state, double on_next) {
+    close_gap(state, state.held_layer);
+    const Vector<Acc> own = broadcast(Acc(state.on_own)), sum = broadcast(Acc(state.on_sum));
+    const Vector<Acc> before = broadcast(Acc(state.on_before)), next = broadcast(Acc(on_next));
+    const Acc *u = state.held, *u_before = state.before, *u_next = state.next, *s = direction_sum(state);
+    const bool alone = args_.only_lss;
+    if (alone) {
+      write(state, state.held_layer, [&](int64_t j, int64_t count) {
+        return own * SameType<Acc>::load(u + j) + sum * load_row(s, j, count);
+      });
+    } else {
+      write(state, state.held_layer, [&](int64_t j, int64_t count) {
+        return own * SameType<Acc>::load(u + j) + sum * load_row(s, j, count) +
+               (before * SameType<Acc>::load(u_before + j) + next * SameType<Acc>::load(u_next + j));
+      });
+    }
+  }
+
+  void finish(State& state) {
+    if (state.weights.nothing) return;
+    if (state.held_layer > 0) write_held(state, 0);
+    const int64_t behind = args_.tracks.points;
+    close_gap(state, behind);
+    const bool chord = state.weights.chord != 0;
+    write(state, behind, [&](int64_t j, int64_t count) {
+      return chord ? boundary(state, j, count) : Vector<Acc>{};
+    });
+  }
+
+  // Zero-length steps between the written step and the one that ends at `layer` have no gradient.
+  void close_gap(State& state, int64_t layer) {
+    if (state.written_layer == layer - 1) return;
+    write(state, state.written_layer + 1, [](int64_t, int64_t) { return Vector<Acc>{}; });
+    write_zeros(state, state.written_layer, layer - 2);
+    state.written_layer = layer - 1;
+  }
+
+  template <class StepGradient>
+  void write(State& state, int64_t layer, const StepGradient& step_gradient) {
+    T* out = target(layer - 1, state);
+    constexpr uintptr_t alignment = kLanes<Acc> * sizeof(T);
+    if (stream_ && reinterpret_cast<uintptr_t>(out) % alignment == 0) {
+      write_point<T, true>(out, state.gradient, args_.tracks.features, step_gradient);
+    } else {
+      write_point<T, false>(out, state.gradient, args_.tracks.features, step_gradient);
+    }
+    state.written_layer = layer;
+  }
+
+  void write_zeros(const State& state, int64_t first, int64_t last) {
+    for (int64_t layer = first; layer <= last; ++layer) {
+      std::memset(target(layer, state), 0, args_.tracks.features * sizeof(T));
+    }
+  }
+
+  const GeometryBackward& args_;
+  int64_t width_;
+  Acc* rows_;
+  State* states_;
+  bool stream_;
+};
+
+}  // namespace
+
+void track_geometry_backward(const GeometryBackward& args, int threads) {
+  with_dtype(args.tracks.dtype, [&](auto zero) {
+    run_blocks<BackwardPass<decltype(zero)>>(args, args.tracks, threads);
+  });
+}
+
+}  // namespace GEODESIC_FAST_ISA
+}  // namespace geodesic_fast

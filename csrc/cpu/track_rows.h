@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+// The loops over the features of one step, shared by the forward and backward pass over tracks.
+#pragma once
+
+#include <cmath>
+
+#include "simd.h"
+
+namespace geodesic_fast {
+namespace GEODESIC_FAST_ISA {
+
+constexpr int kUnroll = 4;  // independent sums, to cover the latency of an addition
+
+// Squared lengths outside this range are recomputed with scaling: float32 coordinates of 1e30 overflow when
+// squared, those of 1e-30 vanish.
+template <class Acc>
+struct SafeSquare;
+template <>
+struct SafeSquare<float> {
+  static constexpr float kMin = 1e-26f, kMax = 1e36f;
+};
+template <>
+struct SafeSquare<double> {
+  static constexpr double kMin = 1e-280, kMax = 1e300;
+};
+template <class Acc>
+GEODESIC_FAST_INLINE bool is_safe_square(Acc square) {
+  return square >= SafeSquare<Acc>::kMin && square <= SafeSquare<Acc>::kMax;  // false for NaN
+}
+
+template <class Acc>
+GEODESIC_FAST_INLINE int64_t padded(int64_t features) {
+  return (features + kLanes<Acc> - 1) / kLanes<Acc> * kLanes<Acc>;
+}
+
+// Calls body(j, lane_group, is_tail, count) over the vectors of one row; scratch rows are padded, rows of
+// the caller are not.
+template <class Acc, class Body>
+GEODESIC_FAST_INLINE void for_vectors(int64_t features, const Body& body) {
+  constexpr int64_t lanes = kLanes<Acc>;
+  int64_t j = 0;
+  for (; j + kUnroll * lanes <= features; j += kUnroll * lanes) {
+#pragma GCC unroll 4
+    for (int group = 0; group < kUnroll; ++group) body(j + group * lanes, group, lanes);
+  }
+  for (; j + lanes <= features; j += lanes) body(j, 0, lanes);
+  if (j < features) body(j, 0, features - j);
+}
+
+template <class T>
+GEODESIC_FAST_INLINE Vector<typename AccOf<T>::type> load_row(const T* row, int64_t j, int64_t count) {
+  return count == kLanes<typename AccOf<T>::type> ? Memory<T>::load(row + j) : load_tail(row + j, count);
+}
+
+template <class Acc>
+GEODESIC_FAST_INLINE Acc sum_groups(const Vector<Acc> (&sums)[kUnroll]) {
+  return sum_lanes<Acc>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+template <class Acc>
+struct StepSums {
+  Acc square;  // |v|^2
+  Acc dot;     // <v, the step before>
+};
+
+// One pass over a row: the step before joins the sum of directions, the new step takes its place.
+template <class T, bool kDot, class Acc = typename AccOf<T>::type>
+static inline StepSums<Acc> advance(const T* current, const T* previous, Acc* step, Acc* direction_sum,
+                                    Acc scale, int64_t features) {
+  Vector<Acc> squares[kUnroll] = {}, dots[kUnroll] = {};
+  const Vector<Acc> scales = broadcast(scale);
+  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
+    const Vector<Acc> before = SameType<Acc>::load(step + j);
+    const Vector<Acc> v = load_row(current, j, count) - load_row(previous, j, count);
+    SameType<Acc>::store(direction_sum + j, SameType<Acc>::load(direction_sum + j) + before * scales);
+    SameType<Acc>::store(step + j, v);
+    squares[group] += v * v;
+    if (kDot) dots[group] += v * before;
+  });
+  return {sum_groups<Acc>(squares), kDot ? sum_groups<Acc>(dots) : Acc(0)};
+}
+
+// The unit step and its length, for lengths whose square leaves the range of the accumulation type.
+// NaN or inf in the row: NaN throughout.
+template <class T, class Acc = typename AccOf<T>::type>
+static inline double scaled_direction(const T* current, const T* previous, Acc* direction, int64_t features) {
+  double largest = 0;
+  for (int64_t j = 0; j < features; ++j) {
+    const double size = std::fabs(double(widen(current[j])) - double(widen(previous[j])));
+    if (!(size <= largest)) largest = size;
+    if (size != size) break;
+  }
+  const bool finite = largest <= 1.7976931348623157e308;
+  double sum = 0;
+  for (int64_t j = 0; finite && largest > 0 && j < features; ++j) {
+    const double part = (double(widen(current[j])) - double(widen(previous[j]))) / largest;
+    sum += part * part;
+  }
+  const double root = std::sqrt(sum);
+  for (int64_t j = 0; j < features; ++j) {
+    const double part = (double(widen(current[j])) - double(widen(previous[j]))) / largest;
+    direction[j] = !finite ? Acc(NAN) : largest > 0 ? Acc(part / root) : Acc(0);
+  }
+  for (int64_t j = features; j < padded<Acc>(features); ++j) direction[j] = 0;
+  return finite ? largest * root : double(NAN);
+}
+
+template <class Acc>
+static inline Acc dot_rows(const Acc* a, const Acc* b, int64_t features) {
+  Vector<Acc> dots[kUnroll] = {};
+  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t) {
+    dots[group] += SameType<Acc>::load(a + j) * SameType<Acc>::load(b + j);
+  });
+  return sum_groups<Acc>(dots);
+}
+
+// |a - b|, any magnitude; `spare` is a row to work in.
+template <class T, class Acc = typename AccOf<T>::type>
+static inline double distance(const T* a, const T* b, Acc* spare, int64_t features) {
+  Vector<Acc> squares[kUnroll] = {};
+  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
+    const Vector<Acc> v = load_row(a, j, count) - load_row(b, j, count);
+    squares[group] += v * v;
+  });
+  const Acc square = sum_groups<Acc>(squares);
+  return is_safe_square(square) ? std::sqrt(double(square)) : scaled_direction(a, b, spare, features);
+}
+
+}  // namespace GEODESIC_FAST_ISA
+}  // namespace geodesic_fast

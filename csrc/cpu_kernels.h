@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT
+// Every CPU kernel, declared once for each instruction set it is compiled for.
+#pragma once
+
+#include "lss_track_geometry.h"
+
+#define GEODESIC_FAST_DECLARE_CPU_KERNELS(isa)                               \
+  namespace geodesic_fast {                                                  \
+  namespace isa {                                                            \
+  void track_geometry_forward(const GeometryForward& args, int threads);     \
+  void track_geometry_backward(const GeometryBackward& args, int threads);   \
+  }                                                                          \
+  }
+
+GEODESIC_FAST_DECLARE_CPU_KERNELS(baseline)
+GEODESIC_FAST_DECLARE_CPU_KERNELS(avx2)
+GEODESIC_FAST_DECLARE_CPU_KERNELS(avx512)

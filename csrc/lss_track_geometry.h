@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+// The line-shape score and the other per-track numbers: what the kernels of both devices take and return.
+#pragma once
+
+#include "tracks_view.h"
+
+namespace geodesic_fast {
+
+// The float fields of track_geometry, in the order of their rows in `fields`; lss alone writes row 0.
+enum Field : int {
+  kLss = 0,
+  kLssNormalized,
+  kPathLength,
+  kChord,
+  kStraightness,
+  kAdjacentCosine,
+  kTurningAngle,
+  kStepCv,
+  kAction,
+  kFieldCount
+};
+
+// Acc is float, or double for float64 tracks.
+struct GeometryForward {
+  TracksView tracks;
+  ZeroStep zero_step = ZeroStep::kSkip;
+  bool only_lss = true;
+  void* fields = nullptr;         // (1 or kFieldCount, m) Acc
+  int64_t* zero_steps = nullptr;  // (m), with all fields
+  void* direction_sum = nullptr;  // (m, d) Acc: u_1 + ... + u_n, kept for backward; may be null
+  void* lengths = nullptr;        // (n, m) Acc: the step lengths, kept for backward; may be null
+};
+
+struct GeometryBackward {
+  TracksView tracks;
+  TracksView gradient;  // where dL/dx goes, of the shape and dtype of tracks
+  ZeroStep zero_step = ZeroStep::kSkip;
+  bool only_lss = true;
+  const void* grad_fields = nullptr;    // (1 or kFieldCount, m) Acc
+  const void* direction_sum = nullptr;  // (m, d) Acc
+  const void* lengths = nullptr;        // (n, m) Acc
+};
+
+}  // namespace geodesic_fast

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""The engine's per-track kernels as registered operations: traceable, differentiable, stream-aware.
+
+Both lss and track_geometry are one pass over the tracks; `only_lss` says which of the two is asked for.
+`layers` is one stacked tensor (n+1, *batch, d) or n+1 tensors (*batch, d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geodesic_fast._extension import engine, stream_of
+from geodesic_fast._tracks import accumulation_dtype, batch_shape, engine_tracks, readable, step_count
+
+FIELD_COUNT = 9  # float fields of TrackGeometry
+_POLICY_CODES = {"skip": 0, "keep": 1, "propagate": 2}
+
+
+def _place(device: torch.device) -> Any:
+    assert engine is not None
+    if device.type == "cpu":
+        return engine.Place(threads=torch.get_num_threads(), device=-1, stream=0)
+    return engine.Place(threads=0, device=device.index, stream=stream_of(device))
+
+
+def _outputs(layers: Sequence[Tensor], only_lss: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Allocate (fields, zero_steps, direction_sum, lengths) of one forward pass."""
+    batch, first = batch_shape(layers), layers[0]
+    sums = {"dtype": accumulation_dtype(first.dtype), "device": first.device}
+    fields = torch.empty((1 if only_lss else FIELD_COUNT, *batch), **sums)
+    zero_steps = torch.empty((0,) if only_lss else batch, dtype=torch.int64, device=first.device)
+    direction_sum = torch.empty((*batch, first.shape[-1]) if keep else (0,), **sums)
+    lengths = torch.empty((step_count(layers), *batch) if keep else (0,), **sums)
+    return fields, zero_steps, direction_sum, lengths
+
+
+@torch.library.custom_op("geodesic_fast::track_geometry", mutates_args=(), device_types=("cpu", "cuda"))
+def track_geometry(
+    layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return fields (1 or 9, *batch), zero_steps (*batch), and for backward sum (*batch, d), lengths."""
+    outputs = fields, zero_steps, direction_sum, lengths = _outputs(layers, only_lss, keep)
+    if fields.numel():
+        assert engine is not None
+        kept = (direction_sum.data_ptr(), lengths.data_ptr()) if keep else (0, 0)
+        layers = readable(layers)
+        engine.track_geometry_forward(
+            engine_tracks(layers), _POLICY_CODES[zero_step], only_lss,
+            fields.data_ptr(), zero_steps.data_ptr(), *kept, _place(layers[0].device),
+        )  # fmt: skip
+    return outputs
+
+
+@track_geometry.register_fake
+def _(
+    layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _outputs(layers, only_lss, keep)
+
+
+@torch.library.custom_op("geodesic_fast::track_geometry_backward", mutates_args=(), device_types=("cpu", "cuda"))
+def track_geometry_backward(
+    grad_fields: Tensor,
+    layers: Sequence[Tensor],
+    direction_sum: Tensor,
+    lengths: Tensor,
+    zero_step: str,
+    only_lss: bool,
+) -> list[Tensor]:
+    """Return the gradient of each tensor in `layers`, laid out like it."""
+    gradient = [torch.empty_like(layer) for layer in layers]
+    if gradient[0].numel():
+        assert engine is not None
+        written = readable(gradient)
+        layers = readable(layers)
+        grad_fields = grad_fields.contiguous()
+        engine.track_geometry_backward(
+            engine_tracks(layers), engine_tracks(written), _POLICY_CODES[zero_step], only_lss,
+            grad_fields.data_ptr(), direction_sum.data_ptr(), lengths.data_ptr(), _place(layers[0].device),
+        )  # fmt: skip
+        gradient = written
+    return gradient
+
+
+@track_geometry_backward.register_fake
+def _(
+    grad_fields: Tensor,
+    layers: Sequence[Tensor],
+    direction_sum: Tensor,
+    lengths: Tensor,
+    zero_step: str,
+    only_lss: bool,
+) -> list[Tensor]:
+    return [torch.empty_like(layer) for layer in layers]
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    layers, ctx.zero_step, ctx.only_lss, _ = inputs
+    _, zero_steps, direction_sum, lengths = output
+    ctx.mark_non_differentiable(zero_steps, direction_sum, lengths)
+    ctx.save_for_backward(direction_sum, lengths, *layers)
+
+
+def _backward(ctx: Any, grad_fields: Tensor, *_: Any) -> tuple[list[Tensor], None, None, None]:
+    direction_sum, lengths, *layers = ctx.saved_tensors
+    gradient = track_geometry_backward(
+        grad_fields, layers, direction_sum, lengths, ctx.zero_step, ctx.only_lss
+    )
+    return gradient, None, None, None
+
+
+track_geometry.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _refuse_second_derivative(ctx: Any, *_: Any) -> None:
+    raise NotImplementedError(
+        "lss and track_geometry have first derivatives only: call backward without create_graph=True, "
+        "or use lss_reference, which autograd can differentiate twice."
+    )
+
+
+track_geometry_backward.register_autograd(_refuse_second_derivative)

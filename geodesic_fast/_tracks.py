@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""From what a caller calls tracks to what a kernel is handed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geodesic_fast._extension import engine
+
+_DTYPE_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+_MAX_BATCH_DIMS = 4
+
+
+def layers_of(tracks: Tensor | Sequence[Tensor], dim: int) -> list[Tensor]:
+    """Return tracks as the operations take them: one stacked (n+1, *batch, d), or n+1 of (*batch, d)."""
+    if isinstance(tracks, Tensor):
+        return [tracks.movedim(dim, 0)]
+    return list(tracks)
+
+
+def batch_shape(layers: Sequence[Tensor]) -> torch.Size:
+    """Return the shape (*batch) that one number per track has."""
+    return layers[0].shape[1:-1] if len(layers) == 1 else layers[0].shape[:-1]
+
+
+def step_count(layers: Sequence[Tensor]) -> int:
+    """Return n, the number of steps."""
+    return (layers[0].shape[0] if len(layers) == 1 else len(layers)) - 1
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return what sums and scores of tracks of `dtype` are held in: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def readable(layers: Sequence[Tensor]) -> list[Tensor]:
+    """Return layers that a kernel can read where they lie, copying only those it could not."""
+    if len(layers) == 1:
+        stacked = layers[0]
+        return [stacked if _batch_layout(stacked, 1) is not None else stacked.contiguous()]
+    layouts = [_batch_layout(layer, 0) for layer in layers]
+    if layouts[0] is not None and all(layout == layouts[0] for layout in layouts):
+        return list(layers)
+    return [layer.contiguous() for layer in layers]
+
+
+def engine_tracks(layers: Sequence[Tensor]) -> Any:
+    """Return the engine's view of `readable` layers."""
+    stacked = len(layers) == 1
+    layout = _batch_layout(layers[0], 1 if stacked else 0)
+    assert engine is not None
+    assert layout is not None
+    return engine.Tracks(
+        addresses=[layer.data_ptr() for layer in layers],
+        layer_stride=layers[0].stride(0) if stacked else 0,
+        points=step_count(layers) + 1,
+        batch_size=layout[0],
+        batch_stride=layout[1],
+        features=layers[0].shape[-1],
+        dtype=_DTYPE_CODES[layers[0].dtype],
+    )
+
+
+def _batch_layout(layer: Tensor, first: int) -> tuple[list[int], list[int]] | None:
+    """Merge the batch axes from `first` on; None where features are not contiguous or axes too many."""
+    if layer.shape[-1] > 1 and layer.stride(-1) != 1:
+        return None
+    sizes: list[int] = []
+    strides: list[int] = []
+    for size, stride in zip(layer.shape[first:-1], layer.stride()[first:-1], strict=True):
+        if size == 1:
+            continue
+        if sizes and strides[-1] == size * stride:
+            sizes[-1] *= size
+            strides[-1] = stride
+        else:
+            sizes.append(size)
+            strides.append(stride)
+    return (sizes, strides) if len(sizes) <= _MAX_BATCH_DIMS else None

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""Every per-track number in one pass: line shape, length, turning, evenness, action."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from geodesic_fast import _operations
+from geodesic_fast._extension import has_engine
+from geodesic_fast._tracks import accumulation_dtype, layers_of
+from geodesic_fast._validation import check_no_zero_step, check_tracks, check_zero_step
+from geodesic_fast.metrics.lss import unit_steps
+
+
+class TrackGeometry(NamedTuple):
+    """What `track_geometry` returns; each field has shape (*batch)."""
+
+    lss: Tensor
+    lss_normalized: Tensor
+    path_length: Tensor
+    chord: Tensor
+    straightness: Tensor
+    adjacent_cosine: Tensor
+    turning_angle: Tensor
+    step_cv: Tensor
+    action: Tensor
+    zero_steps: Tensor
+
+
+def track_geometry(
+    tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "skip"
+) -> TrackGeometry:
+    r"""Measure each track in one pass: its line shape, length, turning, evenness and action.
+
+    With steps v_l = x^(l) - x^(l-1), lengths s_l = |v_l|, directions u_l = v_l / s_l, l = 1..n:
+
+        lss              n / |u_1 + ... + u_n|                    1 straight, sqrt(n) random; lower is straighter
+        lss_normalized   (lss - 1) / (sqrt(n) - 1)                0 straight, about 1 random; NaN for n = 1
+        path_length      s_1 + ... + s_n
+        chord            |x^(n) - x^(0)|
+        straightness     chord / path_length                      in [0, 1]; higher is straighter
+        adjacent_cosine  mean <u_l, u_(l+1)>                      in [-1, 1]; higher is straighter; NaN for n = 1
+        turning_angle    mean arccos <u_l, u_(l+1)>, radians      in [0, pi]; lower is straighter; NaN for n = 1
+        step_cv          population std(s) / mean(s)              0: equally long steps; NaN if all are zero
+        action           n (s_1^2 + ... + s_n^2)                  at least chord^2; lower is closer to a geodesic
+        zero_steps       number of steps of length zero, int64
+
+    Args:
+        tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
+            list or tuple of n+1 tensors of shape (*batch, d).
+        dim: the layer axis of a tensor; must be 0 for a list.
+        zero_step: what a step of length zero, which has no direction, does to lss, lss_normalized,
+            adjacent_cosine and turning_angle. "skip" leaves it out: n counts only the others, and the steps
+            on either side of it are neighbours; "keep" gives it a zero vector: cosine 0, angle pi/2;
+            "propagate" makes the four NaN; "raise" raises. The lengths (path_length, chord, straightness,
+            step_cv, action) always count every step.
+
+    Returns:
+        TrackGeometry of tensors (*batch), in float32 (float64 for float64 tracks), zero_steps in int64. Every
+        float field of a track that holds NaN or inf is NaN, and no other track's.
+
+    Raises:
+        TypeError, ValueError: as `geodesic_fast.lss`.
+
+    Every float field is differentiable once, all of them together in one more pass over the tracks. Where a
+    field has a kink its gradient is 0 there: steps and chords of length zero, step_cv at equal steps, the angle
+    at cosines of 1 and -1.
+
+    Source: Gai and Zhang, arXiv:2102.09235, for lss and action.
+
+    Example:
+        >>> import torch, geodesic_fast
+        >>> corner = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
+        >>> geometry = geodesic_fast.track_geometry(corner)
+        >>> geometry.path_length.item(), geometry.chord.item()
+        (7.0, 5.0)
+    """
+    check_zero_step(zero_step)
+    check_tracks(tracks, dim)
+    layers = layers_of(tracks, dim)
+    if not has_engine(layers[0].device):
+        return track_geometry_reference(tracks, dim=dim, zero_step=zero_step)
+    strict = zero_step == "raise"
+    keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
+    policy = "propagate" if strict else zero_step
+    fields, zero_steps, _, lengths = _operations.track_geometry(layers, policy, only_lss=False, keep=keep)
+    if strict:
+        check_no_zero_step(lengths)
+    return TrackGeometry(*fields.unbind(0), zero_steps)
+
+
+def track_geometry_reference(
+    tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "skip"
+) -> TrackGeometry:
+    """Define `track_geometry` in plain torch."""
+    check_zero_step(zero_step)
+    check_tracks(tracks, dim)
+    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
+    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
+    u, s = unit_steps(x.diff(dim=0))  # (n, *batch, d), (n, *batch)
+    if zero_step == "raise":
+        check_no_zero_step(s)
+    counted = (s != 0) if zero_step == "skip" else torch.ones_like(s, dtype=torch.bool)
+    n = counted.sum(0)
+    lss = n / torch.linalg.vector_norm(u.sum(0), dim=-1)
+    cosines, angles = _adjacent_means(u, counted)
+    mean = s.mean(0)
+    _, chord = unit_steps(x[-1] - x[0])
+    values = [
+        lss,
+        torch.where(n >= 2, (lss - 1) / (n.to(s.dtype).sqrt() - 1), torch.nan),
+        s.sum(0),
+        chord,
+        chord / s.sum(0),
+        cosines,
+        angles,
+        (s - mean).square().mean(0).sqrt() / mean,
+        len(s) * s.square().sum(0),
+    ]
+    zero_steps = (s == 0).sum(0)
+    for field in (0, 1, 5, 6):
+        if zero_step == "propagate":
+            values[field] = values[field].where(zero_steps == 0, torch.nan)
+    finite = x.isfinite().all(-1).all(0)
+    return TrackGeometry(*(value.where(finite, torch.nan) for value in values), zero_steps)
+
+
+def _adjacent_means(u: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean cosine and mean angle (*batch) between each counted step and the counted one before."""
+    before, seen = torch.zeros_like(u[0]), torch.zeros_like(counted[0])
+    cosines = angles = pairs = torch.zeros_like(u[0, ..., 0])
+    for direction, counts in zip(u, counted, strict=True):
+        cosine = (direction * before).sum(-1)
+        pair = counts & seen
+        cosines = cosines + cosine.where(pair, 0.0)
+        angles = angles + cosine.clamp(-1, 1).arccos().where(pair, 0.0)
+        pairs = pairs + pair
+        before = torch.where(counts.unsqueeze(-1), direction, before)
+        seen = seen | counts
+    return cosines / pairs, angles / pairs
