@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "lss_track_geometry.h"
+#include "ots.h"
 
 namespace geodesic_fast {
 namespace cuda {
@@ -16,6 +17,9 @@ int driver_version();
 int device_count();
 void track_geometry_forward(const GeometryForward& args, int device, void* stream);
 void track_geometry_backward(const GeometryBackward& args, int device, void* stream);
+void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int device, void* stream);
+void column_best_pass(const ProductTile& tile, const float* a, float* best, int device, void* stream);
+void list_pass(const ProductTile& tile, const ListArgs& args, int device, void* stream);
 #else
 inline const char* architectures() { return ""; }
 inline int runtime_version() { return 0; }
@@ -27,6 +31,9 @@ void without_cuda(const Args&) {
 }
 inline void track_geometry_forward(const GeometryForward& args, int, void*) { without_cuda(args); }
 inline void track_geometry_backward(const GeometryBackward& args, int, void*) { without_cuda(args); }
+inline void softmin_pass(const ProductTile&, const SoftminArgs& args, int, void*) { without_cuda(args); }
+inline void column_best_pass(const ProductTile& tile, const float*, float*, int, void*) { without_cuda(tile); }
+inline void list_pass(const ProductTile&, const ListArgs& args, int, void*) { without_cuda(args); }
 #endif
 
 }  // namespace cuda

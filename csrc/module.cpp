@@ -113,6 +113,8 @@ void track_geometry_backward(Tracks& tracks, Tracks& gradient, int zero_step, bo
 
 }  // namespace
 
+#include "ots_bindings.h"
+
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled engine of geodesic_fast: CPU and CUDA kernels over plain addresses.";
   m.attr("version") = GEODESIC_FAST_VERSION;
@@ -135,4 +137,5 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<int, int, uintptr_t>(), py::arg("threads"), py::arg("device"), py::arg("stream"));
   m.def("track_geometry_forward", &track_geometry_forward);
   m.def("track_geometry_backward", &track_geometry_backward);
+  bind_ots(m);
 }

@@ -18,7 +18,7 @@ struct ProductTile {
 // One annealed Sinkhorn iteration: rows are normalised, columns are summed for the caller to normalise.
 struct SoftminArgs {
   const float* b;   // (cols)
-  float inv_epsilon;
+  float epsilon;
   float* a;         // (rows), out: a_i = epsilon log sum_j exp((S_ij - b_j) / epsilon)
   float* col_sum;   // (cols), added to: sum_i exp((S_ij - a_i - b_j) / epsilon)
   float* col_best;  // (cols), raised to: max_i S_ij - a_i
@@ -33,7 +33,8 @@ struct ListArgs {
   const float *b, *q;    // (cols)
   const float *p, *low;  // (rows)
   float theta;
-  int keep;  // at most kRowParts
+  int keep;   // at most kRowParts
+  int limit;  // list at most this many columns a row, a run of those found that differs from row to row; 0: all
   float* best;           // (rows), out
   int64_t *start, *count;  // (rows), out: where the row's columns lie in `columns`; count is exact even without room
   int32_t* columns;      // (capacity), out

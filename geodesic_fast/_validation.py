@@ -174,3 +174,19 @@ def check_no_zero_step(lengths: Tensor) -> None:
             f'tracks must have no step of length zero under zero_step="raise", got one at step {step + 1} of '
             f'track {tuple(track)}: use zero_step="skip" to leave such steps out.'
         )
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """Refuse a limit that is given and not a positive number."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number or None, got {type(value).__name__}: leave it out for no limit.")
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}: leave it out for no limit.")

@@ -63,24 +63,24 @@ float softmin_row(const float* s, const SoftminArgs& args, int64_t cols, float* 
       [&](int64_t j, int64_t n) {
         top = larger(top, load_tail_or(s + j, n, kLowest) - load_tail_or(args.b + j, n, 0.0f));
       });
-  const float best = max_lanes(top);
+  const float best = max_lanes(top), inv_epsilon = 1.0f / args.epsilon;
   F sum = {};
   over_columns(
       cols,
       [&](int64_t j) {
-        const F value = exp_nonpositive((load(s + j) - load(args.b + j) - best) * args.inv_epsilon);
+        const F value = exp_nonpositive((load(s + j) - load(args.b + j) - best) * inv_epsilon);
         sum += value;
         store(e + j, value);
       },
       [&](int64_t j, int64_t n) {
         const F value = exp_nonpositive(
-            (load_tail_or(s + j, n, kLowest) - load_tail_or(args.b + j, n, 0.0f) - best) * args.inv_epsilon);
+            (load_tail_or(s + j, n, kLowest) - load_tail_or(args.b + j, n, 0.0f) - best) * inv_epsilon);
         sum += value;
         store_tail<float>(e + j, value, n);
       });
   const float total = sum_lanes<float>(sum);
   *weight = 1.0f / total;
-  return best + __builtin_logf(total) / args.inv_epsilon;
+  return best + __builtin_logf(total) * args.epsilon;
 }
 
 void add_rows(const float* s, int64_t stride, int64_t rows, int64_t cols, const float* a, const float* e,

@@ -94,7 +94,13 @@ void list_pass(const ProductTile& tile, const ListArgs& args, int threads) {
       const float best = kth_largest(part, 1);
       const float above = best > low ? low + args.theta * (best - low) : low;
       const float threshold = args.keep > 0 ? kth_largest(part, args.keep) : above;
-      const int64_t count = best < threshold ? 0 : list_row(s, args, p, threshold, tile.cols, found);
+      int64_t count = best < threshold ? 0 : list_row(s, args, p, threshold, tile.cols, found);
+      if (args.limit > 0 && count > args.limit) {
+        // Ties: rows alike would all list the same columns, so each starts at its own.
+        const int64_t first = (i * args.limit) % (count - args.limit + 1);
+        std::memmove(found, found + first, args.limit * sizeof(int32_t));
+        count = args.limit;
+      }
       const int64_t start = __atomic_fetch_add(args.used, count, __ATOMIC_RELAXED);
       args.best[i] = best;
       args.start[i] = start;
