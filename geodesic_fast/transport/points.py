@@ -46,17 +46,8 @@ class Points:
 
     def costs(self, rows: np.ndarray, cols: np.ndarray, *, shifted: bool = True) -> np.ndarray:
         """Return |x_i - y_j - delta|^2 in float64 for listed pairs; delta is 0 unless `shifted`."""
-        rows, cols = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(cols, np.int32)
         shift = self.delta if shifted else torch.zeros_like(self.delta)
-        if self.device.type != "cpu" or engine is None:
-            return _plain_costs(self.x, self.y, shift, rows, cols)
-        cost = np.empty(len(rows))
-        engine.ots_edge_costs(
-            self.x.data_ptr(), self.y.data_ptr(), self.x.dtype == torch.float64, self.x.stride(0), self.y.stride(0),
-            self.d, shift.data_ptr(), rows.ctypes.data, cols.ctypes.data, len(rows), cost.ctypes.data,
-            torch.get_num_threads(),
-        )  # fmt: skip
-        return cost
+        return _pair_costs(self.x, self.y, shift, rows, cols)
 
     def given_potentials(self, u: np.ndarray, v: np.ndarray) -> tuple[Tensor, Tensor]:
         """Turn duals of the shifted costs into duals of the squared distances of the points as given."""
@@ -112,11 +103,22 @@ def _shift(points: Tensor) -> Tensor:
 
 
 def _square_norms(points: Tensor, shift: Tensor) -> Tensor:
-    norms = torch.empty(len(points), dtype=torch.float64, device=points.device)
-    for start, stop in _row_blocks(*points.shape):
-        centred = points[start:stop] - shift
-        norms[start:stop] = torch.linalg.vector_norm(centred, dim=1, dtype=torch.float64)
-    return norms.square_()
+    """Return |p_i - shift|^2, (m) float64, without rounding to float32 on the way."""
+    origin = torch.zeros((1, points.shape[1]), dtype=points.dtype, device=points.device)
+    everyone, first = np.arange(len(points)), np.zeros(len(points), np.int32)
+    return torch.from_numpy(_pair_costs(points, origin, shift.double(), everyone, first)).to(points.device)
+
+
+def _pair_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    rows, cols = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(cols, np.int32)
+    if x.device.type != "cpu" or engine is None:
+        return _plain_costs(x, y, shift, rows, cols)
+    cost = np.empty(len(rows))
+    engine.ots_edge_costs(
+        x.data_ptr(), y.data_ptr(), x.dtype == torch.float64, x.stride(0), y.stride(0), x.shape[1],
+        shift.data_ptr(), rows.ctypes.data, cols.ctypes.data, len(rows), cost.ctypes.data, torch.get_num_threads(),
+    )  # fmt: skip
+    return cost
 
 
 def _plain_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
