@@ -48,6 +48,7 @@ class Anneal:
         self.b = (b - b.median()).float()  # (m)
         self.a = torch.zeros_like(self.b)
         self.thresholds = torch.zeros_like(self.b)
+        self.mass = torch.ones_like(self.b)  # of the plan's columns before the last normalisation
         self.iterations = 0
         cost = (points.square_x.mean() + points.square_y.mean()) * points.scale**2
         self.mean_cost = max(float(cost), 1e-30)  # of shifted points, in the units of the products
@@ -69,7 +70,7 @@ class Anneal:
                 self._raise_groups(groups, tile, start)
         softened = self.b + epsilon * mass.clamp(min=_UNDERFLOW).log()
         self.b = torch.where(mass > _UNDERFLOW, softened, best)
-        self.iterations += 1
+        self.mass, self.iterations = mass, self.iterations + 1
         if groups is not None:
             self.thresholds = groups.topk(COLUMN_NEIGHBOURS, dim=0).values[-1].contiguous()
 
