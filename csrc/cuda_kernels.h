@@ -32,7 +32,9 @@ void without_cuda(const Args&) {
 inline void track_geometry_forward(const GeometryForward& args, int, void*) { without_cuda(args); }
 inline void track_geometry_backward(const GeometryBackward& args, int, void*) { without_cuda(args); }
 inline void softmin_pass(const ProductTile&, const SoftminArgs& args, int, void*) { without_cuda(args); }
-inline void column_best_pass(const ProductTile& tile, const float*, float*, int, void*) { without_cuda(tile); }
+inline void column_best_pass(const ProductTile& tile, const float*, float*, int, void*) {
+  without_cuda(tile);
+}
 inline void list_pass(const ProductTile&, const ListArgs& args, int, void*) { without_cuda(args); }
 #endif
 

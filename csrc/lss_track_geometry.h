@@ -20,6 +20,9 @@ enum Field : int {
   kFieldCount
 };
 
+// Tracks wider than this may need, on a GPU, memory for a few values per step.
+constexpr int64_t kWideFeatures = 1024;
+
 // Acc is float, or double for float64 tracks.
 struct GeometryForward {
   TracksView tracks;
@@ -28,7 +31,8 @@ struct GeometryForward {
   void* fields = nullptr;         // (1 or kFieldCount, m) Acc
   int64_t* zero_steps = nullptr;  // (m), with all fields
   void* direction_sum = nullptr;  // (m, d) Acc: u_1 + ... + u_n, kept for backward; may be null
-  void* lengths = nullptr;        // (n, m) Acc: the step lengths, kept for backward; may be null
+  void* lengths = nullptr;        // (n, m) Acc: the step lengths, kept for backward; may be null up to
+                                  // kWideFeatures on a GPU, and on the CPU
 };
 
 struct GeometryBackward {
@@ -39,6 +43,7 @@ struct GeometryBackward {
   const void* grad_fields = nullptr;    // (1 or kFieldCount, m) Acc
   const void* direction_sum = nullptr;  // (m, d) Acc
   const void* lengths = nullptr;        // (n, m) Acc
+  void* workspace = nullptr;            // (4 n + 2, m) Acc beyond kWideFeatures on a GPU, else unused
 };
 
 }  // namespace geodesic_fast

@@ -18,7 +18,7 @@ const int kLevel = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("
                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
                        ? 2
                    : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1
-                                                                                      : 0;
+                                                                                     : 0;
 #define GEODESIC_FAST_CPU(function) \
   (kLevel == 2 ? avx512::function : kLevel == 1 ? avx2::function : baseline::function)
 #else
@@ -81,8 +81,9 @@ struct Place {
   uintptr_t stream;
 };
 
-void track_geometry_forward(Tracks& tracks, int zero_step, bool only_lss, uintptr_t fields, uintptr_t zero_steps,
-                            uintptr_t direction_sum, uintptr_t lengths, const Place& place) {
+void track_geometry_forward(Tracks& tracks, int zero_step, bool only_lss, uintptr_t fields,
+                            uintptr_t zero_steps, uintptr_t direction_sum, uintptr_t lengths,
+                            const Place& place) {
   GeometryForward args;
   args.tracks = viewed(tracks);
   args.zero_step = static_cast<ZeroStep>(zero_step);
@@ -96,8 +97,9 @@ void track_geometry_forward(Tracks& tracks, int zero_step, bool only_lss, uintpt
   cuda::track_geometry_forward(args, place.device, pointer<void>(place.stream));
 }
 
-void track_geometry_backward(Tracks& tracks, Tracks& gradient, int zero_step, bool only_lss, uintptr_t grad_fields,
-                             uintptr_t direction_sum, uintptr_t lengths, const Place& place) {
+void track_geometry_backward(Tracks& tracks, Tracks& gradient, int zero_step, bool only_lss,
+                             uintptr_t grad_fields, uintptr_t direction_sum, uintptr_t lengths,
+                             uintptr_t workspace, const Place& place) {
   GeometryBackward args;
   args.tracks = viewed(tracks);
   args.gradient = viewed(gradient);
@@ -106,6 +108,7 @@ void track_geometry_backward(Tracks& tracks, Tracks& gradient, int zero_step, bo
   args.grad_fields = pointer<void>(grad_fields);
   args.direction_sum = pointer<void>(direction_sum);
   args.lengths = pointer<void>(lengths);
+  args.workspace = pointer<void>(workspace);
   py::gil_scoped_release release;
   if (place.device < 0) return GEODESIC_FAST_CPU(track_geometry_backward)(args, place.threads);
   cuda::track_geometry_backward(args, place.device, pointer<void>(place.stream));
@@ -125,6 +128,7 @@ PYBIND11_MODULE(_C, m) {
 #else
   m.attr("openmp") = false;
 #endif
+  m.attr("wide_features") = kWideFeatures;
   m.attr("cuda_archs") = cuda::architectures();
   m.def("cuda_runtime_version", &cuda::runtime_version);
   m.def("cuda_driver_version", &cuda::driver_version);

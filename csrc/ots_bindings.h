@@ -24,7 +24,8 @@ void ots_softmin(const ProductTile& tile, uintptr_t b, double epsilon, uintptr_t
 void ots_column_best(const ProductTile& tile, uintptr_t a, uintptr_t best, const Place& place) {
   py::gil_scoped_release release;
   if (place.device < 0) {
-    return GEODESIC_FAST_CPU(column_best_pass)(tile, pointer<const float>(a), pointer<float>(best), place.threads);
+    return GEODESIC_FAST_CPU(column_best_pass)(tile, pointer<const float>(a), pointer<float>(best),
+                                               place.threads);
   }
   cuda::column_best_pass(tile, pointer<const float>(a), pointer<float>(best), place.device,
                          pointer<void>(place.stream));
@@ -57,19 +58,36 @@ void ots_list(const ProductTile& tile, ListArgs args, uintptr_t best, uintptr_t 
 }
 
 void ots_edge_costs(uintptr_t x, uintptr_t y, bool is_double, int64_t x_stride, int64_t y_stride, int64_t d,
-                    uintptr_t shift, uintptr_t row, uintptr_t col, int64_t edges, uintptr_t cost, int threads) {
-  const EdgeArgs args{pointer<const void>(x), pointer<const void>(y), is_double, x_stride, y_stride, d,
-                      pointer<const double>(shift), pointer<const int64_t>(row), pointer<const int32_t>(col),
-                      edges, pointer<double>(cost)};
+                    uintptr_t shift, uintptr_t row, uintptr_t col, int64_t edges, uintptr_t cost,
+                    int threads) {
+  const EdgeArgs args{pointer<const void>(x),
+                      pointer<const void>(y),
+                      is_double,
+                      x_stride,
+                      y_stride,
+                      d,
+                      pointer<const double>(shift),
+                      pointer<const int64_t>(row),
+                      pointer<const int32_t>(col),
+                      edges,
+                      pointer<double>(cost)};
   py::gil_scoped_release release;
   GEODESIC_FAST_CPU(edge_costs)(args, threads);
 }
 
-py::tuple sparse_assignment(int64_t m, uintptr_t row_start, uintptr_t col, uintptr_t cost, uintptr_t u, uintptr_t v,
-                            uintptr_t match, double seconds) {
-  SparseAssignment problem{m, pointer<const int64_t>(row_start), pointer<const int32_t>(col),
-                           pointer<const double>(cost), pointer<double>(u), pointer<double>(v),
-                           pointer<int32_t>(match), seconds, 0, 0, 0};
+py::tuple sparse_assignment(int64_t m, uintptr_t row_start, uintptr_t col, uintptr_t cost, uintptr_t u,
+                            uintptr_t v, uintptr_t match, double seconds) {
+  SparseAssignment problem{m,
+                           pointer<const int64_t>(row_start),
+                           pointer<const int32_t>(col),
+                           pointer<const double>(cost),
+                           pointer<double>(u),
+                           pointer<double>(v),
+                           pointer<int32_t>(match),
+                           seconds,
+                           0,
+                           0,
+                           0};
   SparseStatus status;
   {
     py::gil_scoped_release release;

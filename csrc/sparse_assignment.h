@@ -13,11 +13,11 @@ struct SparseAssignment {
   const double* cost;        // (edges), finite
   double* u;                 // (m), out: u_i = min over the row's edges of cost - v
   double* v;                 // (m), in and out
-  int32_t* match;            // (m), in and out: the column of row i, -1 for none; dropped where it is not tight
-  double seconds;            // stop after this long; call again to go on from where it stopped
-  int64_t reductions;        // out: steps of augmenting row reduction
-  int64_t augmentations;     // out: shortest augmenting paths
-  int64_t scanned;           // out: edges looked at by them
+  int32_t* match;         // (m), in and out: the column of row i, -1 for none; dropped where it is not tight
+  double seconds;         // stop after this long; call again to go on from where it stopped
+  int64_t reductions;     // out: steps of augmenting row reduction
+  int64_t augmentations;  // out: shortest augmenting paths
+  int64_t scanned;        // out: edges looked at by them
 };
 
 enum class SparseStatus : int { kSolved = 0, kOutOfTime = 1, kNoPerfectMatching = 2 };

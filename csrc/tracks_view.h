@@ -10,6 +10,12 @@
 // Always inlined, so that no copy compiled for one instruction set is linked into another.
 #define GEODESIC_FAST_INLINE inline __attribute__((always_inline))
 #endif
+// Small loops over arrays that are to live in registers.
+#ifdef __CUDA_ARCH__
+#define GEODESIC_FAST_UNROLL _Pragma("unroll")
+#else
+#define GEODESIC_FAST_UNROLL
+#endif
 
 namespace geodesic_fast {
 
@@ -42,9 +48,7 @@ struct TracksView {
   // Where a track starts within each layer, in bytes.
   GEODESIC_FAST_INLINE int64_t offset(int64_t track) const {
     int64_t bytes = 0;
-#ifdef __CUDACC__
-#pragma unroll
-#endif
+    GEODESIC_FAST_UNROLL
     for (int axis = kMaxBatchDims - 1; axis >= 0; --axis) {
       if (axis >= batch_dims) continue;
       bytes += track % batch_size[axis] * batch_stride[axis];

@@ -8,6 +8,7 @@ Both lss and track_geometry are one pass over the tracks; `only_lss` says which 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +26,16 @@ def _place(device: torch.device) -> Any:
     if device.type == "cpu":
         return engine.Place(threads=torch.get_num_threads(), device=-1, stream=0)
     return engine.Place(threads=0, device=device.index, stream=stream_of(device))
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _wide_on_gpu(layer: Tensor) -> bool:
+    """Say whether the kernels may need memory for a few values per step."""
+    assert engine is not None
+    return layer.is_cuda and layer.shape[-1] > engine.wide_features
 
 
 def _outputs(layers: Sequence[Tensor], only_lss: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -46,12 +57,16 @@ def track_geometry(
     outputs = fields, zero_steps, direction_sum, lengths = _outputs(layers, only_lss, keep)
     if fields.numel():
         assert engine is not None
-        kept = (direction_sum.data_ptr(), lengths.data_ptr()) if keep else (0, 0)
         layers = readable(layers)
-        engine.track_geometry_forward(
-            engine_tracks(layers), _POLICY_CODES[zero_step], only_lss,
-            fields.data_ptr(), zero_steps.data_ptr(), *kept, _place(layers[0].device),
-        )  # fmt: skip
+        if _wide_on_gpu(layers[0]) and not keep:
+            lengths_used = fields.new_empty((step_count(layers), *batch_shape(layers)))
+        else:
+            lengths_used = lengths
+        with _current(fields.device):
+            engine.track_geometry_forward(
+                engine_tracks(layers), _POLICY_CODES[zero_step], only_lss, fields.data_ptr(),
+                zero_steps.data_ptr(), direction_sum.data_ptr(), lengths_used.data_ptr(), _place(fields.device),
+            )  # fmt: skip
     return outputs
 
 
@@ -78,10 +93,14 @@ def track_geometry_backward(
         written = readable(gradient)
         layers = readable(layers)
         grad_fields = grad_fields.contiguous()
-        engine.track_geometry_backward(
-            engine_tracks(layers), engine_tracks(written), _POLICY_CODES[zero_step], only_lss,
-            grad_fields.data_ptr(), direction_sum.data_ptr(), lengths.data_ptr(), _place(layers[0].device),
-        )  # fmt: skip
+        tracks = lengths[0].numel()
+        workspace = lengths.new_empty((4 * len(lengths) + 2) * tracks if _wide_on_gpu(layers[0]) else 0)
+        with _current(lengths.device):
+            engine.track_geometry_backward(
+                engine_tracks(layers), engine_tracks(written), _POLICY_CODES[zero_step], only_lss,
+                grad_fields.data_ptr(), direction_sum.data_ptr(), lengths.data_ptr(), workspace.data_ptr(),
+                _place(lengths.device),
+            )  # fmt: skip
         gradient = written
     return gradient
 

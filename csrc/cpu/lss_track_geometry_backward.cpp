@@ -129,8 +129,8 @@ class BackwardPass {
     const double resultant = std::sqrt(double(sum_groups<Acc>(squares)));
     const double chord =
         args_.only_lss ? 0 : distance(point(last, state), point(0, state), state.next, features);
-    state.weights.set(static_cast<const Acc*>(args_.grad_fields) + track, args_.tracks.tracks,
-                      args_.only_lss, totals, resultant, chord, args_.zero_step);
+    state.weights.set(static_cast<const Acc*>(args_.grad_fields) + track, args_.tracks.tracks, args_.only_lss,
+                      totals, resultant, chord, args_.zero_step);
     if (state.weights.chord != 0) {
       for_vectors<Acc>(features, [&](int64_t j, int, int64_t count) {
         SameType<Acc>::store(state.gradient + j, boundary(state, j, count));
@@ -143,7 +143,7 @@ class BackwardPass {
   Vector<Acc> boundary(const State& state, int64_t j, int64_t count) const {
     const Vector<Acc> first = load_row(point(0, state), j, count);
     const Vector<Acc> last = load_row(point(args_.tracks.points - 1, state), j, count);
-    return (first - last) * broadcast(Acc(state.weights.chord));
+    return (first - last) * broadcast(Acc(state.weights.per_chord())) * broadcast(Acc(state.weights.chord));
   }
 
   void take_step(State& state, int64_t layer) {
@@ -153,9 +153,9 @@ class BackwardPass {
       state.parted = state.parted || args_.zero_step == ZeroStep::kKeep;
       return;
     }
-    const StepSums<Acc> products = unit_step(point(layer, state), point(layer - 1, state), Acc(length),
-                                             direction_sum(state), state.held, state.next,
-                                             args_.tracks.features);
+    const StepSums<Acc> products =
+        unit_step(point(layer, state), point(layer - 1, state), Acc(length), direction_sum(state), state.held,
+                  state.next, args_.tracks.features);
     const double on_sum = double(products.square), cosine = double(products.dot), lss = state.weights.lss;
     const bool paired = !args_.only_lss && state.held_layer > 0 && !state.parted;
     const double pair = paired ? state.weights.of_pair(cosine) : 0;
@@ -199,9 +199,8 @@ class BackwardPass {
     const int64_t behind = args_.tracks.points;
     close_gap(state, behind);
     const bool chord = state.weights.chord != 0;
-    write(state, behind, [&](int64_t j, int64_t count) {
-      return chord ? boundary(state, j, count) : Vector<Acc>{};
-    });
+    write(state, behind,
+          [&](int64_t j, int64_t count) { return chord ? boundary(state, j, count) : Vector<Acc>{}; });
   }
 
   // Zero-length steps between the written step and the one that ends at `layer` have no gradient.
@@ -240,9 +239,8 @@ class BackwardPass {
 }  // namespace
 
 void track_geometry_backward(const GeometryBackward& args, int threads) {
-  with_dtype(args.tracks.dtype, [&](auto zero) {
-    run_blocks<BackwardPass<decltype(zero)>>(args, args.tracks, threads);
-  });
+  with_dtype(args.tracks.dtype,
+             [&](auto zero) { run_blocks<BackwardPass<decltype(zero)>>(args, args.tracks, threads); });
 }
 
 }  // namespace GEODESIC_FAST_ISA

@@ -98,7 +98,8 @@ class ForwardPass {
     if (directed) {
       state.last_layer = layer;
     } else if (kAll && state.last_layer > 0) {
-      scaled_direction(row(state.last_layer, state.offset), row(state.last_layer - 1, state.offset), step, features);
+      scaled_direction(row(state.last_layer, state.offset), row(state.last_layer - 1, state.offset), step,
+                       features);
       state.pending = 0;  // it has joined the sum already
       state.to_unit = 1;
     }

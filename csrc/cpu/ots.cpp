@@ -55,7 +55,8 @@ GEODESIC_FAST_INLINE F load_tail_or(const float* from, int64_t count, float othe
   return load(padded);
 }
 
-// e_j = exp((S_ij - b_j - best) / epsilon); returns the row's potential and leaves the scale of e in `weight`.
+// e_j = exp((S_ij - b_j - best) / epsilon); returns the row's potential and leaves the scale of e in
+// `weight`.
 float softmin_row(const float* s, const SoftminArgs& args, int64_t cols, float* e, float* weight) {
   F top = broadcast(kLowest);
   over_columns(
@@ -136,7 +137,8 @@ void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int threads)
 }
 
 // Memory: reads S once. Work: one subtraction and one maximum a pair. Numbers: float32. Bound: memory.
-// best_j is raised to max_i S_ij - a_i: the sweep that proves the identity, and the tightest column potentials.
+// best_j is raised to max_i S_ij - a_i: the sweep that proves the identity, and the tightest column
+// potentials.
 void column_best_pass(const ProductTile& tile, const float* a, float* best, int threads) {
   const int64_t cols = tile.cols;
   Scratch scratch(threads, cols * static_cast<int64_t>(sizeof(float)));

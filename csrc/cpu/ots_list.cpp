@@ -61,7 +61,8 @@ GEODESIC_FAST_INLINE bool any_lane(I32 mask) {
   return all != 0;
 }
 
-int64_t list_row(const float* s, const ListArgs& args, float p, float threshold, int64_t cols, int32_t* found) {
+int64_t list_row(const float* s, const ListArgs& args, float p, float threshold, int64_t cols,
+                 int32_t* found) {
   int64_t count = 0, j = 0;
   for (; j + kGroup <= cols; j += kGroup) {
     I32 near = {};

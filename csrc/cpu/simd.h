@@ -86,10 +86,10 @@ GEODESIC_FAST_INLINE double widen(double d) { return d; }
 
 GEODESIC_FAST_INLINE Half narrow_half(float f) {
   const uint32_t bits = bit_copy<uint32_t>(f), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};    // NaN
-  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};   // rounds to infinity
-  if (magnitude < 0x38800000u) {                                                  // subnormal half
-    const float shifted = bit_copy<float>(magnitude) + 0.5f;                      // rounds at 2^-24
+  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};   // NaN
+  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to infinity
+  if (magnitude < 0x38800000u) {                                                 // subnormal half
+    const float shifted = bit_copy<float>(magnitude) + 0.5f;                     // rounds at 2^-24
     return {static_cast<uint16_t>(sign | (bit_copy<uint32_t>(shifted) - 0x3f000000u))};
   }
   const uint32_t odd = (magnitude >> 13) & 1u;
@@ -147,7 +147,9 @@ struct Memory<BFloat16> {
     const U16 bits = narrow(v);
     std::memcpy(to, &bits, sizeof(bits));
   }
-  static GEODESIC_FAST_INLINE void stream(BFloat16* to, Vector<float> v) { stream_half_vector(to, narrow(v)); }
+  static GEODESIC_FAST_INLINE void stream(BFloat16* to, Vector<float> v) {
+    stream_half_vector(to, narrow(v));
+  }
 };
 
 template <>

@@ -8,8 +8,8 @@
 namespace geodesic_fast {
 namespace GEODESIC_FAST_ISA {
 
-constexpr int64_t kBlockBytes = 384 << 10;     // per thread, below a second-level cache
-constexpr int64_t kChunkBytes = 256 << 10;     // work worth handing to a thread
+constexpr int64_t kBlockBytes = 384 << 10;  // per thread, below a second-level cache
+constexpr int64_t kChunkBytes = 256 << 10;  // work worth handing to a thread
 constexpr int64_t kMaxBlock = 256;
 
 template <class T>
@@ -43,7 +43,8 @@ GEODESIC_FAST_INLINE int64_t block_of(const TracksView& tracks, int64_t bytes_pe
   return fitting < 1 ? 1 : fitting > kMaxBlock ? kMaxBlock : fitting;
 }
 
-// Runs Pass over all tracks. Pass gives bytes_per_track(args), scratch_bytes(args, block) and run(begin, end).
+// Runs Pass over all tracks. Pass gives bytes_per_track(args), scratch_bytes(args, block) and run(begin,
+// end).
 template <class Pass, class Args>
 static inline void run_blocks(const Args& args, const TracksView& tracks, int threads) {
   const int64_t block = block_of(tracks, Pass::bytes_per_track(args));

@@ -93,7 +93,8 @@ class Solver {
       : p_(problem), owner_(problem.m, -1), heap_(problem.m), from_(problem.m), matched_cost_(problem.m) {}
 
   SparseStatus solve() {
-    deadline_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(p_.seconds));
+    deadline_ =
+        Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(p_.seconds));
     p_.reductions = p_.augmentations = p_.scanned = 0;
     std::vector<int32_t> unmatched = keep_tight_matches();
     SparseStatus status = SparseStatus::kSolved;

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: MIT
+"""The main job: train residual and plain networks on handwritten digits and measure both scores."""

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MIT
+// lss and track_geometry, forward, for tracks up to kWidestRow features; wider ones: ..._wide.cu.
+// Memory: the tracks are read once, (n+1) m d values; a ring of up to 4 points per track in shared memory.
+// Work:   5 operations per value for lss, 7 for all fields.
+// Numbers: float32 sums in registers (float64 for float64 tracks), float64 for what has one value per step.
+// Bound:  read bandwidth; one barrier per step, hidden by the other blocks and by the points in flight.
+#include "cuda_kernels.h"
+#include "geometry_sums.h"
+#include "track_ring.cuh"
+#include "wide.cuh"
+
+namespace geodesic_fast {
+namespace cuda {
+namespace {
+
+// What one thread of a team carries along a track.
+template <class T, bool kAligned, bool kAll>
+struct ForwardTeam {
+  static constexpr int kBytes = kAligned ? kWide : kNarrow;
+  using Ring = TrackRing<T, kAligned, kBytes>;
+  using Acc = typename Ring::Acc;
+  static constexpr int kSums = kAll ? 2 : 1;
+  static constexpr int kCount = Ring::kCount;
+
+  const DeviceTracks& tracks;
+  const GeometryForward& args;
+  Ring ring;
+  TeamSum<Acc, kSums> team_sum;
+  Acc* max_buffer;
+  GeometrySums& sums;  // in shared memory, kept by the first thread
+
+  Acc direction_sum[kCount];  // u_1 + ... + u_l, without the last
+  Acc step[kCount];           // the last step that has a direction
+  Acc pending, to_unit;       // what `step` lacks to join the sum, and to be a unit vector
+  bool paired;                // a step with a direction has been seen
+
+  __device__ __forceinline__ void start(int64_t offset) {
+    if (threadIdx.x == 0) sums = GeometrySums();
+    pending = to_unit = 0;
+    paired = false;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) direction_sum[i] = step[i] = 0;
+    ring.start(tracks, offset);
+  }
+
+  __device__ __forceinline__ void take_step(int64_t layer, int64_t offset, int64_t track) {
+    ring.advance(tracks, layer, offset);
+    Acc v[kCount] = {};
+    Acc totals[kSums] = {};
+    ring.for_each([&](int i, Acc now, Acc before) {
+      v[i] = now - before;
+      totals[0] += v[i] * v[i];
+      if constexpr (kAll) totals[kSums - 1] += v[i] * step[i];
+    });
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) direction_sum[i] += step[i] * pending;
+    team_sum(totals);
+    double length, cosine;
+    Acc scale;
+    if (is_safe_square(totals[0])) {  // the same in every thread of the team
+      const Acc root = sqrt(totals[0]);
+      length = root;
+      scale = 1 / root;
+      cosine = static_cast<double>(totals[kSums - 1] * scale) * to_unit;
+    } else {
+      length = scaled_step(v, &scale, &cosine);
+    }
+    const bool directed = length != 0 || args.zero_step == ZeroStep::kKeep;
+    if (directed) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) step[i] = v[i];
+      to_unit = scale;
+    }
+    pending = directed ? scale : Acc(0);
+    if (threadIdx.x == 0) {
+      if (args.lengths != nullptr) {
+        static_cast<Acc*>(args.lengths)[(layer - 1) * tracks.view.tracks + track] = static_cast<Acc>(length);
+      }
+      count(length, directed, cosine);
+    }
+    paired = paired || directed;
+  }
+
+  __device__ __forceinline__ void count(double length, bool directed, double cosine) {
+    if constexpr (kAll) {
+      sums.add_length(length);
+      if (directed && paired) sums.add_cosine(cosine);
+    } else {
+      ++sums.steps;
+      sums.zero_steps += length == 0;
+    }
+  }
+
+  // A step too long, too short or too broken for its square: v is divided by its largest entry first.
+  __device__ __forceinline__ double scaled_step(Acc (&v)[kCount], Acc* scale, double* cosine) {
+    double unit = 1;
+    Acc largest = team_max(largest_of(v), max_buffer);
+    if (isinf(largest)) {  // the difference overflowed, half of it does not
+      unit = 2;
+      ring.for_each([&](int i, Acc now, Acc before) { v[i] = now * Acc(0.5) - before * Acc(0.5); });
+      largest = team_max(largest_of(v), max_buffer);
+    }
+    Acc totals[kSums] = {};
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      v[i] = largest == 0 ? Acc(0) : v[i] / largest;  // NaN where the largest is NaN or inf over inf
+      totals[0] += v[i] * v[i];
+      if constexpr (kAll) totals[kSums - 1] += v[i] * (step[i] * to_unit);
+    }
+    team_sum(totals);
+    const Acc root = sqrt(totals[0]);
+    *scale = largest == 0 ? Acc(0) : 1 / root;
+    *cosine = static_cast<double>(totals[kSums - 1] * *scale);
+    return unit * largest * root;
+  }
+
+  static __device__ __forceinline__ Acc largest_of(const Acc (&v)[kCount]) {
+    Acc largest = 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) largest = larger(largest, fabs(v[i]));
+    return largest;
+  }
+
+  __device__ __forceinline__ void finish(int64_t track, int64_t offset) {
+    const int64_t m = tracks.view.tracks, d = tracks.view.features;
+    Acc totals[kSums] = {};
+    ring.for_owned([&](int i, int feature) {
+      const Acc s = direction_sum[i] + step[i] * pending;
+      totals[0] += s * s;
+      if (args.direction_sum != nullptr) static_cast<Acc*>(args.direction_sum)[track * d + feature] = s;
+    });
+    const double reach = kAll ? team_chord(ring, tracks, offset, team_sum, max_buffer) : 0;
+    team_sum(totals);
+    if (threadIdx.x != 0) return;
+    Acc* fields = static_cast<Acc*>(args.fields) + track;
+    const double resultant = sqrt(static_cast<double>(totals[0]));
+    if constexpr (kAll) {
+      write_fields(sums, resultant, reach, args.zero_step, fields, m);
+      args.zero_steps[track] = sums.zero_steps;
+    } else {
+      const double counted = direction_count(sums.steps, sums.zero_steps, args.zero_step);
+      *fields = static_cast<Acc>(lss_of(counted, sums.steps - sums.zero_steps, resultant));
+    }
+  }
+};
+
+template <class T, bool kAligned, bool kAll>
+__global__ void __launch_bounds__(kMaxTeam, 1)
+    forward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ GeometryForward args,
+                   int stages) {
+  using Team = ForwardTeam<T, kAligned, kAll>;
+  extern __shared__ __align__(16) char shared[];
+  __shared__ typename Team::Acc sum_buffer[2][kMaxWarps][Team::kSums];
+  __shared__ typename Team::Acc max_buffer[kMaxWarps];
+  __shared__ GeometrySums sums[kMaxTracksPerBlock];
+  Team team{tracks,       args,       {shared, stages, static_cast<int>(tracks.view.features)},
+            {sum_buffer}, max_buffer, sums[threadIdx.y]};
+  const int64_t m = tracks.view.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
+       track += stride) {
+    const int64_t offset = tracks.view.offset(track);
+    team.start(offset);
+    for (int64_t layer = 1; layer < tracks.view.points; ++layer) team.take_step(layer, offset, track);
+    team.finish(track, offset);
+  }
+}
+
+template <class T, bool kAligned, bool kAll>
+void launch_forward(const GeometryForward& args, int device, void* stream) {
+  constexpr int kBytes = ForwardTeam<T, kAligned, kAll>::kBytes;
+  if (args.tracks.features > kWidestRow<T, kBytes>) return wide_forward(args, stream);
+  const dim3 team = team_of<T, kBytes>(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const int stages = stages_of<T, kBytes>(team, device);
+  launch(forward_kernel<T, kAligned, kAll>, grid, team, ring_bytes<T, kBytes>(team, stages), stream,
+         on_device(args.tracks), args, stages);
+}
+
+}  // namespace
+
+void track_geometry_forward(const GeometryForward& args, int device, void* stream) {
+  use_device(device);
+  with_dtype(args.tracks.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_bools(rows_on_16_bytes(args.tracks), !args.only_lss, [&](auto aligned, auto all) {
+      launch_forward<T, decltype(aligned)::value, decltype(all)::value>(args, device, stream);
+    });
+  });
+}
+
+}  // namespace cuda
+}  // namespace geodesic_fast

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT
+// lss and track_geometry for tracks too wide for the registers of one team: first what each step adds up
+// to, then the features, a slice at a time.
+// Memory: forward reads the tracks twice; backward reads them three times and writes the gradient once.
+// Work:   as the narrow kernels.
+// Numbers: as the narrow kernels.
+// Bound:  read bandwidth; what a block has just read comes from the second-level cache when it is small.
+#include "cuda_kernels.h"
+#include "geometry_gradient.h"
+#include "geometry_sums.h"
+#include "track_ring.cuh"
+#include "wide.cuh"
+
+namespace geodesic_fast {
+namespace cuda {
+namespace {
+
+constexpr int kBlock = 512;
+
+// One step of one track: where its two points lie, and what makes its difference a unit vector.
+template <class T>
+struct Step {
+  using Acc = typename AccOf<T>::type;
+  const T *now = nullptr, *before = nullptr;
+  Acc length = 0;
+
+  __device__ __forceinline__ Step() {}
+  __device__ __forceinline__ Step(const DeviceTracks& tracks, int64_t layer, int64_t offset)
+      : now(reinterpret_cast<const T*>(tracks.row(layer, offset))),
+        before(reinterpret_cast<const T*>(tracks.row(layer - 1, offset))) {}
+
+  __device__ __forceinline__ Acc difference(int64_t j) const { return widen(now[j]) - widen(before[j]); }
+  __device__ __forceinline__ Acc half(int64_t j) const {
+    return widen(now[j]) * Acc(0.5) - widen(before[j]) * Acc(0.5);
+  }
+  __device__ __forceinline__ Acc unit(int64_t j) const {
+    return is_safe_square(length * length) ? difference(j) / length : half(j) / (length * Acc(0.5));
+  }
+};
+
+template <class Acc>
+struct WideTeam {
+  TeamSum<Acc, 2> sum;
+  Acc* max_buffer;
+
+  // Sums body(j) over the features j of the block's track.
+  template <class Body>
+  __device__ __forceinline__ Acc over_features(int64_t d, const Body& body) {
+    Acc totals[2] = {};
+    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) totals[0] += body(j);
+    sum(totals);
+    return totals[0];
+  }
+
+  // |x^(now) - x^(before)|, any magnitude.
+  template <class T>
+  __device__ __forceinline__ double length(const Step<T>& step, int64_t d) {
+    const Acc square = over_features(d, [&](int64_t j) { return step.difference(j) * step.difference(j); });
+    if (is_safe_square(square)) return sqrt(square);
+    Acc largest = 0;
+    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) largest = larger(largest, fabs(step.difference(j)));
+    largest = team_max(largest, max_buffer);
+    if (largest == 0) return 0;
+    if (!isinf(largest)) {
+      return static_cast<double>(largest) * sqrt(over_features(d, [&](int64_t j) {
+               const Acc part = step.difference(j) / largest;
+               return part * part;
+             }));
+    }
+    largest = 0;  // the differences overflow, their halves do not
+    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) largest = larger(largest, fabs(step.half(j)));
+    largest = team_max(largest, max_buffer);
+    return 2.0 * largest * sqrt(over_features(d, [&](int64_t j) {
+             const Acc part = step.half(j) / largest;
+             return part * part;
+           }));
+  }
+};
+
+template <class T, bool kAll>
+__global__ void __launch_bounds__(kBlock, 1)
+    wide_forward_kernel(const __grid_constant__ DeviceTracks tracks,
+                        const __grid_constant__ GeometryForward args) {
+  using Acc = typename AccOf<T>::type;
+  __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
+  WideTeam<Acc> team{{sum_buffer}, max_buffer};
+  const int64_t m = tracks.view.tracks, d = tracks.view.features, n = tracks.view.steps();
+  Acc* lengths = static_cast<Acc*>(args.lengths);
+  for (int64_t track = blockIdx.x; track < m; track += gridDim.x) {
+    const int64_t offset = tracks.view.offset(track);
+    GeometrySums sums;
+    Step<T> last;  // the last step that has a direction
+    bool seen = false;
+    for (int64_t layer = 1; layer <= n; ++layer) {
+      Step<T> step(tracks, layer, offset);
+      const double length = team.length(step, d);
+      step.length = static_cast<Acc>(length);
+      if (isinf(step.length)) step.length = NAN;  // too long to divide by: no number rather than a wrong one
+      if (threadIdx.x == 0) lengths[(layer - 1) * m + track] = step.length;
+      sums.add_length(length);
+      if (length == 0 && args.zero_step != ZeroStep::kKeep) continue;
+      if constexpr (kAll) {
+        if (seen) {
+          const bool parted = length == 0 || last.length == 0;
+          sums.add_cosine(
+              parted ? 0 : team.over_features(d, [&](int64_t j) { return step.unit(j) * last.unit(j); }));
+        }
+        last = step;
+      }
+      seen = true;
+    }
+    __syncthreads();  // the lengths are read by all threads
+    const Acc square = team.over_features(d, [&](int64_t j) {
+      Acc sum = 0;
+      for (int64_t layer = 1; layer <= n; ++layer) {
+        Step<T> step(tracks, layer, offset);
+        step.length = lengths[(layer - 1) * m + track];
+        if (step.length != 0) sum += step.unit(j);
+      }
+      if (args.direction_sum != nullptr) static_cast<Acc*>(args.direction_sum)[track * d + j] = sum;
+      return sum * sum;
+    });
+    Step<T> chord(tracks, n, offset);
+    chord.before = reinterpret_cast<const T*>(tracks.row(0, offset));
+    const double reach = kAll ? team.length(chord, d) : 0;
+    if (threadIdx.x != 0) continue;
+    Acc* fields = static_cast<Acc*>(args.fields) + track;
+    const double resultant = sqrt(static_cast<double>(square));
+    if constexpr (kAll) {
+      write_fields(sums, resultant, reach, args.zero_step, fields, m);
+      args.zero_steps[track] = sums.zero_steps;
+    } else {
+      const double counted = direction_count(sums.steps, sums.zero_steps, args.zero_step);
+      *fields = static_cast<Acc>(lss_of(counted, sums.steps - sums.zero_steps, resultant));
+    }
+  }
+}
+
+// What the gradient of each step is made of: (4, n, m) weights of its own direction, of the sum, of the
+// directions before and after, and per track dL/dc and 1 / c of the chord.
+template <class Acc>
+struct StepWeights {
+  Acc* start;
+  int64_t n, m;
+  __device__ __forceinline__ Acc& own(int64_t layer, int64_t track) const { return at(0, layer, track); }
+  __device__ __forceinline__ Acc& sum(int64_t layer, int64_t track) const { return at(1, layer, track); }
+  __device__ __forceinline__ Acc& before(int64_t layer, int64_t track) const { return at(2, layer, track); }
+  __device__ __forceinline__ Acc& after(int64_t layer, int64_t track) const { return at(3, layer, track); }
+  __device__ __forceinline__ Acc& chord(int64_t track) const { return start[4 * n * m + track]; }
+  __device__ __forceinline__ Acc& per_chord(int64_t track) const { return start[(4 * n + 1) * m + track]; }
+  __device__ __forceinline__ Acc& at(int64_t which, int64_t layer, int64_t track) const {
+    return start[(which * n + layer - 1) * m + track];
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kBlock, 1)
+    wide_weights_kernel(const __grid_constant__ DeviceTracks tracks,
+                        const __grid_constant__ GeometryBackward args) {
+  using Acc = typename AccOf<T>::type;
+  __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
+  WideTeam<Acc> team{{sum_buffer}, max_buffer};
+  const int64_t m = tracks.view.tracks, d = tracks.view.features, n = tracks.view.steps();
+  const Acc* lengths = static_cast<const Acc*>(args.lengths);
+  const StepWeights<Acc> out{static_cast<Acc*>(args.workspace), n, m};
+  const bool leader = threadIdx.x == 0;
+  for (int64_t track = blockIdx.x; track < m; track += gridDim.x) {
+    const int64_t offset = tracks.view.offset(track);
+    const Acc* direction_sum = static_cast<const Acc*>(args.direction_sum) + track * d;
+    LengthTotals totals;
+    for (int64_t layer = 1; layer <= n; ++layer) totals.add(lengths[(layer - 1) * m + track]);
+    const Acc square = team.over_features(d, [&](int64_t j) { return direction_sum[j] * direction_sum[j]; });
+    Step<T> chord(tracks, n, offset);
+    chord.before = reinterpret_cast<const T*>(tracks.row(0, offset));
+    GradientWeights weights;
+    weights.set(static_cast<const Acc*>(args.grad_fields) + track, m, args.only_lss, totals,
+                sqrt(static_cast<double>(square)), args.only_lss ? 0 : team.length(chord, d), args.zero_step);
+    if (leader) {
+      out.chord(track) = static_cast<Acc>(weights.chord);
+      out.per_chord(track) = static_cast<Acc>(weights.per_chord());
+    }
+    int64_t held =
+        0;  // the layer where the last step with a direction ends, unless it is parted from the next
+    Step<T> last;
+    for (int64_t layer = 1; layer <= n; ++layer) {
+      Step<T> step(tracks, layer, offset);
+      step.length = lengths[(layer - 1) * m + track];
+      if (leader)
+        out.own(layer, track) = out.sum(layer, track) = out.before(layer, track) = out.after(layer, track) =
+            0;
+      if (step.length == 0) {
+        if (args.zero_step == ZeroStep::kKeep) held = 0;
+        continue;
+      }
+      if (weights.nothing) continue;
+      const double lss = weights.lss, s = step.length;
+      double own = weights.own(s);
+      if (lss != 0) {
+        own += lss / s * team.over_features(d, [&](int64_t j) { return step.unit(j) * direction_sum[j]; });
+      }
+      if (!args.only_lss && held > 0) {
+        const double cosine = team.over_features(d, [&](int64_t j) { return step.unit(j) * last.unit(j); });
+        const double pair = weights.of_pair(cosine);
+        if (pair != 0) {
+          own -= pair * cosine / s;
+          if (leader) {
+            out.own(held, track) -= static_cast<Acc>(pair * cosine / last.length);
+            out.after(held, track) = static_cast<Acc>(pair / last.length);
+            out.before(layer, track) = static_cast<Acc>(pair / s);
+          }
+        }
+      }
+      if (leader) {
+        out.own(layer, track) = static_cast<Acc>(own);
+        out.sum(layer, track) = lss == 0 ? Acc(0) : static_cast<Acc>(-lss / s);
+      }
+      held = layer;
+      last = step;
+    }
+  }
+}
+
+// Each thread follows one feature of one track through the layers.
+template <class T>
+__global__ void __launch_bounds__(kBlock, 1)
+    wide_backward_kernel(const __grid_constant__ DeviceTracks tracks,
+                         const __grid_constant__ DeviceTracks out,
+                         const __grid_constant__ GeometryBackward args) {
+  using Acc = typename AccOf<T>::type;
+  const int64_t m = tracks.view.tracks, d = tracks.view.features, n = tracks.view.steps();
+  const int64_t slices = (d + kBlock - 1) / kBlock;
+  const Acc* lengths = static_cast<const Acc*>(args.lengths);
+  const StepWeights<Acc> weights{static_cast<Acc*>(args.workspace), n, m};
+  for (int64_t work = blockIdx.x; work < m * slices; work += gridDim.x) {
+    const int64_t track = work / slices, j = work % slices * kBlock + threadIdx.x;
+    if (j >= d) continue;
+    const int64_t offset = tracks.view.offset(track), out_offset = out.view.offset(track);
+    const Acc sum = static_cast<const Acc*>(args.direction_sum)[track * d + j];
+    Step<T> chord(tracks, n, offset);
+    chord.before = reinterpret_cast<const T*>(tracks.row(0, offset));
+    const Acc on_chord = weights.chord(track);
+    const Acc boundary = on_chord == 0 ? Acc(0) : -chord.difference(j) * weights.per_chord(track) * on_chord;
+    Acc gradient = boundary;            // of the step that ends at the point being written
+    Acc held_gradient = 0, held_u = 0;  // of the last step with a direction, but for its pair with the next
+    int64_t held = 0, next_out = 0;
+    const auto put = [&](Acc g) {
+      narrow(gradient - g, reinterpret_cast<T*>(out.row(next_out, out_offset)) + j);
+      gradient = g;
+      ++next_out;
+    };
+    for (int64_t layer = 1; layer <= n + 1; ++layer) {
+      Step<T> step;
+      Acc u = 0;
+      if (layer <= n) {
+        step = Step<T>(tracks, layer, offset);
+        step.length = lengths[(layer - 1) * m + track];
+        if (step.length == 0) continue;
+        u = step.unit(j);
+      }
+      if (held > 0) {
+        const Acc after = layer <= n ? weights.after(held, track) : Acc(0);
+        if (after != 0) held_gradient += after * u;
+        while (next_out < held - 1) put(0);
+        put(held_gradient);
+      }
+      if (layer > n) break;
+      const Acc own = weights.own(layer, track), on_sum = weights.sum(layer, track);
+      const Acc before = weights.before(layer, track);
+      held_gradient = (own == 0 ? Acc(0) : own * u) + (on_sum == 0 ? Acc(0) : on_sum * sum) +
+                      (before == 0 ? Acc(0) : before * held_u);
+      held_u = u;
+      held = layer;
+    }
+    while (next_out < n) put(0);
+    put(boundary);
+  }
+}
+
+}  // namespace
+
+void wide_forward(const GeometryForward& args, void* stream) {
+  with_dtype(args.tracks.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    auto kernel = args.only_lss ? wide_forward_kernel<T, false> : wide_forward_kernel<T, true>;
+    const dim3 block(kBlock);
+    launch(kernel, grid_of(args.tracks.tracks, block), block, 0, stream, on_device(args.tracks), args);
+  });
+}
+
+void wide_backward(const GeometryBackward& args, void* stream) {
+  with_dtype(args.tracks.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const dim3 block(kBlock);
+    const int64_t slices = (args.tracks.features + kBlock - 1) / kBlock;
+    launch(wide_weights_kernel<T>, grid_of(args.tracks.tracks, block), block, 0, stream,
+           on_device(args.tracks), args);
+    launch(wide_backward_kernel<T>, grid_of(args.tracks.tracks * slices, block), block, 0, stream,
+           on_device(args.tracks), on_device(args.gradient), args);
+  });
+}
+
+}  // namespace cuda
+}  // namespace geodesic_fast

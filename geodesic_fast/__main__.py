@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""The command line: `python -m geodesic_fast <subcommand>`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import geodesic_fast
+from geodesic_fast import info
+from geodesic_fast._command_line import Parser, UserError
+from geodesic_fast.demo import command as demo
+
+PROG = "python -m geodesic_fast"
+# Each module gives HELP (one line), add_arguments(parser) and run(args) -> None.
+SUBCOMMANDS = {"demo": demo, "info": info}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with one subparser per subcommand."""
+    parser = Parser(prog=PROG, description=geodesic_fast.__doc__)
+    parser.add_argument("--version", action="version", version=f"geodesic_fast {geodesic_fast.__version__}")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="subcommand", required=True)
+    for name, module in SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand: exit code 0 done, 2 a mistake of the user, 130 ended by Ctrl-C."""
+    try:
+        args = build_parser().parse_args(argv)
+        args.run(args)
+    except UserError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"\n{PROG}: {str(stop) or 'ended by Ctrl-C.'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

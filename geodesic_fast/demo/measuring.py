@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""Both scores of one network on the test samples, through the public functions of the package."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import geodesic_fast
+from geodesic_fast.demo.digits import Digits
+from geodesic_fast.demo.networks import Network
+
+
+@dataclass(frozen=True)
+class LineShape:
+    """LSS over samples; `undefined` counts tracks without a score (NaN), left out of mean and std."""
+
+    mean: float
+    std: float
+    samples: int
+    undefined: int
+
+
+@dataclass(frozen=True)
+class Transport:
+    """OTS of the map from the first to the last state; None where a state is not finite."""
+
+    score: float
+    efficiency: float
+    map_cost: float
+    optimal_cost: float
+    certified: bool
+    samples: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything the demo reports about one network at one moment."""
+
+    train_accuracy: float
+    test_accuracy: float
+    lss: LineShape
+    ots: Transport | None
+
+
+def states_of(network: Network, images: Tensor) -> list[Tensor]:
+    """Return the tracks (n+1 states) in evaluation mode, without gradients."""
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        states = network.tracks(images)
+    network.train(training)
+    return states
+
+
+def accuracy(network: Network, images: Tensor, classes: Tensor) -> float:
+    """Return the share of images whose class is told right."""
+    with torch.no_grad():
+        guesses = network.classifier(states_of(network, images)[-1]).argmax(dim=1)
+    return float((guesses == classes).double().mean())
+
+
+def line_shape(states: list[Tensor]) -> LineShape:
+    """Return mean and standard deviation (over samples) of the LSS of every track."""
+    scores = geodesic_fast.lss(states).double()  # (m,)
+    defined = scores[~scores.isnan()]
+    return LineShape(
+        mean=float(defined.mean()),
+        std=float(defined.std()) if len(defined) > 1 else math.nan,
+        samples=len(defined),
+        undefined=len(scores) - len(defined),
+    )
+
+
+def transport(states: list[Tensor], chosen: Tensor) -> Transport | None:
+    """Return the OTS of the chosen samples, or None if the network's states overflowed."""
+    first, last = states[0][chosen], states[-1][chosen]  # (k, d)
+    if not bool(torch.isfinite(first).all() and torch.isfinite(last).all()):
+        return None
+    result = geodesic_fast.ots(first, last)
+    return Transport(
+        score=float(result.score),
+        efficiency=float(result.efficiency),
+        map_cost=float(result.map_cost),
+        optimal_cost=float(result.optimal_cost),
+        certified=bool(result.certified),
+        samples=len(first),
+    )
+
+
+def measure(network: Network, digits: Digits, chosen: Tensor) -> Measurement:
+    """Measure `network`: LSS over all test samples, OTS over the `chosen` ones."""
+    states = states_of(network, digits.test_images)
+    return Measurement(
+        train_accuracy=accuracy(network, digits.train_images, digits.train_classes),
+        test_accuracy=accuracy(network, digits.test_images, digits.test_classes),
+        lss=line_shape(states),
+        ots=transport(states, chosen),
+    )

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: MIT
+"""The demo's pictures, each for a light and a dark page."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from PIL import Image
+from torch import Tensor
+
+from geodesic_fast.demo.digits import CLASSES
+from geodesic_fast.demo.networks import KINDS
+from geodesic_fast.demo.training import Outcome
+
+DOTS_PER_INCH = 160
+MARKERS = {"residual": "o", "plain": "s"}
+LINE_STYLES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one page: light or dark."""
+
+    name: str
+    background: str
+    ink: str
+    faint: str
+    kinds: dict[str, str]
+    classes: tuple[str, ...]
+
+
+LIGHT = Theme(
+    "light", "#ffffff", "#1f2430", "#d5d9e0", {"residual": "#1d5fbf", "plain": "#d1590a"},
+    ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd",
+     "#8c564b", "#e377c2", "#6f7680", "#a8a916", "#12a9bd"),
+)  # fmt: skip
+DARK = Theme(
+    "dark", "#14171c", "#e4e7ec", "#3a404b", {"residual": "#6aa9ff", "plain": "#ff9d5c"},
+    ("#5fb0ea", "#ffa657", "#5fce5f", "#ff7b7c", "#bb9be6",
+     "#c08b7c", "#f3a4dc", "#aab0ba", "#d8d94e", "#4fd6e6"),
+)  # fmt: skip
+THEMES = (LIGHT, DARK)
+
+
+def draw_all(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> dict[str, bytes]:
+    """Return the pictures as PNG, by name."""
+    figures = {
+        "tracks": tracks_figure(outcomes, classes, theme),
+        "scores": scores_figure(outcomes, theme),
+        "training": training_figure(outcomes, theme),
+    }
+    return {name: _png(figure, theme) for name, figure in figures.items()}
+
+
+def project(tracks: Tensor) -> tuple[np.ndarray, float, int]:
+    """Project tracks (n+1, m, d) on the two main directions of all their states.
+
+    Returns the points (m', n+1, 2), the share of variance they keep, and how many of the m tracks
+    were left out because they hold NaN or inf.
+    """
+    finite = torch.isfinite(tracks).all(dim=-1).all(dim=0)
+    states = tracks[:, finite].double()
+    left_out = int((~finite).sum())
+    if states.numel() == 0:
+        return np.empty((0, len(tracks), 2)), math.nan, left_out
+    cloud = states.flatten(0, 1)
+    cloud = cloud - cloud.mean(dim=0)  # ((n+1) m', d)
+    variances, directions = torch.linalg.eigh(cloud.T @ cloud)  # ascending
+    axes = directions.flip(1)[:, :2]  # (d, 2), or (1, 1) at width 1
+    largest = axes.abs().argmax(dim=0)
+    axes = axes * axes.gather(0, largest[None]).sign()  # an eigenvector's sign is arbitrary: fix it
+    points = (cloud @ axes).reshape(len(states), -1, axes.shape[1]).transpose(0, 1)
+    if points.shape[-1] == 1:
+        points = torch.cat([points, torch.zeros_like(points)], dim=-1)
+    total = float(variances.sum())
+    kept = float(variances[-2:].sum()) / total if total > 0 else math.nan
+    return points.numpy(), kept, left_out
+
+
+def tracks_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> Figure:
+    """Draw the tracks before and after training, for the strongest L2 of each kind."""
+    figure = _figure(9.6, 9.0, theme)
+    grid = figure.subplots(2, 2)
+    for row, kind in zip(grid, KINDS, strict=True):
+        outcome = max((o for o in outcomes if o.kind == kind), key=lambda o: o.l2)
+        moments = (
+            ("before training", outcome.tracks_before, outcome.before),
+            (f"after training, L2 {outcome.l2:g}", outcome.tracks_after, outcome.after),
+        )
+        for axes, (moment, tracks, measured) in zip(row, moments, strict=True):
+            kept = _draw_tracks(axes, tracks, classes, theme)
+            score = f"{measured.ots.score:.2f}" if measured.ots else "undefined"
+            axes.set_title(
+                f"{kind}, {moment}", color=theme.ink, fontsize=12, fontweight="bold", loc="left", pad=20
+            )
+            note = f"LSS {measured.lss.mean:.2f}   OTS {score}   {kept:.0%} of the variance shown"
+            axes.text(0, 1.025, note, transform=axes.transAxes, color=theme.ink, fontsize=9.5)
+    handles = [
+        Line2D([], [], color=colour, lw=2.5, label=f"{digit}") for digit, colour in enumerate(theme.classes)
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=CLASSES, frameon=False, labelcolor=theme.ink,
+        title="one line per test image, coloured by digit; ○ first state, ● last state",
+        handlelength=1.2, columnspacing=1.4,
+    ).get_title().set_color(theme.ink)  # fmt: skip
+    return figure
+
+
+def _draw_tracks(axes: Axes, tracks: Tensor, classes: Tensor, theme: Theme) -> float:
+    points, kept, left_out = project(tracks)
+    finite = torch.isfinite(tracks).all(dim=-1).all(dim=0)
+    colours = [theme.classes[int(digit)] for digit in classes.cpu()[finite]]
+    axes.add_collection(LineCollection(list(points), colors=colours, linewidths=0.6, alpha=0.45))
+    axes.scatter(
+        points[:, 0, 0], points[:, 0, 1], s=7, facecolors="none", edgecolors=colours, lw=0.5, zorder=3
+    )
+    axes.scatter(points[:, -1, 0], points[:, -1, 1], s=9, color=colours, lw=0, zorder=4)
+    axes.autoscale_view()
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xticks=[], yticks=[])
+    if left_out:
+        note = f"{left_out} of {tracks.shape[1]} tracks hold NaN or inf and are not drawn"
+        axes.text(0.5, 0.02, note, transform=axes.transAxes, color=theme.ink, fontsize=9, ha="center")
+    return kept
+
+
+def scores_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
+    """Draw LSS and OTS against the L2 strength, both kinds."""
+    figure = _figure(9.6, 4.2, theme)
+    left, right = figure.subplots(1, 2)
+    for kind in KINDS:
+        rows = [outcome for outcome in outcomes if outcome.kind == kind]
+        place = range(len(rows))
+        style = {"color": theme.kinds[kind], "marker": MARKERS[kind], "lw": 2, "ms": 7, "label": kind}
+        means, spreads = zip(*((o.after.lss.mean, o.after.lss.std) for o in rows), strict=True)
+        left.errorbar(place, means, yerr=spreads, capsize=4, **style)
+        right.plot(
+            place, [o.after.ots.score if o.after.ots else math.nan for o in rows], clip_on=False, **style
+        )
+    steps = len(outcomes[0].tracks_after) - 1
+    _reference_line(left, math.sqrt(steps), f"random directions, √{steps}", theme)
+    left.set_ylim(bottom=0)
+    right.set_ylim(0, 1.02)
+    _titled(left, "LSS after training (1: straight line)", theme)
+    _titled(right, "OTS after training (1: optimal transport map)", theme)
+    for axes in (left, right):
+        axes.set_xticks(range(len(rows)), [f"{outcome.l2:g}" for outcome in rows])
+        axes.set_xlim(-0.3, len(rows) - 0.7)
+        axes.set_xlabel("L2 regularisation (weight decay)", color=theme.ink)
+        axes.legend(frameon=False, labelcolor=theme.ink, loc="center right" if axes is right else "best")
+    return figure
+
+
+def training_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
+    """Draw the mean LSS of every network after each epoch."""
+    figure = _figure(9.6, 4.6, theme)
+    axes = figure.subplots()
+    strengths = sorted({outcome.l2 for outcome in outcomes})
+    for outcome in outcomes:
+        style = LINE_STYLES[strengths.index(outcome.l2) % len(LINE_STYLES)]
+        axes.plot(
+            [epoch.epoch for epoch in outcome.history],
+            [epoch.lss.mean for epoch in outcome.history],
+            color=theme.kinds[outcome.kind], ls=style, lw=1.8, marker="." if len(outcome.history) < 3 else "",
+            label=f"{outcome.kind}, L2 {outcome.l2:g}",
+        )  # fmt: skip
+    steps = len(outcomes[0].tracks_after) - 1
+    _reference_line(axes, math.sqrt(steps), f"random directions, √{steps}", theme)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("epoch (0: before training)", color=theme.ink)
+    _titled(axes, "Mean LSS over the test samples during training (1: straight line)", theme)
+    axes.legend(frameon=False, labelcolor=theme.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _reference_line(axes: Axes, height: float, label: str, theme: Theme) -> None:
+    axes.axhline(height, color=theme.ink, lw=1, ls=(0, (1, 3)), alpha=0.7, label=label)
+
+
+def _titled(axes: Axes, title: str, theme: Theme) -> None:
+    axes.set_title(title, color=theme.ink, fontsize=10.5, fontweight="bold", loc="left")
+    axes.grid(axis="y", color=theme.faint, lw=0.7)
+    axes.set_axisbelow(True)
+
+
+def _figure(width: float, height: float, theme: Theme) -> Figure:
+    figure = Figure(
+        figsize=(width, height),
+        dpi=DOTS_PER_INCH,
+        facecolor=theme.background,
+        layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12),
+    )
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure, theme: Theme) -> bytes:
+    for axes in figure.axes:
+        axes.set_facecolor(theme.background)
+        axes.tick_params(colors=theme.ink)
+        for spine in axes.spines.values():
+            spine.set_color(theme.faint)
+    stored = io.BytesIO()
+    figure.savefig(stored, format="png", facecolor=theme.background, metadata={"Software": None})
+    # 256 colours are enough here and make the file three times smaller.
+    small = io.BytesIO()
+    Image.open(stored).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        small, "png", optimize=True
+    )
+    return small.getvalue()

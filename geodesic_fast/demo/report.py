@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""The report: one HTML file with the pictures inside, for light and dark pages."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from geodesic_fast import info
+from geodesic_fast.demo import finding, results, training
+from geodesic_fast.demo.finding import Finding
+from geodesic_fast.demo.training import Outcome, Settings
+
+CAPTIONS = {
+    "tracks": "Data tracks x⁽⁰⁾ → … → x⁽ⁿ⁾ of the test images, projected on the two main directions "
+    "(PCA over the states of all layers, fitted for each panel). After training: the network with the "
+    "strongest L2. "
+    "What two directions cannot show is missing here; the scores are computed in full width.",
+    "scores": "Both scores after training against the L2 strength. Bars: one standard deviation over the "
+    "test samples. The dotted line is what steps in random directions give in high dimension; steps that "
+    "turn back on each other score above it.",
+    "training": "Mean LSS over the test samples, before training and after every epoch.",
+}
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2430; --soft: #5b6472; --line: #d5d9e0; --page: #ffffff;
+        --tint: #f3f6fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7ec; --soft: #a3abb8; --line: #3a404b; --page: #14171c; --tint: #1c2128; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 3rem 1.25rem 4rem; max-width: 62rem;
+       background: var(--page); color: var(--ink);
+       font: 17px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; }
+p { max-width: 44rem; } .soft, figcaption, footer { color: var(--soft); font-size: .88rem; }
+.finding { background: var(--tint); border-left: 4px solid var(--soft); padding: .9rem 1.2rem;
+           margin: 1.6rem 0; }
+.finding p { max-width: none; margin: .35rem 0; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+        font-size: .92rem; width: 100%; }
+th, td { padding: .45rem .7rem; text-align: right; white-space: nowrap;
+         border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+figure { margin: 1.2rem 0 2rem; } img { max-width: 100%; height: auto; display: block; }
+dt { font-weight: 600; } dd { margin: 0 0 .6rem; max-width: 44rem; }
+"""
+
+
+def as_html(
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    judged: Finding,
+    pictures: Mapping[str, Mapping[str, bytes]],
+    seconds: float,
+) -> str:
+    """Return the page; `pictures[theme][name]` are PNG files."""
+    figures = "\n".join(
+        _figure(CAPTIONS[name], pictures["light"][name], pictures["dark"][name]) for name in CAPTIONS
+    )
+    count = outcomes[0].tracks_after.shape[1]
+    chosen = len(training.choose_samples(count, settings))
+    strengths = ", ".join(f"{l2:g}" for l2 in settings.l2)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>geodesic_fast: digits demo</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>How straight do the layers go?</h1>
+<p class="soft">{settings.depth} layers of width {settings.width}, residual and plain, trained on handwritten
+digits with {settings.epochs} epochs of SGD. L2 regularisation: {strengths}. Seed {settings.seed}.</p>
+<div class="finding" data-verdict="{escape(judged.verdict)}">
+<p>{escape(judged.shows)}</p>
+<p>{escape(judged.conclusion)}</p>
+</div>
+<h2>Scores</h2>
+{_table(outcomes)}
+<p class="soft">Accuracy on {count} test images that the networks never saw and
+on all training images. LSS: mean ± standard deviation over the test samples{_undefined(outcomes)}. OTS and
+W2 efficiency: of the map from the first to the last state of {chosen} test samples.
+One run with one seed: the spread is over samples, not over seeds.</p>
+<h2>Pictures</h2>
+{figures}
+<h2>What was measured, and how it was decided</h2>
+{_definitions(settings)}
+<p>{escape(finding.RULE)}</p>
+<footer><p>{escape(_versions(settings, seconds))}</p></footer>
+</body>
+</html>
+"""
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in results.COLUMNS)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(word)}</td>" for word in row) + "</tr>"
+        for row in results.table(outcomes)
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _undefined(outcomes: Sequence[Outcome]) -> str:
+    counts = [
+        f"{outcome.after.lss.undefined} of the {outcome.kind} network with L2 {outcome.l2:g}"
+        for outcome in outcomes
+        if outcome.after.lss.undefined
+    ]
+    return f", leaving out samples whose score is undefined ({', '.join(counts)})" if counts else ""
+
+
+def _definitions(settings: Settings) -> str:
+    entries = {
+        "Line-shape score (LSS)": "of one sample's track: the number of steps over the length of the sum of "
+        "unit steps. 1 is a straight line, lower is straighter.",
+        "Optimal transport score (OTS)": "the share of samples that the network sends where the exact "
+        "optimal transport map between its first and last states sends them. 1 means that the network's own "
+        "map is an optimal transport map.",
+        "W2 efficiency": "the optimal transport cost over the cost of the network's own map, at most 1.",
+        "Networks": "a linear embedding of the 64 pixels gives x⁽⁰⁾; each layer then computes "
+        "g(x) = W relu(batchnorm(x)) + b, and x + g(x) if residual; a linear classifier reads x⁽ⁿ⁾. "
+        "Both kinds start from the same weights and see the same batches.",
+        "Training": f"SGD with momentum {training.MOMENTUM}, batches of {training.BATCH}, learning rate "
+        f"{settings.learning_rate:g} falling to 0 on a cosine. L2 regularisation is the weight decay of SGD "
+        "on every parameter, biases and batch norm included: strength λ adds λ times the parameter to its "
+        "gradient, as the loss term λ/2 · |θ|² would.",
+    }
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in entries.items()) + "</dl>"
+
+
+def _figure(caption: str, light: bytes, dark: bytes) -> str:
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_embedded(dark)}">'
+        f'<img alt="{escape(caption)}" src="{_embedded(light)}"></picture>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _embedded(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _versions(settings: Settings, seconds: float) -> str:
+    listed = ", ".join(f"{name} {version}" for name, version in info.versions().items())
+    return f"{listed}. Device {settings.device}. {seconds:.0f} s."

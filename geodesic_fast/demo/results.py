@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""What the demo writes and prints besides pictures: results.json, the table, whole files only."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geodesic_fast import _extension, info
+from geodesic_fast.demo import finding, training
+from geodesic_fast.demo.measuring import LineShape
+from geodesic_fast.demo.training import Outcome, Settings
+
+COLUMNS = (
+    "network", "L2", "train acc.", "test acc.", "LSS before", "LSS", "OTS before", "OTS", "W2 efficiency",
+)  # fmt: skip
+
+
+def as_json(settings: Settings, outcomes: Sequence[Outcome], seconds: float, complete: bool) -> str:
+    """Return every number of the run; NaN becomes null and infinity the string "inf"."""
+    content: dict[str, Any] = {
+        "complete": complete,
+        "seed": settings.seed,
+        "options": dataclasses.asdict(settings),
+        "training": {
+            "optimizer": "SGD",
+            "momentum": training.MOMENTUM,
+            "batch": training.BATCH,
+            "schedule": "cosine to 0",
+            "l2": "weight_decay of torch.optim.SGD on every parameter",
+        },
+        "versions": info.versions(),
+        "engine": info.describe_engine(_extension.engine, _extension.engine_error),
+        "networks": [_network(outcome) for outcome in outcomes],
+        "seconds": seconds,
+    }
+    if complete:
+        judged = finding.judge(outcomes)
+        content["finding"] = {"rule": finding.RULE, **dataclasses.asdict(judged)}
+    return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+
+
+def _network(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "kind": outcome.kind,
+        "l2": outcome.l2,
+        "before": dataclasses.asdict(outcome.before),
+        "after": dataclasses.asdict(outcome.after),
+        "history": [dataclasses.asdict(epoch) for epoch in outcome.history],
+        "seconds": outcome.seconds,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def table(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """Return one row of text per network, in the order of `COLUMNS`."""
+    return [
+        (
+            outcome.kind,
+            f"{outcome.l2:g}",
+            f"{outcome.after.train_accuracy:.1%}",
+            f"{outcome.after.test_accuracy:.1%}",
+            finding.figure(outcome.before.lss.mean),
+            _mean_and_std(outcome.after.lss),
+            finding.figure(outcome.before.ots.score, 3) if outcome.before.ots else "undefined",
+            finding.figure(outcome.after.ots.score, 3) if outcome.after.ots else "undefined",
+            finding.figure(outcome.after.ots.efficiency, 3) if outcome.after.ots else "undefined",
+        )
+        for outcome in outcomes
+    ]
+
+
+def _mean_and_std(lss: LineShape) -> str:
+    if math.isnan(lss.mean):
+        return "undefined"
+    return f"{finding.figure(lss.mean)} ± {finding.figure(lss.std)}"
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out the table in columns for a terminal."""
+    lines = [COLUMNS, *rows]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(COLUMNS))]
+    laid_out = [
+        "  ".join(word.rjust(width) for word, width in zip(line, widths, strict=True)) for line in lines
+    ]
+    return "\n".join([laid_out[0], "-" * len(laid_out[0]), *laid_out[1:]])
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is either there in full or as it was before."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
