@@ -15,6 +15,7 @@ DENSE_UP_TO = 160  # points for which all pairs are solved at once in float64
 _DENSE_BYTES = 40  # a pair: key, column, cost and their copies while they are built
 _EDGE_BYTES = 2400  # a point: about 40 edges, their copies while they are merged, and duals
 _PASSES = 18
+_BLOCK_ROWS = 4096  # few enough to answer to an interrupt
 _LARGEST_M = 2_000_000
 
 
@@ -26,7 +27,8 @@ class Plan:
     bytes: int
     seconds: float
     tile_rows: int
-    block_rows: int
+    block_rows: int  # of x that are multiplied at once while all products are computed,
+    block_features: int  # over so many features
 
     @property
     def stored(self) -> bool:
@@ -46,9 +48,8 @@ def make_plan(m: int, d: int, method: str, memory_budget: int | None, device: to
     if needed > budget or m > _LARGEST_M:
         raise MemoryError(_refusal(m, d, method, needed, budget, tiles))
     rows = _tile_rows(m, d, budget, method)
-    block = max(256, int(0.04 * 4 * m * m / (4 * d)))
     took = _tiled_bytes(m, d, rows) if method == "tiles" else needed
-    return Plan(method, took, _seconds(m, d, method, device), rows, min(block, 8192))
+    return Plan(method, took, _seconds(m, d, method, device), rows, min(m, _BLOCK_ROWS), _block_features(m, d))
 
 
 def free_memory(device: torch.device) -> int:
@@ -70,8 +71,14 @@ def free_memory(device: torch.device) -> int:
     return max(free, 0)
 
 
+def _block_features(m: int, d: int) -> int:
+    """Return how many features make shifted copies of a twelfth of the products."""
+    return min(d, max(64, m * m // (12 * (m + min(m, _BLOCK_ROWS)))))
+
+
 def _stored_bytes(m: int, d: int) -> int:
-    return 4 * m * m + 2 * 4 * d * max(256, int(0.04 * m * m / d)) + _EDGE_BYTES * m
+    copies = 4 * (m + min(m, _BLOCK_ROWS)) * _block_features(m, d)
+    return 4 * m * m + max(copies, _EDGE_BYTES * m)
 
 
 def _tiled_bytes(m: int, d: int, rows: int) -> int:

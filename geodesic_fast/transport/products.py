@@ -68,16 +68,20 @@ class Products:
         return tile
 
     def _store(self) -> None:
-        """Compute all products by square blocks, so that shifted copies stay small beside them."""
-        m, step = self.points.m, self.plan.block_rows
-        stored = torch.empty((m, m), dtype=torch.float32, device=self.points.device)
-        with full_float32(self.points.device):
-            for column in tqdm(range(0, m, step), desc="products", leave=False, disable=not self.show):
-                y = self.points.block("y", column, min(column + step, m)).T
-                for row in range(0, m, step):
+        """Compute all products, a slice of features at a time so that shifted copies stay small beside them."""
+        points, m, rows = self.points, self.points.m, self.plan.block_rows
+        stored = torch.empty((m, m), dtype=torch.float32, device=points.device)
+        widths = range(0, points.d, self.plan.block_features)
+        bar = tqdm(total=len(widths) * -(-m // rows), desc="products", leave=False, disable=not self.show)
+        with full_float32(points.device), bar:
+            for left in widths:
+                features = slice(left, left + self.plan.block_features)
+                y = points.block("y", 0, m, features).T
+                for start in range(0, m, rows):
                     self.check_time()
-                    x = self.points.block("x", row, min(row + step, m))
-                    torch.mm(x, y, out=stored[row : row + step, column : column + step])
+                    x = points.block("x", start, min(start + rows, m), features)
+                    torch.addmm(stored[start : start + rows], x, y, beta=int(left > 0), out=stored[start : start + rows])
+                    bar.update()
         self._stored = stored
 
 

@@ -141,12 +141,14 @@ class Search:
         began = time.monotonic()
         points, v = self.points, self.v
         assert v is not None
-        labels = equal_point_labels(points.y)
-        match, high = fixed_to_themselves(self.match, labels), 1.0
+        match, high = self.match, 1.0
         all_ties = prices.tight_pairs <= prices.most_tight
-        if not np.array_equal(match, np.arange(points.m)) and all_ties:
-            rows, cols = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
-            match = most_fixed_points(match, rows, cols, labels, self.products.check_time)
+        if not np.array_equal(match, np.arange(points.m)):
+            labels = equal_point_labels(points.y)
+            match = fixed_to_themselves(match, labels)
+            if all_ties:
+                rows, cols = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
+                match = most_fixed_points(match, rows, cols, labels, self.products.check_time)
         self._took("ties", began)
         cost = points.costs(np.arange(points.m), match)
         feasible = np.minimum(u, prices.u)
