@@ -17,7 +17,9 @@ from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
 from geodesic_fast.transport.ties import equal_point_labels
 
 
-def score_interval(points: Points, products: Products, b: Tensor, match: np.ndarray) -> tuple[float, float, float]:
+def score_interval(
+    points: Points, products: Products, b: Tensor, match: np.ndarray
+) -> tuple[float, float, float]:
     """Return the lowest and highest score that b (m) float64, scaled, leaves, and the gap of `match` in costs."""
     b = b - b.median()
     elsewhere = _best_elsewhere(points, products, b.float())

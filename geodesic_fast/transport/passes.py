@@ -27,7 +27,9 @@ class Listing:
     limit: int = 0  # if set, list at most this many columns a row
 
 
-def softmin_pass(tile: Tensor, b: Tensor, epsilon: float, a: Tensor, col_sum: Tensor, col_best: Tensor) -> None:
+def softmin_pass(
+    tile: Tensor, b: Tensor, epsilon: float, a: Tensor, col_sum: Tensor, col_best: Tensor
+) -> None:
     """Write a_i = epsilon log sum_j exp((S_ij - b_j) / epsilon); add the columns' plan mass, raise their maxima."""
     if _compiled(tile):
         assert engine is not None

@@ -49,7 +49,9 @@ def make_plan(m: int, d: int, method: str, memory_budget: int | None, device: to
         raise MemoryError(_refusal(m, d, method, needed, budget, tiles))
     rows = _tile_rows(m, d, budget, method)
     took = _tiled_bytes(m, d, rows) if method == "tiles" else needed
-    return Plan(method, took, _seconds(m, d, method, device), rows, min(m, _BLOCK_ROWS), _block_features(m, d))
+    return Plan(
+        method, took, _seconds(m, d, method, device), rows, min(m, _BLOCK_ROWS), _block_features(m, d)
+    )
 
 
 def free_memory(device: torch.device) -> int:
@@ -72,8 +74,8 @@ def free_memory(device: torch.device) -> int:
 
 
 def _block_features(m: int, d: int) -> int:
-    """Return how many features make shifted copies of a twelfth of the products."""
-    return min(d, max(64, m * m // (12 * (m + min(m, _BLOCK_ROWS)))))
+    """Return how many features make shifted copies of a twentieth of the products."""
+    return min(d, max(64, m * m // (20 * (m + min(m, _BLOCK_ROWS)))))
 
 
 def _stored_bytes(m: int, d: int) -> int:

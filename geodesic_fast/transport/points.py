@@ -79,7 +79,7 @@ def _in_range(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
     x, y = x.contiguous(), y.contiguous()
     if x.dtype in (torch.float16, torch.bfloat16):
         x, y = x.float(), y.float()
-    largest = max(x.abs().amax().item(), y.abs().amax().item())
+    largest = max(abs(value.item()) for points in (x, y) for value in points.aminmax())
     exponent = math.frexp(largest)[1]
     if abs(exponent) < 60 or largest == 0:
         return x, y, 1.0

@@ -91,7 +91,13 @@ class Pricing:
                 right = min(left + cols, points.m)
                 products = x @ points.block64("y", left, right).T
                 a, b = self.a[at:end, None], self.b[None, left:right]
-                bound = (points.d + 12) * 2 * UNIT_ROUNDOFF * self.norm_x[at:end, None] * self.norm_y[None, left:right]
+                bound = (
+                    (points.d + 12)
+                    * 2
+                    * UNIT_ROUNDOFF
+                    * self.norm_x[at:end, None]
+                    * self.norm_y[None, left:right]
+                )
                 bound = bound + 8 * UNIT_ROUNDOFF * (a.abs() + b.abs())
                 i, j = ((a + b) - products <= bound).nonzero(as_tuple=True)
                 self._recheck((i + at).cpu().numpy(), (j + left).cpu().numpy())

@@ -80,7 +80,13 @@ class Products:
                 for start in range(0, m, rows):
                     self.check_time()
                     x = points.block("x", start, min(start + rows, m), features)
-                    torch.addmm(stored[start : start + rows], x, y, beta=int(left > 0), out=stored[start : start + rows])
+                    torch.addmm(
+                        stored[start : start + rows],
+                        x,
+                        y,
+                        beta=int(left > 0),
+                        out=stored[start : start + rows],
+                    )
                     bar.update()
         self._stored = stored
 

@@ -21,7 +21,9 @@ from geodesic_fast.transport.products import OutOfTimeError, Products
 from geodesic_fast.transport.sparse_assignment import SparseGraph
 from geodesic_fast.transport.ties import equal_point_labels, fixed_to_themselves, most_fixed_points
 
-_NEARLY_IDENTITY = 0.02  # share of columns a sweep may still change for the identity's duals to be a good start
+_NEARLY_IDENTITY = (
+    0.02  # share of columns a sweep may still change for the identity's duals to be a good start
+)
 _TIGHT_PAIRS = 64  # a point; above that, and above the floor, ties are not enumerated
 _TIGHT_FLOOR = 4_000_000
 

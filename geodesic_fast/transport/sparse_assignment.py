@@ -42,7 +42,9 @@ class SparseGraph:
         self.costs = np.insert(self.costs, place, costs)
         return len(keys)
 
-    def solve(self, v: np.ndarray, match: np.ndarray, check_time: Callable[[], None]) -> tuple[np.ndarray, dict]:
+    def solve(
+        self, v: np.ndarray, match: np.ndarray, check_time: Callable[[], None]
+    ) -> tuple[np.ndarray, dict]:
         """Improve duals v and matching in place to an optimum of the graph; return u and what was done."""
         rows = np.searchsorted(self.keys, np.arange(self.m + 1, dtype=np.int64) * self.m)
         return solve_rows(rows, (self.keys % self.m).astype(np.int32), self.costs, v, match, check_time)
@@ -74,7 +76,9 @@ def solve_rows(
             check_time()
     done["seconds"] = time.monotonic() - started
     if status != _SOLVED:
-        raise RuntimeError("the sparse assignment found no perfect matching in a graph that holds one: report this.")
+        raise RuntimeError(
+            "the sparse assignment found no perfect matching in a graph that holds one: report this."
+        )
     return u, done
 
 

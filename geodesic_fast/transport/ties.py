@@ -57,7 +57,9 @@ def most_fixed_points(
     fixed_pair = labels[rows] == labels[cols]
     if not fixed_pair[labels[match[rows]] != labels[rows]].any():
         return fixed_to_themselves(match, labels)
-    keys = np.unique(np.concatenate([rows.astype(np.int64) * m + cols, np.arange(m, dtype=np.int64) * m + match]))
+    keys = np.unique(
+        np.concatenate([rows.astype(np.int64) * m + cols, np.arange(m, dtype=np.int64) * m + match])
+    )
     i, j = keys // m, (keys % m).astype(np.int32)
     row_start = np.searchsorted(keys, np.arange(m + 1, dtype=np.int64) * m)
     better = match.copy()
