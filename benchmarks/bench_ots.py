@@ -3,7 +3,8 @@
 
 python benchmarks/bench_ots.py [--quick | --large] [--only NAME] [--json FILE]
 
-Every time includes the cost matrix. Ratios hold within one run. Peak memory is what a call adds to the process.
+Every time includes the cost matrix. Ratios hold within one run. Peak memory is what a call adds to the
+process.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def make(family: str, m: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 def blurred_patches(rng: np.random.Generator, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut 32 x 32 colour patches from photographs; y is a circular Gaussian blur of x, so the true OTS is 1."""
+    """Cut 32 x 32 colour patches from photographs; y is their circular Gaussian blur, so OTS is 1."""
     from sklearn.datasets import load_sample_images
 
     photographs = [image.astype(np.float32) / 255 for image in load_sample_images().images]
@@ -144,7 +145,7 @@ def timed(call: Callable[[], Any], repeats: int) -> tuple[Any, float]:
 
 
 def peak_above_now(call: Callable[[], Any]) -> int | None:
-    """Return the bytes by which the resident set grew at most during `call`; None where that cannot be read."""
+    """Return by how many bytes the resident set grew during `call`; None where that cannot be read."""
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
         with contextlib.suppress(OSError, AttributeError):

@@ -246,7 +246,9 @@ def test_a_spent_time_budget_gives_an_interval_that_holds_the_score():
 
 def test_what_cannot_fit_is_refused_with_what_would():
     x = torch.zeros(5000, 4)
-    with pytest.raises(MemoryError, match="method 'stored' for 5000 points of width 4.*method='tiles' takes"):
+    with pytest.raises(
+        MemoryError, match=r"method 'stored' for 5000 points of width 4.*method='tiles' takes"
+    ):
         ots(x, x, method="stored", memory_budget=20 << 20)
     with pytest.raises(MemoryError, match="score a random subset"):
         ots(x, x, memory_budget=1 << 20)

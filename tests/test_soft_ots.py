@@ -114,7 +114,7 @@ def test_a_missing_geomloss_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "geomloss", None)
     x = torch.randn(10, 2)
     with pytest.raises(
-        ImportError, match="needs the package geomloss.*pip install geomloss pykeops, or use backend"
+        ImportError, match=r"needs the package geomloss.*pip install geomloss pykeops, or use backend"
     ):
         soft_ots(x, x, blur=1.0, backend="geomloss")
     assert soft_ots(x, x, blur=1.0).converged
@@ -127,7 +127,7 @@ def test_says_what_is_wrong():
     x = torch.randn(20, 3)
     with pytest.raises(ValueError, match="blur must be positive"):
         soft_ots(x, x, blur=0.0)
-    with pytest.raises(ValueError, match="blur must be at least about .* Use ots, which is exact"):
+    with pytest.raises(ValueError, match=r"blur must be at least about .* Use ots, which is exact"):
         soft_ots(x, x, blur=1e-6)
     with pytest.raises(ValueError, match="backend must be one of 'tiles', 'geomloss'"):
         soft_ots(x, x, blur=1.0, backend="online")

@@ -93,7 +93,7 @@ def test_list_finds_exactly_what_reaches_its_threshold(rows, cols, device, plain
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_list_keeps_at_least_and_hardly_more_than_it_is_asked_for(device):
-    tile, a, b = problem(200, 3000, device)
+    tile, _, b = problem(200, 3000, device)
     zero = torch.zeros(200, device=device)
     rows, cols, _ = list_pass(tile, Listing(b, torch.zeros_like(b), keep=24), zero, zero, 200 * 3000)
     counts = np.bincount(rows, minlength=200)

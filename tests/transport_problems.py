@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Point pairs (x, y) of every kind that a transport score meets, and a plain float64 check of its certificate."""
+"""Point pairs (x, y) of every kind a transport score meets, and a plain float64 check of certificates."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def collapsed(rng, m, d):
 
 
 FAMILIES = (
-    residual, half_scrambled, random_relu, few_integers, integer_grid, duplicates, collinear, orthogonal_lines,
-    one_source, far_away, symmetric_linear, the_same, shuffled, collapsed,
+    residual, half_scrambled, random_relu, few_integers, integer_grid, duplicates, collinear,
+    orthogonal_lines, one_source, far_away, symmetric_linear, the_same, shuffled, collapsed,
 )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def centred_costs(x, y):
 
 
 def assert_certificate(result, x, y):
-    """Check in plain float64 that the potentials are feasible and that their sum is the permutation's cost."""
+    """Check in plain float64 that the potentials are feasible and sum to the permutation's cost."""
     assert result.certified
     m, d = x.shape
     u, v = (p.numpy() for p in result.potentials)
@@ -129,7 +129,7 @@ def assert_certificate(result, x, y):
 
 
 def assert_equals_scipy(result, x, y):
-    """Check objective and score against SciPy's float64 solver; the score counts most fixed points among optima."""
+    """Check objective and score against SciPy in float64; of tied optima, most fixed points count."""
     cost, m = centred_costs(x, y), len(x)
     everyone = np.arange(m)
     permutation = result.permutation.numpy()
@@ -140,7 +140,7 @@ def assert_equals_scipy(result, x, y):
     equal = (y[:, None] == y[None]).all(-1).numpy()
     assert result.score == equal[everyone, permutation].mean() == (permutation == everyone).mean()
     assert result.score_lower == result.score == result.score_upper
-    # The optimum with a small reward on fixed points is, where it costs no more, an optimum with most of them.
+    # With a small reward on fixed points, and where that costs no more, an optimum with most of them.
     rewarded = linear_sum_assignment(cost - equal * (1e-9 * cost.max() / m))[1]
     if cost[everyone, rewarded].sum() <= optimum:
         assert result.score >= equal[everyone, rewarded].mean()

@@ -60,27 +60,29 @@ def ots(
 ) -> OTSResult:
     """Score how far the pairing x_i -> y_i is the optimal transport map.
 
-    OTS = #{i : T(x_i) = y_i} / m, where T minimises sum_i |x_i - T(x_i)|^2 over all one-to-one maps onto the y.
+    OTS = #{i : T(x_i) = y_i} / m, where T minimises sum_i |x_i - T(x_i)|^2 over all one-to-one maps onto y.
 
-    The assignment is exact and comes with its proof: duals u_i + v_j <= |x_i - y_j|^2 for all m x m pairs whose sum
-    equals the cost of the permutation. Float32 products only rule pairs out, with a rigorous bound on their
-    rounding; the other pairs are computed in float64 from the values given. "Equal" and "at most" hold to the
-    rounding of one float64 cost, r_ij = (d/4 + 32) 2^-53 (c_ij + |u_i| + |v_j|), for each pair: the gap is at most
-    2 sum r, and `certified` says so. Pairs whose reduced cost is within r_ij of zero count as tied. Among all
-    assignments made of tied pairs, which are the optimal ones, one with the most fixed points is reported;
-    T(x_i) = y_i means equal points, so a duplicate of y_i is as good as y_i, and the permutation then names i.
+    The assignment is exact and comes with its proof: duals u_i + v_j <= |x_i - y_j|^2 for all m x m pairs
+    whose sum equals the cost of the permutation. Float32 products only rule pairs out, with a rigorous bound
+    on their rounding; the other pairs are computed in float64 from the values given. "Equal" and "at most"
+    hold to the rounding of one float64 cost, r_ij = (d/4 + 32) 2^-53 (c_ij + |u_i| + |v_j|), for each pair:
+    the gap is at most 2 sum r, and `certified` says so. Pairs whose reduced cost is within r_ij of zero count
+    as tied. Among all assignments made of tied pairs, which are the optimal ones, one with the most fixed
+    points is reported; T(x_i) = y_i means equal points, so a duplicate of y_i is as good as y_i, and the
+    permutation then names i.
 
     Args:
-        x: source points (*batch, d), float16, bfloat16, float32 or float64, on the CPU or a GPU; or, without `y`,
-            tracks: a tensor (n+1, *batch, d) or a list of layers (*batch, d), of which the first and last are taken.
+        x: source points (*batch, d), float16, bfloat16, float32 or float64, on the CPU or a GPU; or, without
+            `y`, tracks: a tensor (n+1, *batch, d) or a list of layers (*batch, d), of which the first and
+            last are taken.
         y: images of the source points, same shape, dtype and device as x: y_i = f(x_i).
-        method: "stored" keeps one float32 number for each of the m x m pairs; "tiles" recomputes them in each pass
-            and takes O(m d) memory; "dense" solves on all pairs in float64, for small m; "auto" takes "dense" up
-            to 160 points, else "stored" where the memory budget allows it, else "tiles".
-        potentials: (u, v) of an earlier result, for example of the epoch before; only the start, never the proof.
+        method: "stored" keeps one float32 number for each of the m x m pairs; "tiles" recomputes them in each
+            pass and takes O(m d) memory; "dense" solves on all pairs in float64, for small m; "auto" takes
+            "dense" up to 160 points, else "stored" where the memory budget allows it, else "tiles".
+        potentials: (u, v) of an earlier result, for example of the epoch before: the start, never the proof.
         memory_budget: bytes the search may take; default: half of what is free on the device.
-        time_budget: seconds; when they are used up, the result is an interval, `certified` is False and `score` NaN.
-            It is looked at between tiles of costs, and one pass over all pairs is kept in hand.
+        time_budget: seconds; when they are used up, the result is an interval, `certified` is False and
+            `score` NaN. It is looked at between tiles of costs, with one pass over all pairs kept in hand.
         verbose: show a progress bar on stderr; long searches do so on a terminal anyway.
 
     Returns:
@@ -113,7 +115,7 @@ def ots(
     has_engine(x.device)
     deadline = started + time_budget if time_budget is not None else math.inf
     with torch.no_grad():
-        plan = make_plan(*x.shape, method, memory_budget, x.device)
+        plan = make_plan(len(x), x.shape[1], method, memory_budget, x.device)
         points = Points(x, y)
         start = None if potentials is None else _start_of(points, potentials)
         solution = Search(points, plan, deadline, verbose).run(start)

@@ -49,16 +49,16 @@ def soft_ots(
 
     soft OTS = sum_i P_ii with P_ij = exp((f_i + g_j - |x_i - y_j|^2 / 2) / blur^2) / m^2, all marginals 1/m.
 
-    This is not OTS: on a problem whose OTS is 1 it can read anything above 1/m, for example 0.47, depending on blur;
-    it tends to OTS as blur falls to 0 (where the optimum is unique) and to 1/m as blur grows. Ask `ots` whether the
-    map is optimal; ask this how sharply.
+    This is not OTS: on a problem whose OTS is 1 it can read anything above 1/m, for example 0.47, depending
+    on blur; it tends to OTS as blur falls to 0 (where the optimum is unique) and to 1/m as blur grows. Ask
+    `ots` whether the map is optimal; ask this how sharply.
 
     Args:
         x: source points (*batch, d), float16, bfloat16, float32 or float64, on the CPU or a GPU.
         y: images of the source points, same shape, dtype and device.
         blur: standard deviation of the smoothing, in units of x; epsilon = blur^2.
-        backend: "tiles" is our own Sinkhorn loop on tiles of products, O(m d) memory; "geomloss" takes its start
-            from geomloss on KeOps (multiscale up to 3 dimensions, where it saves most of the iterations).
+        backend: "tiles" is our own Sinkhorn loop on tiles of products, O(m d) memory; "geomloss" takes its
+            start from geomloss on KeOps (multiscale up to 3 dimensions, where it saves iterations).
         max_iterations: at the final temperature.
         tolerance: the marginal error at which the iterations stop.
         memory_budget: bytes the tiles may take; default: half of what is free on the device.
@@ -89,9 +89,9 @@ def soft_ots(
     """
     check_points(x, y)
     x, y = (points.detach().reshape(-1, points.shape[-1]) for points in (x, y))  # (m, d)
-    for name, points in (("x", x), ("y", y)):
-        if not all(value.isfinite() for value in points.aminmax()):  # NaN and inf pass through both
-            check_finite_rows(name, points)
+    for name, given in (("x", x), ("y", y)):
+        if not all(value.isfinite() for value in given.aminmax()):  # NaN and inf pass through both
+            check_finite_rows(name, given)
     check_choice("backend", backend, BACKENDS)
     for name, value in (("blur", blur), ("max_iterations", max_iterations), ("tolerance", tolerance)):
         check_positive(name, value)
@@ -99,7 +99,9 @@ def soft_ots(
         points = Points(x, y)
         epsilon = (blur / points.unit * points.scale) ** 2
         _check_noise(points, blur, epsilon)
-        products = Products(points, make_plan(*x.shape, "tiles", memory_budget, x.device), math.inf, False)
+        products = Products(
+            points, make_plan(points.m, points.d, "tiles", memory_budget, x.device), math.inf, False
+        )
         if backend == "geomloss":
             anneal, backend = _started_by_geomloss(points, products, blur)
         else:
@@ -136,7 +138,7 @@ def _started_by_geomloss(points: Points, products: Products, blur: float) -> tup
 
 
 def _balance(anneal: Anneal, epsilon: float, max_iterations: int, tolerance: float) -> tuple[Tensor, float]:
-    """Iterate until the columns carry their mass; return the column potential that the rows of `a` belong to."""
+    """Iterate until the columns carry their mass; return the column potential that `a` belongs to."""
     b, error, done = anneal.b, math.inf, 0
     while error > tolerance and done < max_iterations:
         b = anneal.b
@@ -150,8 +152,8 @@ def _check_noise(points: Points, blur: float, epsilon: float) -> None:
     if noise > _MOST_NOISE:
         least = math.sqrt(noise / _MOST_NOISE) * blur if epsilon > 0 else 0.0
         raise ValueError(
-            f"blur must be at least about {least:.3g} for points this far apart, got {blur:.3g}: float32 products "
-            "are coarser than the smoothing. Use ots, which is exact."
+            f"blur must be at least about {least:.3g} for points this far apart, got {blur:.3g}: float32 "
+            "products are coarser than the smoothing. Use ots, which is exact."
         )
 
 

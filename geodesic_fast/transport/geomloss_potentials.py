@@ -18,7 +18,7 @@ _SCALING = 0.9  # geomloss's ratio of successive blurs: nearer 1 is slower and c
 def geomloss_potentials(x: Tensor, y: Tensor, blur: float) -> tuple[Tensor, Tensor, str]:
     """Return (f, g), (m) float64 each, for the cost |x - y|^2 / 2 at epsilon = blur^2, and the backend used.
 
-    x, y: (m, d) float32 or float64. Backend "multiscale" up to 3 dimensions, "online" above; both take O(m) memory.
+    x, y: (m, d) float32 or float64. Backend "multiscale" up to 3 dimensions, else "online"; O(m) memory.
     """
     geomloss = _import("geomloss", "pip install geomloss pykeops")
     _import("pykeops", "pip install pykeops")

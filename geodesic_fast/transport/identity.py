@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Is the network's own pairing optimal? Min-plus sweeps with the identity as the matching.
 
-The identity is optimal exactly when b_j = max_i (S_ij - S_ii + b_i) has a fixed point. Two starts settle it for
-well-behaved maps: b = <x, y> / 2, for which the slack of (i, j) is half of <x_i - x_j, y_i - y_j> when y is a
-symmetric linear map of x, and b = |y|^2 / 2, for which every y_j has its own x_j as its nearest.
+The identity is optimal exactly when b_j = max_i (S_ij - S_ii + b_i) has a fixed point. Two starts settle it
+for well-behaved maps: b = <x, y> / 2, for which the slack of (i, j) is half of <x_i - x_j, y_i - y_j> when y
+is a symmetric linear map of x, and b = |y|^2 / 2, for which every y_j has its own x_j as its nearest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_SWEEPS = 6
 
 
 def identity_potential(points: Points, products: Products) -> tuple[Tensor, int, int]:
-    """Return column potentials b (m) float64, scaled, how many of them a sweep still changed, and the sweeps."""
+    """Return scaled column potentials b (m) float64, how many a sweep still changed, and the sweeps."""
     squares = points.scale**2
     diagonal = _diagonal(points) * squares
     starts = [diagonal / 2, points.square_y * squares / 2]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What is proved about the score before the assignment is: an interval that holds it.
 
-With duals of gap G to the best permutation known, an optimal permutation has total slack at most G. A fixed point
-i costs r_ii, a moved one at least d_i, the least slack of its row away from the diagonal. So k fixed points are
-possible only if sum d + (the k smallest r_ii - d_i) <= G.
+With duals of gap G to the best permutation known, an optimal permutation has total slack at most G. A fixed
+point i costs r_ii, a moved one at least d_i, the least slack of its row away from the diagonal. So k fixed
+points are possible only if sum d + (the k smallest r_ii - d_i) <= G.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from geodesic_fast.transport.ties import equal_point_labels
 def score_interval(
     points: Points, products: Products, b: Tensor, match: np.ndarray
 ) -> tuple[float, float, float]:
-    """Return the lowest and highest score that b (m) float64, scaled, leaves, and the gap of `match` in costs."""
+    """Return the lowest and highest score that scaled b (m) float64 leaves, and the gap of `match`."""
     b = b - b.median()
     elsewhere = _best_elsewhere(points, products, b.float())
     squares = points.scale**2

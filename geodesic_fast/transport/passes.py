@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One pass over a tile of products each: the compiled kernel where there is one, the same in plain torch elsewhere."""
+"""One pass over a tile of products each: a compiled kernel where there is one, plain torch elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Listing:
 def softmin_pass(
     tile: Tensor, b: Tensor, epsilon: float, a: Tensor, col_sum: Tensor, col_best: Tensor
 ) -> None:
-    """Write a_i = epsilon log sum_j exp((S_ij - b_j) / epsilon); add the columns' plan mass, raise their maxima."""
+    """Write a_i = epsilon log sum_j exp((S_ij - b_j) / epsilon); add up columns, raise their maxima."""
     if _compiled(tile):
         assert engine is not None
         addresses = [t.data_ptr() for t in (a, col_sum, col_best)]
@@ -54,7 +54,7 @@ def column_best_pass(tile: Tensor, a: Tensor, best: Tensor) -> None:
 def list_pass(
     tile: Tensor, listing: Listing, p: Tensor, low: Tensor, capacity: int
 ) -> tuple[np.ndarray, np.ndarray, Tensor] | None:
-    """Return rows (within the tile), columns and max_j t_ij (rows); None if more than `capacity` are listed."""
+    """Return rows in the tile, columns and max_j t_ij (rows); None if over `capacity` are listed."""
     if _compiled(tile):
         return _compiled_list(tile, listing, p, low, capacity)
     t = (tile - listing.b) + p[:, None] * listing.q
@@ -72,7 +72,7 @@ def list_pass(
 
 
 def _at_most(rows: Tensor, cols: Tensor, count: int, limit: int) -> tuple[Tensor, Tensor]:
-    """Keep a run of `limit` entries of each row that has more, starting at a place that differs from row to row."""
+    """Keep `limit` entries in a run of each row that has more, from a place that differs by row."""
     counts = torch.bincount(rows, minlength=count)
     within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     first = torch.arange(count, device=rows.device) * limit % (counts - limit + 1).clamp(min=1)

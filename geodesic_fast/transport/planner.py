@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a problem will take, before it starts: bytes, seconds, stored or tiled; and a refusal where it cannot fit."""
+"""What a problem will take, before it starts: bytes, seconds, stored or tiled; or a refusal."""
 
 from __future__ import annotations
 
@@ -117,4 +117,4 @@ def _refusal(m: int, d: int, method: str, needed: int, budget: int, tiles: int) 
     )
     if tiles <= budget and m <= _LARGEST_M:
         return f"{start}: method='tiles' takes {tiles / gib:.2f} GiB."
-    return f"{start}: free or allow {tiles / gib:.2f} GiB for method='tiles', or score a random subset of the points."
+    return f"{start}: allow {tiles / gib:.2f} GiB for method='tiles', or score a random subset of the points."

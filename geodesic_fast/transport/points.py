@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The two point sets, shifted towards zero, and float64 costs of single pairs.
 
-Shifting x and y by different constants changes no assignment: it adds a row term and a column term to the costs.
+Shifting x and y by different constants changes no assignment: it adds a row term and a column term to the
+costs.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def _pair_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.
     cost = np.empty(len(rows))
     engine.ots_edge_costs(
         x.data_ptr(), y.data_ptr(), x.dtype == torch.float64, x.stride(0), y.stride(0), x.shape[1],
-        shift.data_ptr(), rows.ctypes.data, cols.ctypes.data, len(rows), cost.ctypes.data, torch.get_num_threads(),
+        shift.data_ptr(), rows.ctypes.data, cols.ctypes.data, len(rows), cost.ctypes.data,
+        torch.get_num_threads(),
     )  # fmt: skip
     return cost
 

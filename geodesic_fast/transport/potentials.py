@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dual potentials from a few annealed Sinkhorn iterations, and the pairs that a sparse graph should start with."""
+"""Dual potentials from a few annealed Sinkhorn iterations, and the pairs a sparse graph starts with."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Schedule:
 
 
 def usual_schedule(d: int) -> Schedule:
-    """Return the schedule that left a handful of pairs to be mended, or none, in measurements of each width."""
+    """Return the schedule that left few pairs to be mended, or none, in measurements of each width."""
     return Schedule(10, _START, 0.002) if d >= _LOW_DIMENSION else Schedule(20, _START, 0.0005)
 
 
 class Anneal:
-    """Sinkhorn on S = x y^T in the log domain; after it, `b`, `a` and the column thresholds describe the plan."""
+    """Sinkhorn on S = x y^T in the log domain; `b`, `a` and the column thresholds describe its plan."""
 
     def __init__(self, points: Points, products: Products, b: Tensor) -> None:
         self.points, self.products = points, products
@@ -83,7 +83,7 @@ class Anneal:
             _column_best_pass(tile[rows], self.a[start : start + len(tile)][rows], group)
 
     def near_pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows and columns of the pairs of least slack: about 24 for each row and 8 for each column."""
+        """Return rows and columns of the pairs of least slack: about 24 a row and 8 a column."""
         none = torch.zeros_like(self.b)
         by_row = Listing(self.b, none, keep=ROW_NEIGHBOURS, limit=_ROW_LIMIT)
         by_column = Listing(self.thresholds, none, limit=_ROW_LIMIT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The certificate: every reduced cost of all m x m pairs is at least zero in float64, or here is one that is not.
+"""The certificate: all m x m reduced costs are at least zero in float64, or here is one that is not.
 
 Float32 products rule out pairs whose slack is larger than a rigorous bound on the rounding; the others are
 computed again in float64 from the points as given.

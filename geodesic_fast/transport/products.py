@@ -23,7 +23,7 @@ class OutOfTimeError(Exception):
 
 
 class Products:
-    """S = (x - shift)(y - shift)^T, (m, m) in float32 and in units of 1 / scale^2, handed out in row tiles."""
+    """S = (x - shift)(y - shift)^T, (m, m) float32 in units of 1 / scale^2, handed out in row tiles."""
 
     def __init__(self, points: Points, plan: Plan, deadline: float, verbose: bool) -> None:
         self.points, self.plan, self.deadline = points, plan, deadline
@@ -68,7 +68,7 @@ class Products:
         return tile
 
     def _store(self) -> None:
-        """Compute all products, a slice of features at a time so that shifted copies stay small beside them."""
+        """Compute all products, a slice of features at a time: shifted copies stay small beside them."""
         points, m, rows = self.points, self.points.m, self.plan.block_rows
         stored = torch.empty((m, m), dtype=torch.float32, device=points.device)
         widths = range(0, points.d, self.plan.block_features)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The whole way to a proved answer: identity, potentials, sparse assignment, dense pricing, until nothing is left."""
+"""The whole way to a proved answer: identity, potentials, sparse assignment, pricing, again."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Search:
         self.v: np.ndarray | None = None
         seconds = {"identity": 0.0, "potentials": 0.0, "assignment": 0.0, "pricing": 0.0, "ties": 0.0}
         self.record: dict[str, Any] = {
-            "estimated_bytes": plan.bytes, "estimated_seconds": plan.seconds, "identity_sweeps": 0, "iterations": 0,
-            "rounds": 0, "edges": 0, "reductions": 0, "augmentations": 0, "rechecked": 0, "passes": 0,
-            "seconds": seconds,
+            "estimated_bytes": plan.bytes, "estimated_seconds": plan.seconds, "identity_sweeps": 0,
+            "iterations": 0, "rounds": 0, "edges": 0, "reductions": 0, "augmentations": 0,
+            "rechecked": 0, "passes": 0, "seconds": seconds,
         }  # fmt: skip
 
     def run(self, start: np.ndarray | None) -> Solution:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exact assignment on a growing sparse graph; every graph holds the identity, so a perfect matching exists."""
+"""The exact assignment on a growing sparse graph, which holds the identity and so a perfect matching."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ class SparseGraph:
         place = np.searchsorted(self.keys, keys)
         new = self.keys[np.minimum(place, len(self.keys) - 1)] != keys
         keys, place = keys[new], place[new]
-        if costs is None:
-            costs = self.points.costs(keys // self.m, keys % self.m)
-        else:
-            costs = costs[new]
+        costs = self.points.costs(keys // self.m, keys % self.m) if costs is None else costs[new]
         self.keys = np.insert(self.keys, place, keys)
         self.costs = np.insert(self.costs, place, costs)
         return len(keys)
@@ -58,7 +55,7 @@ def solve_rows(
     match: np.ndarray,
     check_time: Callable[[], None],
 ) -> tuple[np.ndarray, dict]:
-    """Solve the assignment whose row i owns edges row_start[i]..row_start[i+1]; v and match are improved in place."""
+    """Solve the assignment whose row i owns edges row_start[i]..row_start[i+1]; v, match in place."""
     assert engine is not None
     m = len(v)
     row_start = np.ascontiguousarray(row_start, np.int64)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Among optimal assignments, one with the most fixed points.
 
-Every optimal assignment uses pairs without reduced cost only, and every perfect matching of such pairs is optimal.
-So the most fixed points are a second assignment on the graph of these pairs, at cost 0 where the pair is a fixed
-point and 1 where it is not: whole numbers, solved without rounding.
+Every optimal assignment uses pairs without reduced cost only, and every perfect matching of such pairs is
+optimal. So the most fixed points are a second assignment on the graph of these pairs, at cost 0 where the
+pair is a fixed point and 1 where it is not: whole numbers, solved without rounding.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def most_fixed_points(
 
 
 def fixed_to_themselves(match: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Let every row that is matched to a twin of its own point take that point itself; costs stay the same."""
+    """Let every row that is matched to a twin of its own point take that point; costs stay the same."""
     match = match.copy()
     owner = np.empty_like(match)
     owner[match] = np.arange(len(match), dtype=match.dtype)
