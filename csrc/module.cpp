@@ -122,7 +122,11 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled engine of geodesic_fast: CPU and CUDA kernels over plain addresses.";
   m.attr("version") = GEODESIC_FAST_VERSION;
   m.attr("instruction_set") = instruction_set();
-  m.attr("compiler") = __VERSION__;
+#ifdef __clang__
+  m.attr("compiler") = "Clang " __clang_version__;
+#else
+  m.attr("compiler") = "GCC " __VERSION__;
+#endif
 #ifdef _OPENMP
   m.attr("openmp") = true;
 #else

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
 from types import ModuleType
 
@@ -12,12 +13,9 @@ import torch  # first: the engine then shares torch's OpenMP threads instead of 
 engine: ModuleType | None
 engine_error: str
 try:
-    from geodesic_fast import _C as engine  # type: ignore[attr-defined,no-redef]
-
-    engine_error = ""
+    engine, engine_error = importlib.import_module("geodesic_fast._C"), ""
 except ImportError as error:
-    engine = None
-    engine_error = str(error)
+    engine, engine_error = None, str(error)
 
 
 @functools.cache
@@ -26,8 +24,7 @@ def why_not(device_type: str) -> str:
     if engine is None:
         return (
             f"the compiled engine geodesic_fast._C is missing ({engine_error}). Install a C++ compiler "
-            "(g++ or clang++) and run `pip install --force-reinstall --no-deps geodesic-fast`, "
-            "or `pip install .` in the sources."
+            "(g++ or clang++) and run `pip install .` in the sources again."
         )
     if device_type == "cpu":
         return ""

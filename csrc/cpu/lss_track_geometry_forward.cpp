@@ -52,8 +52,8 @@ class ForwardPass {
     GeometrySums sums;
     int64_t offset;      // of the track within a layer, bytes
     int64_t last_layer;  // where the step held in the step row ends, 0 before the first
-    Acc pending;         // what the step row is still to be multiplied by when it joins the sum
-    Acc to_unit;         // what makes a unit vector of the step row
+    Scale<Acc> pending;  // what makes a direction of the step row when it joins the sum
+    Acc row_length;      // of the step row
   };
 
   static int64_t rows_per_track(const GeometryForward& args) {
@@ -70,7 +70,7 @@ class ForwardPass {
   const T* row(int64_t layer, int64_t offset) const { return row_of<T>(args_.tracks, layer, offset); }
 
   void start(int64_t track, int64_t slot) {
-    states_[slot] = State{GeometrySums(), args_.tracks.offset(track), 0, Acc(0), Acc(0)};
+    states_[slot] = State{GeometrySums(), args_.tracks.offset(track), 0, Scale<Acc>(), Acc(1)};
     std::memset(step_row(slot), 0, rows_per_track_ * width_ * sizeof(Acc));
   }
 
@@ -82,10 +82,11 @@ class ForwardPass {
         advance<T, kAll>(current, previous, step, sum_row(slot), state.pending, features);
     double length, cosine;
     if (is_safe_square(got.square)) {
-      const double root = std::sqrt(double(got.square));
+      const Acc root = std::sqrt(got.square);
       length = root;
-      cosine = double(got.dot) * double(state.to_unit) / root;
-      state.pending = state.to_unit = Acc(1 / root);
+      cosine = got.dot / (root * state.row_length);  // exactly 1 or -1 along an axis
+      state.row_length = root;
+      state.pending = {root, 1 / root};
     } else {
       length = scaled_step(state, current, previous, step, &cosine);
     }
@@ -100,8 +101,8 @@ class ForwardPass {
     } else if (kAll && state.last_layer > 0) {
       scaled_direction(row(state.last_layer, state.offset), row(state.last_layer - 1, state.offset), step,
                        features);
-      state.pending = 0;  // it has joined the sum already
-      state.to_unit = 1;
+      state.pending = Scale<Acc>();  // it has joined the sum already
+      state.row_length = 1;
     }
     if (rows_per_track_ == 3 && layer % kFlushSteps == 0) flush(slot);
   }
@@ -117,7 +118,8 @@ class ForwardPass {
       scaled_direction(row(last, state.offset), row(last - 1, state.offset), before, features);
       *cosine = dot_rows(step, before, features);
     }
-    state.pending = state.to_unit = length != 0 ? Acc(1) : Acc(0);
+    state.row_length = 1;
+    state.pending = {Acc(1), length != 0 ? Acc(1) : Acc(0)};
     return length;
   }
 
@@ -133,9 +135,8 @@ class ForwardPass {
     const TracksView& tracks = args_.tracks;
     Acc *step = step_row(slot), *sum = sum_row(slot);
     Vector<Acc> squares[kUnroll] = {};
-    const Vector<Acc> pending = broadcast(state.pending);
     for_vectors<Acc>(width_, [&](int64_t j, int group, int64_t) {
-      Vector<Acc> s = SameType<Acc>::load(sum + j) + SameType<Acc>::load(step + j) * pending;
+      Vector<Acc> s = SameType<Acc>::load(sum + j) + state.pending(SameType<Acc>::load(step + j));
       if (rows_per_track_ == 3) s += SameType<Acc>::load(total_row(slot) + j);
       SameType<Acc>::store(sum + j, s);
       squares[group] += s * s;

@@ -57,6 +57,27 @@ GEODESIC_FAST_INLINE Acc sum_groups(const Vector<Acc> (&sums)[kUnroll]) {
   return sum_lanes<Acc>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
+// v / length to the last bit, from 1 / length: unit steps along an axis must cancel exactly.
+template <class Acc>
+GEODESIC_FAST_INLINE Vector<Acc> divide(Vector<Acc> v, Vector<Acc> length, Vector<Acc> inverse) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  const Vector<Acc> u = v * inverse;
+  return u + (v - u * length) * inverse;
+#else
+  (void)inverse;
+  return v / length;
+#endif
+}
+
+// What turns the row of a step into its direction; a scale of 0 leaves it out.
+template <class Acc>
+struct Scale {
+  Acc length = 1, inverse = 0;
+  GEODESIC_FAST_INLINE Vector<Acc> operator()(Vector<Acc> v) const {
+    return inverse == 0 ? Vector<Acc>{} : divide<Acc>(v, broadcast(length), broadcast(inverse));
+  }
+};
+
 template <class Acc>
 struct StepSums {
   Acc square;  // |v|^2
@@ -66,13 +87,12 @@ struct StepSums {
 // One pass over a row: the step before joins the sum of directions, the new step takes its place.
 template <class T, bool kDot, class Acc = typename AccOf<T>::type>
 static inline StepSums<Acc> advance(const T* current, const T* previous, Acc* step, Acc* direction_sum,
-                                    Acc scale, int64_t features) {
+                                    const Scale<Acc>& scale, int64_t features) {
   Vector<Acc> squares[kUnroll] = {}, dots[kUnroll] = {};
-  const Vector<Acc> scales = broadcast(scale);
   for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
     const Vector<Acc> before = SameType<Acc>::load(step + j);
     const Vector<Acc> v = load_row(current, j, count) - load_row(previous, j, count);
-    SameType<Acc>::store(direction_sum + j, SameType<Acc>::load(direction_sum + j) + before * scales);
+    SameType<Acc>::store(direction_sum + j, SameType<Acc>::load(direction_sum + j) + scale(before));
     SameType<Acc>::store(step + j, v);
     squares[group] += v * v;
     if (kDot) dots[group] += v * before;

@@ -31,12 +31,14 @@ struct ForwardTeam {
 
   Acc direction_sum[kCount];  // u_1 + ... + u_l, without the last
   Acc step[kCount];           // the last step that has a direction
-  Acc pending, to_unit;       // what `step` lacks to join the sum, and to be a unit vector
+  Acc step_length;            // of the row in `step`
+  Acc pending;      // what makes a direction of it, or 0 once it has joined the sum
   bool paired;                // a step with a direction has been seen
 
   __device__ __forceinline__ void start(int64_t offset) {
     if (threadIdx.x == 0) sums = GeometrySums();
-    pending = to_unit = 0;
+    pending = 0;
+    step_length = 1;
     paired = false;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) direction_sum[i] = step[i] = 0;
@@ -53,23 +55,23 @@ struct ForwardTeam {
       if constexpr (kAll) totals[kSums - 1] += v[i] * step[i];
     });
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) direction_sum[i] += step[i] * pending;
+    for (int i = 0; i < kCount; ++i) direction_sum[i] += direction(step[i]);
     team_sum(totals);
     double length, cosine;
-    Acc scale;
+    Acc root, scale;
     if (is_safe_square(totals[0])) {  // the same in every thread of the team
-      const Acc root = sqrt(totals[0]);
+      root = sqrt(totals[0]);
       length = root;
       scale = 1 / root;
-      cosine = static_cast<double>(totals[kSums - 1] * scale) * to_unit;
+      cosine = totals[kSums - 1] / (root * step_length);  // exactly 1 or -1 along an axis
     } else {
-      length = scaled_step(v, &scale, &cosine);
+      length = scaled_step(v, &root, &scale, &cosine);
     }
     const bool directed = length != 0 || args.zero_step == ZeroStep::kKeep;
     if (directed) {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) step[i] = v[i];
-      to_unit = scale;
+      step_length = length != 0 ? root : Acc(1);
     }
     pending = directed ? scale : Acc(0);
     if (threadIdx.x == 0) {
@@ -79,6 +81,12 @@ struct ForwardTeam {
       count(length, directed, cosine);
     }
     paired = paired || directed;
+  }
+
+  // v / step_length to the last bit: unit steps along an axis must cancel exactly.
+  __device__ __forceinline__ Acc direction(Acc v) const {
+    const Acc u = v * pending;
+    return fma(fma(-u, step_length, v), pending, u);
   }
 
   __device__ __forceinline__ void count(double length, bool directed, double cosine) {
@@ -92,7 +100,7 @@ struct ForwardTeam {
   }
 
   // A step too long, too short or too broken for its square: v is divided by its largest entry first.
-  __device__ __forceinline__ double scaled_step(Acc (&v)[kCount], Acc* scale, double* cosine) {
+  __device__ __forceinline__ double scaled_step(Acc (&v)[kCount], Acc* root, Acc* scale, double* cosine) {
     double unit = 1;
     Acc largest = team_max(largest_of(v), max_buffer);
     if (isinf(largest)) {  // the difference overflowed, half of it does not
@@ -105,13 +113,13 @@ struct ForwardTeam {
     for (int i = 0; i < kCount; ++i) {
       v[i] = largest == 0 ? Acc(0) : v[i] / largest;  // NaN where the largest is NaN or inf over inf
       totals[0] += v[i] * v[i];
-      if constexpr (kAll) totals[kSums - 1] += v[i] * (step[i] * to_unit);
+      if constexpr (kAll) totals[kSums - 1] += v[i] * (step[i] / step_length);
     }
     team_sum(totals);
-    const Acc root = sqrt(totals[0]);
-    *scale = largest == 0 ? Acc(0) : 1 / root;
+    *root = sqrt(totals[0]);
+    *scale = largest == 0 ? Acc(0) : 1 / *root;
     *cosine = static_cast<double>(totals[kSums - 1] * *scale);
-    return unit * largest * root;
+    return unit * largest * *root;
   }
 
   static __device__ __forceinline__ Acc largest_of(const Acc (&v)[kCount]) {
@@ -125,7 +133,7 @@ struct ForwardTeam {
     const int64_t m = tracks.view.tracks, d = tracks.view.features;
     Acc totals[kSums] = {};
     ring.for_owned([&](int i, int feature) {
-      const Acc s = direction_sum[i] + step[i] * pending;
+      const Acc s = direction_sum[i] + direction(step[i]);
       totals[0] += s * s;
       if (args.direction_sum != nullptr) static_cast<Acc*>(args.direction_sum)[track * d + feature] = s;
     });
