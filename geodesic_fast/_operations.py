@@ -77,9 +77,7 @@ def _(
     return _outputs(layers, only_lss, keep)
 
 
-@torch.library.custom_op(
-    "geodesic_fast::track_geometry_backward", mutates_args=(), device_types=("cpu", "cuda")
-)
+@torch.library.custom_op("geodesic_fast::track_geometry_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def track_geometry_backward(
     grad_fields: Tensor,
     layers: Sequence[Tensor],

@@ -77,7 +77,9 @@ def _check_stacked(tracks: Tensor, dim: int) -> None:
 
 def _check_layers(layers: Sequence[object], dim: int) -> None:
     if dim != 0:
-        raise ValueError(f"dim must be 0 for a list of layers, got {dim}: the list itself is the layer axis.")
+        raise ValueError(
+            f"dim must be 0 for a list of layers, got {dim}: the list itself is the layer axis."
+        )
     if len(layers) < 2:
         raise ValueError(
             f"tracks must have at least 2 layers, got a list of {len(layers)}: "
@@ -144,19 +146,13 @@ def check_points(x: object, y: object) -> None:
             "row i of y is the image of row i of x."
         )
     if x.dtype != y.dtype:
-        raise ValueError(
-            f"x and y must have the same dtype, got {x.dtype} and {y.dtype}: convert one of them."
-        )
+        raise ValueError(f"x and y must have the same dtype, got {x.dtype} and {y.dtype}: convert one of them.")
     if x.device != y.device:
-        raise ValueError(
-            f"x and y must be on the same device, got {x.device} and {y.device}: move one of them."
-        )
+        raise ValueError(f"x and y must be on the same device, got {x.device} and {y.device}: move one of them.")
     if x.shape[-1] < 1:
         raise ValueError(f"x must have at least 1 feature, got shape {tuple(x.shape)}.")
     if x.shape[:-1].numel() < 1:
-        raise ValueError(
-            f"x must hold at least 1 point, got shape {tuple(x.shape)}: there is no map to score."
-        )
+        raise ValueError(f"x must hold at least 1 point, got shape {tuple(x.shape)}: there is no map to score.")
 
 
 def check_finite_rows(name: str, rows: Tensor) -> None:
@@ -196,3 +192,11 @@ def check_positive(name: str, value: float | None) -> None:
         )
     if not value > 0:
         raise ValueError(f"{name} must be positive, got {value}: leave it out for no limit.")
+
+
+def check_device(name: str, value: Tensor) -> None:
+    """Refuse devices that have no float64 arithmetic to certify with."""
+    if value.device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"{name} must be on the CPU or a CUDA device, got {value.device}: move both sets with .cpu()."
+        )

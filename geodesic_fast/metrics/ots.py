@@ -17,6 +17,7 @@ from torch import Tensor
 from geodesic_fast._extension import engine, has_engine
 from geodesic_fast._validation import (
     check_choice,
+    check_device,
     check_finite_rows,
     check_points,
     check_positive,
@@ -154,6 +155,7 @@ def _points_of(x: Tensor | Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, 
         x, y = x[0], x[-1]
     check_points(x, y)
     assert isinstance(x, Tensor)
+    check_device("x", x)
     x, y = (points.detach().reshape(-1, points.shape[-1]) for points in (x, y))  # (m, d)
     for name, points in (("x", x), ("y", y)):
         if not all(value.isfinite() for value in points.aminmax()):  # NaN and inf pass through both

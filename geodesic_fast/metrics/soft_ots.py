@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geodesic_fast._validation import check_choice, check_finite_rows, check_points, check_positive
+from geodesic_fast._validation import (
+    check_choice,
+    check_device,
+    check_finite_rows,
+    check_points,
+    check_positive,
+)
 from geodesic_fast.transport.geomloss_potentials import geomloss_potentials
 from geodesic_fast.transport.planner import make_plan
 from geodesic_fast.transport.points import Points
@@ -88,6 +94,7 @@ def soft_ots(
         0.25
     """
     check_points(x, y)
+    check_device("x", x)
     x, y = (points.detach().reshape(-1, points.shape[-1]) for points in (x, y))  # (m, d)
     for name, given in (("x", x), ("y", y)):
         if not all(value.isfinite() for value in given.aminmax()):  # NaN and inf pass through both

@@ -25,7 +25,7 @@ _NEARLY_IDENTITY = (
     0.02  # share of columns a sweep may still change for the identity's duals to be a good start
 )
 _TIGHT_PAIRS = 64  # a point; above that, and above the floor, ties are not enumerated
-_TIGHT_FLOOR = 4_000_000
+_TIGHT_FLOOR = 8_000_000
 
 
 @dataclass
@@ -94,10 +94,12 @@ class Search:
             schedule = Schedule(2, schedule.stop, schedule.stop)
         began = time.monotonic()
         anneal = Anneal(points, products, b)
-        anneal.run(schedule)
-        self.v = anneal.column_dual()
-        self.record["iterations"] = anneal.iterations
-        graph.add(*anneal.near_pairs())
+        try:
+            anneal.run(schedule)
+            graph.add(*anneal.near_pairs())
+        finally:  # out of time, the duals so far still bound the score
+            self.v = anneal.column_dual()
+            self.record["iterations"] = anneal.iterations
         self._took("potentials", began)
 
     def _solve_and_price(self, graph: SparseGraph) -> tuple[np.ndarray, Prices]:
