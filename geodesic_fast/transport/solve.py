@@ -147,7 +147,9 @@ class Search:
         assert v is not None
         match, high = self.match, 1.0
         all_ties = prices.tight_pairs <= prices.most_tight
-        if not np.array_equal(match, np.arange(points.m)):
+        # Without a tied pair beside the matched ones no y_j has a twin, and there is no other optimum.
+        tied = not all_ties or any((match[rows] != cols).any() for rows, cols in prices.tight)
+        if tied and not np.array_equal(match, np.arange(points.m)):
             labels = equal_point_labels(points.y)
             match = fixed_to_themselves(match, labels)
             if all_ties:
