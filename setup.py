@@ -33,6 +33,7 @@ class CMakeBuild(build_ext):
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 f"-DGEODESIC_FAST_MODULE={target.name}",
                 f"-DGEODESIC_FAST_VERSION={self.distribution.get_version()}",
+                f"-DGEODESIC_FAST_SANITIZE={os.environ.get('GEODESIC_FAST_SANITIZE', '')}",
                 f"-DGEODESIC_FAST_CUDA={os.environ.get('GEODESIC_FAST_CUDA', 'auto')}",
                 f"-DGEODESIC_FAST_CUDA_ARCHS={os.environ.get('GEODESIC_FAST_CUDA_ARCHS', '')}",
             ],

@@ -41,7 +41,7 @@ def _wide_on_gpu(layer: Tensor) -> bool:
 def _outputs(layers: Sequence[Tensor], only_lss: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Allocate (fields, zero_steps, direction_sum, lengths) of one forward pass."""
     batch, first = batch_shape(layers), layers[0]
-    sums = {"dtype": accumulation_dtype(first.dtype), "device": first.device}
+    sums: dict[str, Any] = {"dtype": accumulation_dtype(first.dtype), "device": first.device}
     fields = torch.empty((1 if only_lss else FIELD_COUNT, *batch), **sums)
     zero_steps = torch.empty((0,) if only_lss else batch, dtype=torch.int64, device=first.device)
     direction_sum = torch.empty((*batch, first.shape[-1]) if keep else (0,), **sums)
@@ -65,7 +65,8 @@ def track_geometry(
         with _current(fields.device):
             engine.track_geometry_forward(
                 engine_tracks(layers), _POLICY_CODES[zero_step], only_lss, fields.data_ptr(),
-                zero_steps.data_ptr(), direction_sum.data_ptr(), lengths_used.data_ptr(), _place(fields.device),
+                zero_steps.data_ptr(), direction_sum.data_ptr(), lengths_used.data_ptr(),
+                _place(fields.device),
             )  # fmt: skip
     return outputs
 
@@ -77,7 +78,9 @@ def _(
     return _outputs(layers, only_lss, keep)
 
 
-@torch.library.custom_op("geodesic_fast::track_geometry_backward", mutates_args=(), device_types=("cpu", "cuda"))
+@torch.library.custom_op(
+    "geodesic_fast::track_geometry_backward", mutates_args=(), device_types=("cpu", "cuda")
+)
 def track_geometry_backward(
     grad_fields: Tensor,
     layers: Sequence[Tensor],

@@ -26,7 +26,8 @@ def check_float_tensor(name: str, value: object) -> None:
     """Refuse what is not a tensor of a floating-point dtype."""
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(value).__name__}: convert it with torch.as_tensor({name})."
+            f"{name} must be a torch.Tensor, got {type(value).__name__}: "
+            f"convert it with torch.as_tensor({name})."
         )
     if value.dtype not in FLOAT_DTYPES:
         raise TypeError(
@@ -77,9 +78,7 @@ def _check_stacked(tracks: Tensor, dim: int) -> None:
 
 def _check_layers(layers: Sequence[object], dim: int) -> None:
     if dim != 0:
-        raise ValueError(
-            f"dim must be 0 for a list of layers, got {dim}: the list itself is the layer axis."
-        )
+        raise ValueError(f"dim must be 0 for a list of layers, got {dim}: the list itself is the layer axis.")
     if len(layers) < 2:
         raise ValueError(
             f"tracks must have at least 2 layers, got a list of {len(layers)}: "
@@ -103,7 +102,8 @@ def _check_layers(layers: Sequence[object], dim: int) -> None:
             if got != expected:
                 expected, got = (tuple(v) if what == "shape" else v for v in (expected, got))
                 raise ValueError(
-                    f"tracks must be layers of equal {what}: tracks[0] has {expected}, tracks[{index}] has {got}; "
+                    f"tracks must be layers of equal {what}: tracks[0] has {expected}, "
+                    f"tracks[{index}] has {got}; "
                     + _REMEDIES[what]
                 )
     _check_features(first.shape[-1], tuple(first.shape))
@@ -137,8 +137,8 @@ def check_points(x: object, y: object) -> None:
             )
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(
-            f"x and y must have the same width, got {x.shape[-1]} and {y.shape[-1]}: a transport score compares "
-            "points of one space, so it needs both ends of the map in the same space."
+            f"x and y must have the same width, got {x.shape[-1]} and {y.shape[-1]}: a transport score "
+            "compares points of one space, so it needs both ends of the map in the same space."
         )
     if x.shape[:-1] != y.shape[:-1]:
         raise ValueError(
@@ -146,13 +146,19 @@ def check_points(x: object, y: object) -> None:
             "row i of y is the image of row i of x."
         )
     if x.dtype != y.dtype:
-        raise ValueError(f"x and y must have the same dtype, got {x.dtype} and {y.dtype}: convert one of them.")
+        raise ValueError(
+            f"x and y must have the same dtype, got {x.dtype} and {y.dtype}: convert one of them."
+        )
     if x.device != y.device:
-        raise ValueError(f"x and y must be on the same device, got {x.device} and {y.device}: move one of them.")
+        raise ValueError(
+            f"x and y must be on the same device, got {x.device} and {y.device}: move one of them."
+        )
     if x.shape[-1] < 1:
         raise ValueError(f"x must have at least 1 feature, got shape {tuple(x.shape)}.")
     if x.shape[:-1].numel() < 1:
-        raise ValueError(f"x must hold at least 1 point, got shape {tuple(x.shape)}: there is no map to score.")
+        raise ValueError(
+            f"x must hold at least 1 point, got shape {tuple(x.shape)}: there is no map to score."
+        )
 
 
 def check_finite_rows(name: str, rows: Tensor) -> None:

@@ -38,7 +38,9 @@ def laid_out(tracks, layout):
         return [layer.clone() for layer in tracks], 0
     if layout == "sliced":  # every axis a part of a larger one, features still contiguous
         room = torch.zeros([2 * size + 1 for size in tracks.shape], dtype=tracks.dtype, device=tracks.device)
-        part = room[tuple(slice(1, 2 * size, 2) for size in tracks.shape[:-1]) + (slice(1, tracks.shape[-1] + 1),)]
+        part = room[
+            (*tuple(slice(1, 2 * size, 2) for size in tracks.shape[:-1]), slice(1, tracks.shape[-1] + 1))
+        ]
         part.copy_(tracks)
         return part, 0
     if layout == "reversed":  # features not contiguous: copied
@@ -49,7 +51,9 @@ def laid_out(tracks, layout):
 def line(steps, features):
     """Return (n+1, d) on a straight line with unequal steps: LSS 1."""
     torch.manual_seed(1)
-    return torch.rand(steps + 1, 1, dtype=torch.float64).cumsum(0) * torch.randn(features, dtype=torch.float64)
+    return torch.rand(steps + 1, 1, dtype=torch.float64).cumsum(0) * torch.randn(
+        features, dtype=torch.float64
+    )
 
 
 def arc(steps, angle):

@@ -57,7 +57,9 @@ def test_known_answers(device):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_one_step_scores_exactly_one(dtype, device):
-    assert torch.equal(lss(torch.randn(2, 50, 33).to(dtype).to(device)).cpu().double(), torch.ones(50).double())
+    assert torch.equal(
+        lss(torch.randn(2, 50, 33).to(dtype).to(device)).cpu().double(), torch.ones(50).double()
+    )
 
 
 def test_invariances(device):
@@ -151,7 +153,9 @@ def test_any_shape_and_stride(steps, batch, features, dtype, layout, seed):
     torch.manual_seed(seed)
     tracks = random_tracks((steps, *batch, features), dtype)
     zero = (tracks.diff(dim=0) == 0).all(-1)
-    if zero.any() or features == 1:  # low precision, low dimension: rest and exact cancelling have their own tests
+    if (
+        zero.any() or features == 1
+    ):  # low precision, low dimension: rest and exact cancelling have their own tests
         tracks = random_tracks((steps, *batch, features + 60), dtype)
     arranged, dim = laid_out(tracks, layout)
     truth = true_lss(tracks)

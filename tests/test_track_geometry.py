@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Every per-track number: values, degenerate tracks, gradients."""
 
+import itertools
 import math
 
 import numpy as np
@@ -38,8 +39,8 @@ def test_matches_the_float64_reference(shape, dtype, layout, device):
 def test_each_field_against_scipy(device):
     track = np.random.default_rng(0).normal(size=(8, 5)).cumsum(0)
     steps = np.diff(track, axis=0)
-    lengths = [euclidean(a, b) for a, b in zip(track[:-1], track[1:], strict=True)]
-    cosines = [1 - cosine(a, b) for a, b in zip(steps[:-1], steps[1:], strict=True)]
+    lengths = [euclidean(a, b) for a, b in itertools.pairwise(track)]
+    cosines = [1 - cosine(a, b) for a, b in itertools.pairwise(steps)]
     got = track_geometry(torch.from_numpy(track).to(device))
     expected = {
         "path_length": sum(lengths),

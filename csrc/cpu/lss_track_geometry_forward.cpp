@@ -52,7 +52,7 @@ class ForwardPass {
     GeometrySums sums;
     int64_t offset;      // of the track within a layer, bytes
     int64_t last_layer;  // where the step held in the step row ends, 0 before the first
-    Scale<Acc> pending;  // what makes a direction of the step row when it joins the sum
+    Acc pending;         // its length, or inf once it has joined the sum of directions
     Acc row_length;      // of the step row
   };
 
@@ -70,7 +70,7 @@ class ForwardPass {
   const T* row(int64_t layer, int64_t offset) const { return row_of<T>(args_.tracks, layer, offset); }
 
   void start(int64_t track, int64_t slot) {
-    states_[slot] = State{GeometrySums(), args_.tracks.offset(track), 0, Scale<Acc>(), Acc(1)};
+    states_[slot] = State{GeometrySums(), args_.tracks.offset(track), 0, Acc(INFINITY), Acc(1)};
     std::memset(step_row(slot), 0, rows_per_track_ * width_ * sizeof(Acc));
   }
 
@@ -79,14 +79,13 @@ class ForwardPass {
     const T *current = row(layer, state.offset), *previous = row(layer - 1, state.offset);
     Acc* step = step_row(slot);
     const StepSums<Acc> got =
-        advance<T, kAll>(current, previous, step, sum_row(slot), state.pending, features);
+        advance<T, kAll>(current, previous, step, sum_row(slot), Direction<Acc>(state.pending), features);
     double length, cosine;
     if (is_safe_square(got.square)) {
       const Acc root = std::sqrt(got.square);
       length = root;
       cosine = got.dot / (root * state.row_length);  // exactly 1 or -1 along an axis
-      state.row_length = root;
-      state.pending = {root, 1 / root};
+      state.row_length = state.pending = root;
     } else {
       length = scaled_step(state, current, previous, step, &cosine);
     }
@@ -101,7 +100,7 @@ class ForwardPass {
     } else if (kAll && state.last_layer > 0) {
       scaled_direction(row(state.last_layer, state.offset), row(state.last_layer - 1, state.offset), step,
                        features);
-      state.pending = Scale<Acc>();  // it has joined the sum already
+      state.pending = INFINITY;  // it has joined the sum already
       state.row_length = 1;
     }
     if (rows_per_track_ == 3 && layer % kFlushSteps == 0) flush(slot);
@@ -119,7 +118,7 @@ class ForwardPass {
       *cosine = dot_rows(step, before, features);
     }
     state.row_length = 1;
-    state.pending = {Acc(1), length != 0 ? Acc(1) : Acc(0)};
+    state.pending = length != 0 ? Acc(1) : Acc(INFINITY);
     return length;
   }
 
@@ -135,8 +134,9 @@ class ForwardPass {
     const TracksView& tracks = args_.tracks;
     Acc *step = step_row(slot), *sum = sum_row(slot);
     Vector<Acc> squares[kUnroll] = {};
+    const Direction<Acc> direction(state.pending);
     for_vectors<Acc>(width_, [&](int64_t j, int group, int64_t) {
-      Vector<Acc> s = SameType<Acc>::load(sum + j) + state.pending(SameType<Acc>::load(step + j));
+      Vector<Acc> s = SameType<Acc>::load(sum + j) + direction(SameType<Acc>::load(step + j));
       if (rows_per_track_ == 3) s += SameType<Acc>::load(total_row(slot) + j);
       SameType<Acc>::store(sum + j, s);
       squares[group] += s * s;

@@ -206,12 +206,20 @@ GEODESIC_FAST_INLINE void store_fence() {
 #endif
 }
 
-// The sum of the lanes, in pairs.
+// The sum of the lanes, in halves.
 template <class Acc>
 GEODESIC_FAST_INLINE Acc sum_lanes(Vector<Acc> v) {
   Acc lanes[kLanes<Acc>];
-  std::memcpy(lanes, &v, sizeof(v));
-  for (int width = kLanes<Acc> / 2; width > 0; width /= 2) {
+#if defined(__AVX512F__)
+  typedef Acc Part __attribute__((vector_size(32)));
+  Part parts[2];
+  std::memcpy(parts, &v, sizeof(v));
+  const Part half = parts[0] + parts[1];
+#else
+  const Vector<Acc> half = v;
+#endif
+  std::memcpy(lanes, &half, sizeof(half));
+  for (int width = sizeof(half) / sizeof(Acc) / 2; width > 0; width /= 2) {
     for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
   }
   return lanes[0];

@@ -8,7 +8,7 @@
 namespace geodesic_fast {
 namespace GEODESIC_FAST_ISA {
 
-constexpr int64_t kBlockBytes = 384 << 10;  // per thread, below a second-level cache
+constexpr int64_t kBlockBytes = 256 << 10;  // per thread, below a second-level cache
 constexpr int64_t kChunkBytes = 256 << 10;  // work worth handing to a thread
 constexpr int64_t kMaxBlock = 256;
 

@@ -57,25 +57,32 @@ GEODESIC_FAST_INLINE Acc sum_groups(const Vector<Acc> (&sums)[kUnroll]) {
   return sum_lanes<Acc>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-// v / length to the last bit, from 1 / length: unit steps along an axis must cancel exactly.
+// Turns rows of a step into its direction, to the last bit: unit steps along an axis must cancel exactly.
+// Without a length it gives zero. A copy lives in registers, so each loop takes its own.
 template <class Acc>
-GEODESIC_FAST_INLINE Vector<Acc> divide(Vector<Acc> v, Vector<Acc> length, Vector<Acc> inverse) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  const Vector<Acc> u = v * inverse;
-  return u + (v - u * length) * inverse;
-#else
-  (void)inverse;
-  return v / length;
-#endif
-}
+class Direction {
+ public:
+  Direction() : Direction(INFINITY, 0) {}
+  explicit Direction(Acc length) : Direction(length, 1 / length) {}
 
-// What turns the row of a step into its direction; a scale of 0 leaves it out.
-template <class Acc>
-struct Scale {
-  Acc length = 1, inverse = 0;
   GEODESIC_FAST_INLINE Vector<Acc> operator()(Vector<Acc> v) const {
-    return inverse == 0 ? Vector<Acc>{} : divide<Acc>(v, broadcast(length), broadcast(inverse));
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    const Vector<Acc> u = v * inverse_;
+    return u + (v - u * length_) * inverse_;
+#else
+    return v / length_;
+#endif
   }
+
+ private:
+  GEODESIC_FAST_INLINE Direction(Acc length, Acc inverse)
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+      : length_(broadcast(inverse == 0 ? Acc(1) : length)), inverse_(broadcast(inverse)) {
+#else
+      : length_(broadcast(length)), inverse_(broadcast(inverse)) {
+#endif
+  }
+  Vector<Acc> length_, inverse_;
 };
 
 template <class Acc>
@@ -87,12 +94,12 @@ struct StepSums {
 // One pass over a row: the step before joins the sum of directions, the new step takes its place.
 template <class T, bool kDot, class Acc = typename AccOf<T>::type>
 static inline StepSums<Acc> advance(const T* current, const T* previous, Acc* step, Acc* direction_sum,
-                                    const Scale<Acc>& scale, int64_t features) {
+                                    Direction<Acc> direction, int64_t features) {
   Vector<Acc> squares[kUnroll] = {}, dots[kUnroll] = {};
   for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
     const Vector<Acc> before = SameType<Acc>::load(step + j);
     const Vector<Acc> v = load_row(current, j, count) - load_row(previous, j, count);
-    SameType<Acc>::store(direction_sum + j, SameType<Acc>::load(direction_sum + j) + scale(before));
+    SameType<Acc>::store(direction_sum + j, SameType<Acc>::load(direction_sum + j) + direction(before));
     SameType<Acc>::store(step + j, v);
     squares[group] += v * v;
     if (kDot) dots[group] += v * before;

@@ -32,7 +32,7 @@ struct ForwardTeam {
   Acc direction_sum[kCount];  // u_1 + ... + u_l, without the last
   Acc step[kCount];           // the last step that has a direction
   Acc step_length;            // of the row in `step`
-  Acc pending;      // what makes a direction of it, or 0 once it has joined the sum
+  Acc pending;                // what makes a direction of it, or 0 once it has joined the sum
   bool paired;                // a step with a direction has been seen
 
   __device__ __forceinline__ void start(int64_t offset) {

@@ -2,9 +2,7 @@
 // lss and track_geometry for tracks too wide for the registers of one team: first what each step adds up
 // to, then the features, a slice at a time.
 // Memory: forward reads the tracks twice; backward reads them three times and writes the gradient once.
-// Work:   as the narrow kernels.
-// Numbers: as the narrow kernels.
-// Bound:  read bandwidth; what a block has just read comes from the second-level cache when it is small.
+// Work, Numbers: as the narrow kernels. Bound: read bandwidth.
 #include "cuda_kernels.h"
 #include "geometry_gradient.h"
 #include "geometry_sums.h"
@@ -18,13 +16,12 @@ namespace {
 constexpr int kBlock = 512;
 
 // One step of one track: where its two points lie, and what makes its difference a unit vector.
-template <class T>
+template <class T, class Acc = typename AccOf<T>::type>
 struct Step {
-  using Acc = typename AccOf<T>::type;
   const T *now = nullptr, *before = nullptr;
   Acc length = 0;
 
-  __device__ __forceinline__ Step() {}
+  Step() = default;
   __device__ __forceinline__ Step(const DeviceTracks& tracks, int64_t layer, int64_t offset)
       : now(reinterpret_cast<const T*>(tracks.row(layer, offset))),
         before(reinterpret_cast<const T*>(tracks.row(layer - 1, offset))) {}
@@ -282,8 +279,8 @@ void wide_forward(const GeometryForward& args, void* stream) {
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     auto kernel = args.only_lss ? wide_forward_kernel<T, false> : wide_forward_kernel<T, true>;
-    const dim3 block(kBlock);
-    launch(kernel, grid_of(args.tracks.tracks, block), block, 0, stream, on_device(args.tracks), args);
+    launch(kernel, grid_of(args.tracks.tracks, dim3(kBlock)), dim3(kBlock), 0, stream, on_device(args.tracks),
+           args);
   });
 }
 

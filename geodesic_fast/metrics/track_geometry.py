@@ -38,15 +38,15 @@ def track_geometry(
 
     With steps v_l = x^(l) - x^(l-1), lengths s_l = |v_l|, directions u_l = v_l / s_l, l = 1..n:
 
-        lss              n / |u_1 + ... + u_n|                    1 straight, sqrt(n) random; lower is straighter
-        lss_normalized   (lss - 1) / (sqrt(n) - 1)                0 straight, about 1 random; NaN for n = 1
+        lss              n / |u_1 + ... + u_n|                 1 straight, sqrt(n) random; lower is straighter
+        lss_normalized   (lss - 1) / (sqrt(n) - 1)             0 straight, about 1 random; NaN if n = 1
         path_length      s_1 + ... + s_n
         chord            |x^(n) - x^(0)|
-        straightness     chord / path_length                      in [0, 1]; higher is straighter
-        adjacent_cosine  mean <u_l, u_(l+1)>                      in [-1, 1]; higher is straighter; NaN for n = 1
-        turning_angle    mean arccos <u_l, u_(l+1)>, radians      in [0, pi]; lower is straighter; NaN for n = 1
-        step_cv          population std(s) / mean(s)              0: equally long steps; NaN if all are zero
-        action           n (s_1^2 + ... + s_n^2)                  at least chord^2; lower is closer to a geodesic
+        straightness     chord / path_length                   in [0, 1]; higher is straighter
+        adjacent_cosine  mean <u_l, u_(l+1)>                   in [-1, 1]; higher is straighter; NaN if n = 1
+        turning_angle    mean arccos <u_l, u_(l+1)>, radians   in [0, pi]; lower is straighter; NaN if n = 1
+        step_cv          population std(s) / mean(s)           0: equally long steps; NaN if all are zero
+        action           n (s_1^2 + ... + s_n^2)               at least chord^2; lower is more geodesic
         zero_steps       number of steps of length zero, int64
 
     Args:
@@ -67,8 +67,8 @@ def track_geometry(
         TypeError, ValueError: as `geodesic_fast.lss`.
 
     Every float field is differentiable once, all of them together in one more pass over the tracks. Where a
-    field has a kink its gradient is 0 there: steps and chords of length zero, step_cv at equal steps, the angle
-    at cosines of 1 and -1.
+    field has a kink its gradient is 0 there: steps and chords of length zero, step_cv at equal steps, the
+    angle at cosines of 1 and -1.
 
     Source: Gai and Zhang, arXiv:2102.09235, for lss and action.
 
@@ -90,7 +90,7 @@ def track_geometry(
     fields, zero_steps, _, lengths = _operations.track_geometry(layers, policy, only_lss=False, keep=keep)
     if strict:
         check_no_zero_step(lengths)
-    return TrackGeometry(*fields.unbind(0), zero_steps)
+    return TrackGeometry._make([*fields.unbind(0), zero_steps])
 
 
 def track_geometry_reference(
@@ -126,7 +126,7 @@ def track_geometry_reference(
         if zero_step == "propagate":
             values[field] = values[field].where(zero_steps == 0, torch.nan)
     finite = x.isfinite().all(-1).all(0)
-    return TrackGeometry(*(value.where(finite, torch.nan) for value in values), zero_steps)
+    return TrackGeometry._make([*(value.where(finite, torch.nan) for value in values), zero_steps])
 
 
 def _adjacent_means(u: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+# The whole interface of the repository; `make` alone lists it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
+EXTRAS := demo,test,bench,lint
+
+.PHONY: help demo test bench gpu-check lint sanitize clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+# torch first and alone: its version decides which build of it is installed.
+$(VENV)/installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt torch
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[$(EXTRAS)]"
+	touch $@
+
+demo: $(VENV)/installed  ## train residual and plain networks on digits, measure LSS and OTS, write a report
+	$(BIN)/python -m geodesic_fast demo $(ARGS)
+
+test: $(VENV)/installed  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/installed  ## run the CPU benchmarks, tables and JSON into benchmarks/results
+	$(BIN)/python benchmarks/bench_lss.py $(ARGS)
+
+gpu-check:  ## build in place against the torch that is installed, run GPU tests and benchmarks; no network
+	GEODESIC_FAST_CUDA=1 GEODESIC_FAST_CUDA_ARCHS=native $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e .
+	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
+
+lint: $(VENV)/installed  ## check format, style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+sanitize: $(VENV)/installed  ## run the engine's CPU tests under the address and undefined-behaviour sanitizers
+	PYTHON=$(BIN)/python bash tests/sanitize.sh
+
+clean:  ## remove everything that a command here made
+	rm -rf $(VENV) build geodesic_fast.egg-info geodesic_fast/_C*.so

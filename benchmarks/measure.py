@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""How benchmarks here measure: answers checked first, candidates in turn, medians, ratios of one run."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from geodesic_fast._extension import engine
+
+RESULTS = Path(__file__).parent / "results"
+FLUSH_BYTES = 256 << 20  # larger than a GPU's second-level cache
+
+
+def medians(
+    candidates: dict[str, Callable[[], Any]], device: str, rounds: int, title: str = ""
+) -> dict[str, float]:
+    """Return the median seconds of each candidate; each round runs all of them in turn."""
+    time_once = _time_on_gpu if device == "cuda" else _time_on_cpu
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for run in candidates.values():  # warm up: caches, compilation, allocator
+        time_once(run)
+        time_once(run)
+    for _ in tqdm(range(rounds), desc=title, leave=False):
+        for name, run in candidates.items():
+            times[name].append(time_once(run))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _time_on_cpu(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _time_on_gpu(run: Callable[[], Any]) -> float:
+    torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda").zero_()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return what a result must name: machine, versions, commit."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    dirty = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "instruction_set": engine.instruction_set if engine else "none",
+        "commit": git("rev-parse", "--short", "HEAD") + dirty,
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(names) or '?'} cores, {platform.machine()}"
+
+
+def report(name: str, device: str, rows: list[dict[str, Any]]) -> Path:
+    """Print the rows as a table and save them with the machine and commit."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(len(c), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
+    for row in [columns, *cells]:
+        print(
+            "  ".join(
+                text.ljust(w) if i == 0 else text.rjust(w)
+                for i, (text, w) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{device}.json"
+    path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
+    print(f"saved {path}")
+    return path
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""The rules of the house that a machine can check, and the examples in the docstrings."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import geodesic_fast
+
+ROOT = Path(__file__).parent.parent
+CODE = {".py", ".cpp", ".cu", ".cuh", ".h", ".cmake"}
+TRACKED = subprocess.run(
+    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+).stdout.split()
+SOURCES = [ROOT / name for name in TRACKED if Path(name).suffix in CODE and (ROOT / name).is_file()]
+
+
+def modules():
+    yield geodesic_fast
+    for found in pkgutil.walk_packages(geodesic_fast.__path__, "geodesic_fast."):
+        if not found.name.endswith(("__main__", "_C")):
+            yield found.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_short_and_says_its_licence(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    assert "SPDX-License-Identifier: MIT" in text.splitlines()[0]
+    assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", text) or path == Path(__file__)
+
+
+@pytest.mark.parametrize("name", [name for name in geodesic_fast.__all__ if name.islower()])
+def test_a_public_function_keeps_its_contract(name):
+    text = getattr(geodesic_fast, name).__doc__
+    if name.endswith("_reference"):
+        assert text.startswith("Define")
+        return
+    parts = ["Args:", "Returns:", "Raises:", "ifferentiable", "Source:", "Example:"]
+    places = [text.find(part) for part in parts]
+    assert min(places) > 0, dict(zip(parts, places, strict=True))
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", sorted(str(getattr(m, "__name__", m)) for m in modules()))
+def test_examples_in_docstrings_run(name):
+    try:
+        module = importlib.import_module(name)
+    except ImportError as missing:
+        pytest.skip(f"needs an optional package: {missing}")
+    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def test_every_metric_has_its_room():
+    for metric in ("lss", "track_geometry", "ots"):
+        room = [name for name in TRACKED if metric in name]
+        for place in ("geodesic_fast/", "csrc/", "tests/", "benchmarks/"):
+            assert any(name.startswith(place) for name in room), (metric, place)
