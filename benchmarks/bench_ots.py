@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Time `ots` against dense and entropic solvers, checking the answers first.
 
-python benchmarks/bench_ots.py [--quick | --large] [--only NAME] [--json FILE]
+python benchmarks/bench_ots.py [--device cuda] [--quick | --large] [--only FAMILY]
 
 Every time includes the cost matrix. Ratios hold within one run. Peak memory is what a call adds to the
 process.
@@ -12,10 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import json
-import platform
-import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from measure import medians, report
+from ots_problems import PLANTED, make
 from scipy.optimize import linear_sum_assignment
 
+import geodesic_fast
 from geodesic_fast import ots
 
-CLASSES = 10
 OBJECTIVE_TOLERANCE = 1e-12  # relative
 # family, m, d, rivals
 QUICK = [
@@ -59,48 +57,14 @@ LARGE = [
     ("random relu", 16_000, 512, "lapjvs"),
     ("half scrambled", 50_000, 256, ""),
 ]
+GPU = [
+    ("half scrambled", 20_000, 512, ""),
+    ("residual", 20_000, 512, ""),
+    ("half scrambled", 100_000, 512, ""),
+    ("blurred patches", 100_000, 3072, ""),
+]
+ROUNDS = 3
 LARGE_TILES = 40_000  # points from which on the tiled method is asked for
-PLANTED = 0.4  # share of points on the planted cycle
-
-
-def make(family: str, m: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y, (m, d) float32."""
-    rng = np.random.default_rng(seed)
-    if family == "blurred patches":
-        return blurred_patches(rng, m)
-    x = rng.standard_normal((m, d), dtype=np.float32)
-    offset = 3 * rng.standard_normal((CLASSES, d), dtype=np.float32)[rng.integers(0, CLASSES, m)]
-    noise = rng.standard_normal((m, d), dtype=np.float32)
-    if family == "residual":
-        return x, x + 0.3 * offset + 0.3 * noise
-    if family == "half scrambled":
-        return x, 0.3 * x + offset + noise
-    if family == "random relu":
-        return x, np.maximum(x @ (rng.standard_normal((d, d), dtype=np.float32) / np.float32(d**0.5)), 0)
-    if family == "planted cycles":  # a cycle of points, each sent close to the next one
-        target = np.arange(m)
-        moved = round(PLANTED * m)
-        target[:moved] = np.roll(target[:moved], 1)
-        return x, x[target] + np.float32(1e-3 / m) * noise
-    assert family == "clustered"
-    return 0.1 * x + offset, offset[rng.permutation(m)] + 0.1 * noise
-
-
-def blurred_patches(rng: np.random.Generator, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut 32 x 32 colour patches from photographs; y is their circular Gaussian blur, so OTS is 1."""
-    from sklearn.datasets import load_sample_images
-
-    photographs = [image.astype(np.float32) / 255 for image in load_sample_images().images]
-    x = np.empty((m, 32, 32, 3), np.float32)
-    for i in range(m):
-        photograph = photographs[rng.integers(len(photographs))]
-        top, left = (rng.integers(0, size - 31) for size in photograph.shape[:2])
-        x[i] = photograph[top : top + 32, left : left + 32]
-    frequency = np.fft.fftfreq(32)
-    response = np.exp(-2 * (np.pi * 1.5) ** 2 * frequency**2)  # a standard deviation of 1.5 pixels
-    filters = (response[:, None] * response[None, :])[None, :, :, None]
-    y = np.fft.ifft2(np.fft.fft2(x, axes=(1, 2)) * filters, axes=(1, 2)).real
-    return x.reshape(m, -1), y.reshape(m, -1).astype(np.float32)
 
 
 def float64_cost(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -135,17 +99,13 @@ RIVALS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def timed(call: Callable[[], Any], repeats: int) -> tuple[Any, float]:
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        answer = call()
-        seconds.append(time.perf_counter() - started)
-    return answer, statistics.median(seconds)
-
-
-def peak_above_now(call: Callable[[], Any]) -> int | None:
-    """Return by how many bytes the resident set grew during `call`; None where that cannot be read."""
+def peak_above_now(call: Callable[[], Any], device: str) -> int | None:
+    """Return by how many bytes the memory in use grew during `call`; None where that cannot be read."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
         with contextlib.suppress(OSError, AttributeError):
@@ -180,81 +140,59 @@ def check(family: str, x: np.ndarray, y: np.ndarray, result: Any) -> None:
     assert abs(objective(x, y, result.permutation.numpy()) / result.optimal_cost - 1) < OBJECTIVE_TOLERANCE
 
 
-def run(family: str, m: int, d: int, rivals: str) -> dict[str, Any]:
+def run(family: str, m: int, d: int, rivals: str, device: str) -> dict[str, Any]:
     x, y = make(family, m, d)
-    a, b = torch.from_numpy(x), torch.from_numpy(y)
-    large = m >= LARGE_TILES
-    repeats = 1 if large else 3
+    a, b = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+    large = device == "cpu" and m >= LARGE_TILES
     method = "tiles" if large else "auto"
     ots(a[:300], b[:300], method="stored")  # threads and caches
     results: list[Any] = []
-    peak = peak_above_now(lambda: results.append(ots(a, b, method=method, verbose=large)))
-    check(family, x, y, results[0])
-    row: dict[str, Any] = {"family": family, "m": m, "d": d, "ots": results[0].score, "peak_bytes": peak}
-    if not large:
-        row["float32_cost_seconds"] = timed(lambda: a @ b.T, repeats)[1]
-        result, row["seconds"] = timed(lambda: ots(a, b, method=method), repeats)
-        row["cost_matrices"] = None if peak is None else peak / (4 * m * m)
+    peak = peak_above_now(lambda: results.append(ots(a, b, method=method, verbose=large)), device)
+    result = results[0]
+    check(family, x, y, result)
+    row: dict[str, Any] = {"family": family, "m": m, "d": d, "OTS": result.score}
+    if large:
+        row["ots s"] = result.record["seconds"]["total"]
     else:
-        result, row["seconds"] = results[0], results[0].record["seconds"]["total"]
-    row["record"], row["relative_gap"] = result.record, result.relative_gap
+        ours = {"ots s": lambda: ots(a, b, method=method), "float32 cost s": lambda: (a @ b.T)[0, 0].item()}
+        row |= medians(ours, "cpu", ROUNDS, family)  # both end with a number on the host
+        row["ots/cost"] = row["ots s"] / row["float32 cost s"]
+    row["peak MiB"] = "" if peak is None else round(peak / 2**20)
+    row["peak/matrix"] = "" if peak is None else peak / (4 * m * m)
+    row |= {name: result.record[name] for name in ("iterations", "rounds", "edges", "augmentations")}
+    row["gap"] = result.relative_gap
     for name in rivals.split():
-        permutation, row[f"{name}_seconds"] = timed(lambda name=name: RIVALS[name](x, y), 1)
-        row[f"{name}_difference"] = objective(x, y, permutation) / result.optimal_cost - 1
+        started = time.perf_counter()
+        permutation = RIVALS[name](x, y)
+        row[f"{name} s"] = time.perf_counter() - started
+        row[f"{name}/ots"] = row[f"{name} s"] / row["ots s"]
+        row[f"{name} objective"] = objective(x, y, permutation) / result.optimal_cost - 1
     return row
-
-
-def show(row: dict[str, Any]) -> None:
-    text = f"{row['family']:16s} {row['m']:6d} {row['d']:5d}  OTS {row['ots']:.4f}  {row['seconds']:8.3f} s"
-    if "float32_cost_seconds" in row:
-        text += f"  {row['seconds'] / row['float32_cost_seconds']:6.2f} x float32 cost"
-    if row["peak_bytes"] is not None:
-        text += f"  {row['peak_bytes'] / 2**20:7.0f} MiB"
-    for name in RIVALS:
-        if f"{name}_seconds" in row:
-            faster, off = row[f"{name}_seconds"] / row["seconds"], row[f"{name}_difference"]
-            text += f"  {name} {row[f'{name}_seconds']:.2f} s ({faster:.1f} x, objective {off:+.1e})"
-    print(text, flush=True)
-
-
-def machine() -> dict[str, Any]:
-    here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":")[1].strip() if names else model
-    return {
-        "commit": commit.stdout.strip(), "processor": model, "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version(),
-    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small problems, under a minute")
     size.add_argument("--large", action="store_true", help="m = 16,000 and 50,000")
     parser.add_argument("--only", default="", help="families whose name contains this")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    options = parser.parse_args()
-    problems = QUICK if options.quick else LARGE if options.large else STANDARD
-    about = machine()
-    print(json.dumps(about))
+    args = parser.parse_args()
+    problems = STANDARD if args.device == "cpu" else GPU
+    if args.quick or args.large:
+        problems = QUICK if args.quick else LARGE
+    print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}, every time with its cost matrix")
     rows = []
     for problem in problems:
-        if options.only in problem[0]:
-            rows.append(run(*problem))
-            show(rows[-1])
-    report = json.dumps({"machine": about, "rows": rows})
-    print(report)
-    if options.json:
-        options.json.write_text(report + "\n", encoding="utf-8")
+        if args.only in problem[0]:
+            rows.append(run(*problem, args.device))
+            print(rows[-1], flush=True)
+    suffix = "_quick" if args.quick else "_large" if args.large else ""
+    report(f"bench_ots{suffix}", args.device, rows)
 
 
 if __name__ == "__main__":

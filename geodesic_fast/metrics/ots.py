@@ -125,7 +125,7 @@ def ots(
 
 
 def ots_reference(x: Tensor | Sequence[Tensor], y: Tensor | None = None) -> OTSResult:
-    """The definition of `ots` on SciPy's dense solver; where optima tie, it reports one of them."""
+    """Define `ots` on SciPy's dense solver; where optima tie, it reports one of them."""
     x, y = _points_of(x, y)
     m = len(x)
     if m > REFERENCE_POINTS:

@@ -86,7 +86,7 @@ def soft_ots(
 
     Example:
         >>> import torch
-        >>> from geodesic_fast.metrics.soft_ots import soft_ots
+        >>> from geodesic_fast import soft_ots
         >>> x = torch.arange(4.0)[:, None]
         >>> round(soft_ots(x, x + 1.0, blur=0.1).soft_score, 3)
         1.0
@@ -118,7 +118,7 @@ def soft_ots(
 
 
 def soft_ots_reference(x: Tensor, y: Tensor, *, blur: float, iterations: int = 2000) -> float:
-    """The definition of `soft_ots` in plain torch: Sinkhorn on the whole float64 cost matrix."""
+    """Define `soft_ots` in plain torch: Sinkhorn on the whole float64 cost matrix."""
     cost = (
         torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").square() / 2
     )  # (m, m)
