@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT
 // One more layer for tracks that are measured while they arrive, and their numbers at the end.
-// Memory: an update reads x^(l-1), x^(l), the step and the sum of directions, writes the last two: 6 m d
-// values;
-//         per thread two rows of d.
-// Work:   7 operations per value.
-// Numbers: as in track_geometry, whose row loops these are: float32 sums in lanes (float64 for float64
-// tracks),
-//          float64 for what has one value per track.
+// Memory: an update reads x^(l-1), x^(l), the step and the sum of directions and writes the last two, 6 m d
+//         values; two rows of d per thread.
+// Work:   9 operations per value.
+// Numbers: as in track_geometry: float32 sums in lanes (float64 for float64 tracks), float64 for what has one
+//         value per track.
 // Bound:  memory bandwidth.
 #include "track_accumulator.h"
 
@@ -27,9 +25,9 @@ GEODESIC_FAST_INLINE void store_row(Acc* row, int64_t j, Vector<Acc> v, int64_t 
 // The new step takes the place of the one before, which joins the sum of directions and is kept in `before`.
 template <class T, class Acc = typename AccOf<T>::type>
 StepSums<Acc> exchange_step(const T* current, const T* previous, Acc* step, Acc* direction_sum, Acc* before,
-                            const Scale<Acc>& pending, int64_t features) {
+                            Direction<Acc> pending, int64_t features) {
   Vector<Acc> squares[kUnroll] = {}, dots[kUnroll] = {};
-  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
+  for_vectors<Acc>(features, [&, pending](int64_t j, int group, int64_t count) {
     const Vector<Acc> old = load_row(step, j, count);
     const Vector<Acc> v = load_row(current, j, count) - load_row(previous, j, count);
     store_row(direction_sum, j, load_row(direction_sum, j, count) + pending(old), count);
@@ -50,7 +48,7 @@ void update_track(const Accumulator& args, int64_t track, Acc* before, Acc* spar
   const HeldSums held{args.sums + track, args.tracks.tracks};
   GeometrySums sums = held.load();
   const Acc before_length = Acc(held.at(kSumRowLength));
-  const Scale<Acc> pending{before_length, Acc(held.at(kSumPending))};
+  const Direction<Acc> pending(held.at(kSumPending) == 0 ? Acc(INFINITY) : before_length);
   const StepSums<Acc> got = exchange_step(current, previous, step, direction_sum, before, pending, features);
   double length, cosine;
   Acc row_length = 1;
@@ -80,8 +78,8 @@ void finish_track(const Accumulator& args, int64_t track, Acc* spare) {
   const HeldSums held{args.sums + track, args.tracks.tracks};
   const GeometrySums sums = held.load();
   Vector<Acc> squares[kUnroll] = {};
-  const Scale<Acc> pending{Acc(held.at(kSumRowLength)), Acc(held.at(kSumPending))};
-  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
+  const Direction<Acc> pending(held.at(kSumPending) == 0 ? Acc(INFINITY) : Acc(held.at(kSumRowLength)));
+  for_vectors<Acc>(features, [&, pending](int64_t j, int group, int64_t count) {
     const Vector<Acc> total = load_row(direction_sum, j, count) + pending(load_row(step, j, count));
     squares[group] += total * total;
   });
