@@ -9,7 +9,7 @@ from geodesic_fast import lss, track_geometry
 X = torch.zeros(3, 4, 5)
 SENTENCES = [
     (
-        0),
+        {"layers": X},
         {},
         TypeError,
         "tracks must be a torch.Tensor with a layer axis, or a list or tuple of one",
