@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "lss_track_geometry.h"
+#include "ots.h"
 #include "track_accumulator.h"
 
 namespace geodesic_fast {
@@ -19,6 +20,9 @@ void track_geometry_forward(const GeometryForward& args, int device, void* strea
 void track_geometry_backward(const GeometryBackward& args, int device, void* stream);
 void track_accumulator_update(const Accumulator& args, int device, void* stream);
 void track_accumulator_finish(const Accumulator& args, int device, void* stream);
+void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int device, void* stream);
+void column_best_pass(const ProductTile& tile, const float* a, float* best, int device, void* stream);
+void list_pass(const ProductTile& tile, const ListArgs& args, int device, void* stream);
 #else
 inline const char* architectures() { return ""; }
 inline int runtime_version() { return 0; }
@@ -32,6 +36,11 @@ inline void track_geometry_forward(const GeometryForward& args, int, void*) { wi
 inline void track_geometry_backward(const GeometryBackward& args, int, void*) { without_cuda(args); }
 inline void track_accumulator_update(const Accumulator& args, int, void*) { without_cuda(args); }
 inline void track_accumulator_finish(const Accumulator& args, int, void*) { without_cuda(args); }
+inline void softmin_pass(const ProductTile&, const SoftminArgs& args, int, void*) { without_cuda(args); }
+inline void column_best_pass(const ProductTile& tile, const float*, float*, int, void*) {
+  without_cuda(tile);
+}
+inline void list_pass(const ProductTile&, const ListArgs& args, int, void*) { without_cuda(args); }
 #endif
 
 }  // namespace cuda

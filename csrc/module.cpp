@@ -136,6 +136,8 @@ void track_accumulator(Tracks& tracks, int zero_step, bool finish, uintptr_t ste
 
 }  // namespace
 
+#include "ots_bindings.h"
+
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled engine of geodesic_fast: CPU and CUDA kernels over plain addresses.";
   m.attr("version") = GEODESIC_FAST_VERSION;
@@ -164,4 +166,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("track_geometry_forward", &track_geometry_forward);
   m.def("track_geometry_backward", &track_geometry_backward);
   m.def("track_accumulator", &track_accumulator);
+  bind_ots(m);
 }

@@ -2,18 +2,23 @@
 """How close a deep network's layers come to a geodesic of the Wasserstein space (arXiv:2102.09235)."""
 
 from geodesic_fast.metrics.lss import lss, lss_reference
-from geodesic_fast.metrics.ots import OTSResult, ots
+from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
+from geodesic_fast.metrics.soft_ots import SoftOTSResult, soft_ots, soft_ots_reference
 from geodesic_fast.metrics.track_geometry import TrackGeometry, track_geometry, track_geometry_reference
 from geodesic_fast.recording import TrackAccumulator, record, watch
 
 __all__ = [
     "OTSResult",
+    "SoftOTSResult",
     "TrackAccumulator",
     "TrackGeometry",
     "lss",
     "lss_reference",
     "ots",
+    "ots_reference",
     "record",
+    "soft_ots",
+    "soft_ots_reference",
     "track_geometry",
     "track_geometry_reference",
     "watch",

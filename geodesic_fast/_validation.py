@@ -103,8 +103,7 @@ def _check_layers(layers: Sequence[object], dim: int) -> None:
                 expected, got = (tuple(v) if what == "shape" else v for v in (expected, got))
                 raise ValueError(
                     f"tracks must be layers of equal {what}: tracks[0] has {expected}, "
-                    f"tracks[{index}] has {got}; "
-                    + _REMEDIES[what]
+                    f"tracks[{index}] has {got}; " + _REMEDIES[what]
                 )
     _check_features(first.shape[-1], tuple(first.shape))
 
@@ -179,4 +178,30 @@ def check_no_zero_step(lengths: Tensor) -> None:
         raise ValueError(
             f'tracks must have no step of length zero under zero_step="raise", got one at step {step + 1} of '
             f'track {tuple(track)}: use zero_step="skip" to leave such steps out.'
+        )
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """Refuse a limit that is given and not a positive number."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"{name} must be a number or None, got {type(value).__name__}: leave it out for no limit."
+        )
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}: leave it out for no limit.")
+
+
+def check_device(name: str, value: Tensor) -> None:
+    """Refuse devices that have no float64 arithmetic to certify with."""
+    if value.device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"{name} must be on the CPU or a CUDA device, got {value.device}: move both sets with .cpu()."
         )

@@ -3,60 +3,198 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from geodesic_fast._validation import check_finite_rows, check_points, check_tracks
+from geodesic_fast._extension import engine, has_engine
+from geodesic_fast._validation import (
+    check_choice,
+    check_device,
+    check_finite_rows,
+    check_points,
+    check_positive,
+    check_tracks,
+)
+from geodesic_fast.transport.planner import METHODS, make_plan
+from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.solve import Search, Solution
 
-MAX_POINTS = 16_384  # 2 GiB of float64 costs
+REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
 
 
 @dataclass(frozen=True)
 class OTSResult:
-    """What `ots` found: the score, the optimal permutation, and both costs."""
+    """What `ots` found: the score and how far it is proved, the assignment, its cost and its certificate."""
 
-    score: float
-    permutation: Tensor
-    map_cost: float
-    optimal_cost: float
-    efficiency: float
+    score: float  # NaN unless certified
+    permutation: Tensor  # (m) int64: T(x_i) = y[permutation[i]]; the best known where not certified
+    map_cost: float  # mean |x_i - y_i|^2
+    optimal_cost: float  # mean |x_i - T(x_i)|^2 = W2^2; an upper bound where not certified
+    efficiency: float  # optimal_cost / map_cost
     certified: bool
+    score_lower: float = 0.0
+    score_upper: float = 1.0
+    gap: float = math.inf  # optimal_cost minus what the potentials prove
+    relative_gap: float = math.inf  # gap / optimal_cost
+    potentials: tuple[Tensor, Tensor] | None = None  # (u, v), (m) float64 each: u_i + v_j <= |x_i - y_j|^2
+    method: str = "reference"
+    record: dict[str, Any] = field(default_factory=dict)  # stages, counts and seconds
 
 
-def ots(x: Tensor | Sequence[Tensor], y: Tensor | None = None) -> OTSResult:
-    """Score how far the pairing x_i -> y_i is the optimal transport map."""
+def ots(
+    x: Tensor | Sequence[Tensor],
+    y: Tensor | None = None,
+    *,
+    method: str = "auto",
+    potentials: tuple[Tensor, Tensor] | None = None,
+    memory_budget: int | None = None,
+    time_budget: float | None = None,
+    verbose: bool = False,
+) -> OTSResult:
+    """Score how far the pairing x_i -> y_i is the optimal transport map.
+
+    OTS = #{i : T(x_i) = y_i} / m, where T minimises sum_i |x_i - T(x_i)|^2 over all one-to-one maps onto y.
+
+    The assignment is exact and comes with its proof: duals u_i + v_j <= |x_i - y_j|^2 for all m x m pairs
+    whose sum equals the cost of the permutation. Float32 products only rule pairs out, with a rigorous bound
+    on their rounding; the other pairs are computed in float64 from the values given. "Equal" and "at most"
+    hold to the rounding of one float64 cost, r_ij = (d/4 + 32) 2^-53 (c_ij + |u_i| + |v_j|), for each pair:
+    the gap is at most 2 sum r, and `certified` says so. Pairs whose reduced cost is within r_ij of zero count
+    as tied. Among all assignments made of tied pairs, which are the optimal ones, one with the most fixed
+    points is reported; T(x_i) = y_i means equal points, so a duplicate of y_i is as good as y_i, and the
+    permutation then names i.
+
+    Args:
+        x: source points (*batch, d), float16, bfloat16, float32 or float64, on the CPU or a GPU; or, without
+            `y`, tracks: a tensor (n+1, *batch, d) or a list of layers (*batch, d), of which the first and
+            last are taken.
+        y: images of the source points, same shape, dtype and device as x: y_i = f(x_i).
+        method: "stored" keeps one float32 number for each of the m x m pairs; "tiles" recomputes them in each
+            pass and takes O(m d) memory; "dense" solves on all pairs in float64, for small m; "auto" takes
+            "dense" up to 160 points, else "stored" where the memory budget allows it, else "tiles".
+        potentials: (u, v) of an earlier result, for example of the epoch before: the start, never the proof.
+        memory_budget: bytes the search may take; default: half of what is free on the device.
+        time_budget: seconds; when they are used up, the result is an interval, `certified` is False and
+            `score` NaN. It is looked at between tiles of costs, with one pass over all pairs kept in hand.
+        verbose: show a progress bar on stderr; long searches do so on a terminal anyway.
+
+    Returns:
+        OTSResult; score, score_lower and score_upper are in [0, 1], costs in squared units of x.
+
+    Raises:
+        TypeError, ValueError: x and y are not finite points of the same shape, dtype and device.
+        MemoryError: the budget cannot hold the problem.
+
+    Not differentiable: the score counts. Higher is better; 1 means that the map is an optimal transport map.
+
+    Source: Gai and Zhang, arXiv:2102.09235.
+
+    Example:
+        >>> import torch
+        >>> from geodesic_fast import ots
+        >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+        >>> ots(x, x + 1.0).score
+        1.0
+        >>> ots(x, torch.tensor([[2.0], [1.0], [3.0], [4.0]])).score
+        0.5
+    """
+    x, y = _points_of(x, y)
+    check_choice("method", method, METHODS)
+    check_positive("memory_budget", memory_budget)
+    check_positive("time_budget", time_budget)
+    started = time.monotonic()
+    if engine is None and not has_engine(x.device):
+        return ots_reference(x, y)
+    has_engine(x.device)
+    deadline = started + time_budget if time_budget is not None else math.inf
+    with torch.no_grad():
+        plan = make_plan(len(x), x.shape[1], method, memory_budget, x.device)
+        points = Points(x, y)
+        start = None if potentials is None else _start_of(points, potentials)
+        solution = Search(points, plan, deadline, verbose).run(start)
+        solution.record["seconds"]["total"] = time.monotonic() - started
+        return _result(x, y, points, plan.method, solution)
+
+
+def ots_reference(x: Tensor | Sequence[Tensor], y: Tensor | None = None) -> OTSResult:
+    """Define `ots` on SciPy's dense solver; where optima tie, it reports one of them."""
+    x, y = _points_of(x, y)
+    m = len(x)
+    if m > REFERENCE_POINTS:
+        raise ValueError(
+            f"x must hold at most {REFERENCE_POINTS} points, got {m}: the dense solver stores m x m costs. "
+            "Score a random subset of the points."
+        )
+    source, target = x.double().cpu(), y.double().cpu()
+    offset = source.mean(0)
+    cost = torch.cdist(
+        source - offset, target - offset, compute_mode="donot_use_mm_for_euclid_dist"
+    ).square_()
+    permutation = torch.as_tensor(linear_sum_assignment(cost.numpy())[1])
+    optimal = float((source - target[permutation]).square().sum(-1).mean())
+    total = float((source - target).square().sum(-1).mean())
+    score = float((target[permutation] == target).all(-1).double().mean())
+    efficiency = optimal / total if total > 0 else 1.0
+    return OTSResult(
+        score, permutation.to(x.device), total, optimal, efficiency, True, score, score, 0.0, 0.0
+    )
+
+
+def _points_of(x: Tensor | Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return checked points (m, d) without gradients."""
     if y is None:
         check_tracks(x, 0)
         x, y = x[0], x[-1]
     check_points(x, y)
     assert isinstance(x, Tensor)
-    source, target = (p.detach().reshape(-1, p.shape[-1]).double().cpu() for p in (x, y))  # (m, d)
-    check_finite_rows("x", source)
-    check_finite_rows("y", target)
-    m = len(source)
-    if m > MAX_POINTS:
+    check_device("x", x)
+    x, y = (points.detach().reshape(-1, points.shape[-1]) for points in (x, y))  # (m, d)
+    for name, points in (("x", x), ("y", y)):
+        if not all(value.isfinite() for value in points.aminmax()):  # NaN and inf pass through both
+            check_finite_rows(name, points)
+    return x, y
+
+
+def _start_of(points: Points, potentials: tuple[Tensor, Tensor]) -> np.ndarray:
+    """Return the column dual that an earlier result proposes, in shifted costs."""
+    shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in potentials]
+    if shapes != [(points.m,), (points.m,)]:
         raise ValueError(
-            f"x must hold at most {MAX_POINTS} points, got {m}: the dense solver stores m x m costs. "
-            "Score a random subset of the points."
+            f"potentials must be (u, v) of shape ({points.m},) each, got {shapes}: "
+            "pass result.potentials of an earlier call with as many points."
         )
-    offset = source.mean(0)
-    cost = torch.cdist(source - offset, target - offset).square_().numpy()  # (m, m)
-    map_cost = (source - target).square().sum(-1)
-    np.fill_diagonal(cost, map_cost.numpy())
-    _, permutation = linear_sum_assignment(cost)
-    optimal = float((source - target[torch.as_tensor(permutation)]).square().sum(-1).mean())
-    total = float(map_cost.mean())
-    fixed = (target[torch.as_tensor(permutation)] == target).all(-1)
+    check_finite_rows("potentials", torch.stack([p.detach().to(points.device) for p in potentials], dim=1))
+    return points.shifted_column_potential(potentials[1].detach())
+
+
+def _result(x: Tensor, y: Tensor, points: Points, method: str, solution: Solution) -> OTSResult:
+    unit = points.unit**2
+    everyone = np.arange(points.m)
+    map_cost = math.fsum(points.costs(everyone, everyone, shifted=False)) / points.m
+    optimal = math.fsum(points.costs(everyone, solution.match, shifted=False)) / points.m
+    given = None
+    if solution.u is not None and solution.v is not None:
+        given = points.given_potentials(solution.u, solution.v)
     return OTSResult(
-        score=float(fixed.double().mean()),
-        permutation=torch.as_tensor(permutation),
-        map_cost=total,
-        optimal_cost=optimal,
-        efficiency=optimal / total if total > 0 else 1.0,
-        certified=True,
+        score=solution.fixed_low if solution.certified else math.nan,
+        permutation=torch.from_numpy(solution.match.astype(np.int64)).to(x.device),
+        map_cost=map_cost * unit,
+        optimal_cost=optimal * unit,
+        efficiency=optimal / map_cost if map_cost > 0 else 1.0,
+        certified=solution.certified,
+        score_lower=solution.fixed_low,
+        score_upper=solution.fixed_high,
+        gap=solution.gap * unit,
+        relative_gap=solution.gap / optimal if optimal > 0 else (0.0 if solution.gap <= 0 else math.inf),
+        potentials=given,
+        method=method,
+        record=solution.record,
     )

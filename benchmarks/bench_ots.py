@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""Time `ots` against dense and entropic solvers, checking the answers first.
+
+python benchmarks/bench_ots.py [--device cuda] [--quick | --large] [--only FAMILY]
+
+Every time includes the cost matrix. Ratios hold within one run. Peak memory is what a call adds to the
+process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import medians, report
+from ots_problems import PLANTED, make
+from scipy.optimize import linear_sum_assignment
+
+import geodesic_fast
+from geodesic_fast import ots
+
+OBJECTIVE_TOLERANCE = 1e-12  # relative
+# family, m, d, rivals
+QUICK = [
+    ("residual", 2000, 128, "lapjvs scipy pot"),
+    ("half scrambled", 2000, 128, "lapjvs scipy pot"),
+    ("random relu", 2000, 128, "lapjvs scipy pot"),
+    ("planted cycles", 2000, 64, "lapjvs"),
+    ("clustered", 1000, 16, "lapjvs"),
+    ("half scrambled", 1000, 2, "lapjvs"),
+    ("blurred patches", 1000, 3072, "lapjvs"),
+]
+STANDARD = [
+    ("half scrambled", 4000, 512, "lapjvs scipy pot"),
+    ("half scrambled", 8000, 512, "lapjvs"),
+    ("random relu", 8000, 512, "lapjvs"),
+    ("residual", 8000, 512, "lapjvs"),
+    ("blurred patches", 5000, 3072, ""),
+    ("planted cycles", 8000, 512, "lapjvs"),
+    ("clustered", 4000, 64, "lapjvs"),
+    ("half scrambled", 2000, 4096, "lapjvs"),
+    *[
+        (family, 5000, d, "lapjvs")
+        for d in (2, 3)
+        for family in ("residual", "half scrambled", "random relu", "planted cycles", "clustered")
+    ],
+]
+LARGE = [
+    ("half scrambled", 16_000, 512, "lapjvs"),
+    ("random relu", 16_000, 512, "lapjvs"),
+    ("half scrambled", 50_000, 256, ""),
+]
+GPU = [
+    ("half scrambled", 20_000, 512, ""),
+    ("residual", 20_000, 512, ""),
+    ("half scrambled", 100_000, 512, ""),
+    ("blurred patches", 100_000, 3072, ""),
+]
+ROUNDS = 3
+LARGE_TILES = 40_000  # points from which on the tiled method is asked for
+
+
+def float64_cost(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    a, b = torch.from_numpy(x).double(), torch.from_numpy(y).double()
+    a, b = a - a.mean(0), b - b.mean(0)
+    cost = torch.addmm(b.square().sum(1)[None], a, b.T, alpha=-2).add_(a.square().sum(1)[:, None])
+    return cost.clamp_(min=0).numpy()
+
+
+def by_scipy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return linear_sum_assignment(float64_cost(x, y))[1]
+
+
+def by_lapjvs(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    import lap
+
+    return np.asarray(lap.lapjvs(float64_cost(x, y), return_cost=False)[1])
+
+
+def by_pot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    import ot
+
+    uniform = np.full(len(x), 1 / len(x))
+    plan = ot.emd(uniform, uniform, float64_cost(x, y), numItermax=100_000_000)
+    return plan.argmax(1)
+
+
+RIVALS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "scipy": by_scipy,
+    "lapjvs": by_lapjvs,
+    "pot": by_pot,
+}
+
+
+def peak_above_now(call: Callable[[], Any], device: str) -> int | None:
+    """Return by how many bytes the memory in use grew during `call`; None where that cannot be read."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    try:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # memory kept from earlier calls would hide what this one takes
+        clear.write_text("5", encoding="ascii")
+        before = _kilobytes(status, "VmHWM")
+        call()
+        return (_kilobytes(status, "VmHWM") - before) * 1024
+    except OSError:
+        return None
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    return int(status.read_text(encoding="ascii").split(name + ":")[1].split()[0])
+
+
+def objective(x: np.ndarray, y: np.ndarray, permutation: np.ndarray) -> float:
+    total = 0.0
+    for start in range(0, len(x), 512):
+        difference = x[start : start + 512].astype(np.float64) - y[permutation[start : start + 512]]
+        total += float(np.square(difference).sum())
+    return total / len(x)
+
+
+def check(family: str, x: np.ndarray, y: np.ndarray, result: Any) -> None:
+    """Refuse to time an answer that is not proved, or not the known one."""
+    assert result.certified, family
+    if family == "blurred patches":
+        assert result.score == 1.0, result.score
+    if family == "planted cycles":
+        assert result.score == 1 - round(PLANTED * len(x)) / len(x), result.score
+    assert abs(objective(x, y, result.permutation.numpy()) / result.optimal_cost - 1) < OBJECTIVE_TOLERANCE
+
+
+def run(family: str, m: int, d: int, rivals: str, device: str) -> dict[str, Any]:
+    x, y = make(family, m, d)
+    a, b = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+    large = device == "cpu" and m >= LARGE_TILES
+    method = "tiles" if large else "auto"
+    ots(a[:300], b[:300], method="stored")  # threads and caches
+    results: list[Any] = []
+    peak = peak_above_now(lambda: results.append(ots(a, b, method=method, verbose=large)), device)
+    result = results[0]
+    check(family, x, y, result)
+    row: dict[str, Any] = {"family": family, "m": m, "d": d, "OTS": result.score}
+    if large:
+        row["ots s"] = result.record["seconds"]["total"]
+    else:
+        ours = {"ots s": lambda: ots(a, b, method=method), "float32 cost s": lambda: (a @ b.T)[0, 0].item()}
+        row |= medians(ours, "cpu", ROUNDS, family)  # both end with a number on the host
+        row["ots/cost"] = row["ots s"] / row["float32 cost s"]
+    row["peak MiB"] = "" if peak is None else round(peak / 2**20)
+    row["peak/matrix"] = "" if peak is None else peak / (4 * m * m)
+    row |= {name: result.record[name] for name in ("iterations", "rounds", "edges", "augmentations")}
+    row["gap"] = result.relative_gap
+    for name in rivals.split():
+        started = time.perf_counter()
+        permutation = RIVALS[name](x, y)
+        row[f"{name} s"] = time.perf_counter() - started
+        row[f"{name}/ots"] = row[f"{name} s"] / row["ots s"]
+        row[f"{name} objective"] = objective(x, y, permutation) / result.optimal_cost - 1
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="small problems, under a minute")
+    size.add_argument("--large", action="store_true", help="m = 16,000 and 50,000")
+    parser.add_argument("--only", default="", help="families whose name contains this")
+    args = parser.parse_args()
+    problems = STANDARD if args.device == "cpu" else GPU
+    if args.quick or args.large:
+        problems = QUICK if args.quick else LARGE
+    print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}, every time with its cost matrix")
+    rows = []
+    for problem in problems:
+        if args.only in problem[0]:
+            rows.append(run(*problem, args.device))
+            print(rows[-1], flush=True)
+    suffix = "_quick" if args.quick else "_large" if args.large else ""
+    report(f"bench_ots{suffix}", args.device, rows)
+
+
+if __name__ == "__main__":
+    main()

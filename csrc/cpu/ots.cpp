@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT
+#include "ots.h"
+
+#include "cpu/parallel.h"
+#include "cpu/simd.h"
+
+namespace geodesic_fast {
+namespace GEODESIC_FAST_ISA {
+namespace {
+
+using F = Vector<float>;
+constexpr int64_t kLane = kLanes<float>;
+constexpr int64_t kRowsTogether = 4;
+constexpr float kLowest = -3.0e38f;
+typedef int32_t I32 __attribute__((vector_size(kVectorBytes)));
+
+GEODESIC_FAST_INLINE F larger(F a, F b) { return a > b ? a : b; }
+
+GEODESIC_FAST_INLINE F load(const float* from) { return load_unaligned<F>(from); }
+GEODESIC_FAST_INLINE void store(float* to, F v) { std::memcpy(to, &v, sizeof(v)); }
+
+GEODESIC_FAST_INLINE float max_lanes(F v) {
+  float lanes[kLane], best = kLowest;
+  std::memcpy(lanes, &v, sizeof(v));
+  for (int64_t k = 0; k < kLane; ++k) best = lanes[k] > best ? lanes[k] : best;
+  return best;
+}
+
+// exp(x) for x <= 0 to about 2 units in the last place; below -87 it stays at exp(-87).
+GEODESIC_FAST_INLINE F exp_nonpositive(F x) {
+  x = larger(x, broadcast(-87.0f));
+  const F shifted = x * 1.44269504f + 12582912.0f;  // the integer part now lies in the low bits
+  const F whole = shifted - 12582912.0f;
+  const F r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return bit_copy<F>(bit_copy<I32>(p) + (bit_copy<I32>(shifted) << 23));
+}
+
+// Calls step(j) on whole vectors of columns, then last(j, count) on the rest.
+template <class Step, class Last>
+GEODESIC_FAST_INLINE void over_columns(int64_t cols, const Step& step, const Last& last) {
+  int64_t j = 0;
+  for (; j + kLane <= cols; j += kLane) step(j);
+  if (j < cols) last(j, cols - j);
+}
+
+GEODESIC_FAST_INLINE F load_tail_or(const float* from, int64_t count, float other) {
+  float padded[kLane];
+  for (int64_t k = 0; k < kLane; ++k) padded[k] = k < count ? from[k] : other;
+  return load(padded);
+}
+
+// e_j = exp((S_ij - b_j - best) / epsilon); returns the row's potential and leaves the scale of e in
+// `weight`.
+float softmin_row(const float* s, const SoftminArgs& args, int64_t cols, float* e, float* weight) {
+  F top = broadcast(kLowest);
+  over_columns(
+      cols, [&](int64_t j) { top = larger(top, load(s + j) - load(args.b + j)); },
+      [&](int64_t j, int64_t n) {
+        top = larger(top, load_tail_or(s + j, n, kLowest) - load_tail_or(args.b + j, n, 0.0f));
+      });
+  const float best = max_lanes(top), inv_epsilon = 1.0f / args.epsilon;
+  F sum = {};
+  over_columns(
+      cols,
+      [&](int64_t j) {
+        const F value = exp_nonpositive((load(s + j) - load(args.b + j) - best) * inv_epsilon);
+        sum += value;
+        store(e + j, value);
+      },
+      [&](int64_t j, int64_t n) {
+        const F value = exp_nonpositive(
+            (load_tail_or(s + j, n, kLowest) - load_tail_or(args.b + j, n, 0.0f) - best) * inv_epsilon);
+        sum += value;
+        store_tail<float>(e + j, value, n);
+      });
+  const float total = sum_lanes<float>(sum);
+  *weight = 1.0f / total;
+  return best + __builtin_logf(total) * args.epsilon;
+}
+
+void add_rows(const float* s, int64_t stride, int64_t rows, int64_t cols, const float* a, const float* e,
+              const float* weight, float* col_sum, float* col_best) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float *sr = s + r * stride, *er = e + r * cols;
+    const float ar = a[r], wr = weight[r];
+    over_columns(
+        cols,
+        [&](int64_t j) {
+          store(col_sum + j, load(col_sum + j) + load(er + j) * wr);
+          store(col_best + j, larger(load(col_best + j), load(sr + j) - ar));
+        },
+        [&](int64_t j, int64_t n) {
+          for (int64_t k = j; k < j + n; ++k) {
+            col_sum[k] += er[k] * wr;
+            col_best[k] = sr[k] - ar > col_best[k] ? sr[k] - ar : col_best[k];
+          }
+        });
+  }
+}
+
+}  // namespace
+
+// Memory: reads S once; a row, its exponentials and the column sums stay in the second-level cache.
+// Work: one exponential a pair. Numbers: float32, each row shifted by its maximum; column sums per thread.
+// Bound: memory, 4 bytes a pair.
+void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int threads) {
+  const int64_t cols = tile.cols;
+  const int64_t bytes = cols * static_cast<int64_t>(sizeof(float));
+  Scratch scratch(threads, 3 * bytes);
+  for (int t = 0; t < threads; ++t) {
+    float* mine = reinterpret_cast<float*>(scratch.part(t));
+    for (int64_t j = 0; j < cols; ++j) mine[j] = 0.0f;
+    for (int64_t j = 0; j < cols; ++j) mine[cols + j] = kLowest;
+  }
+  parallel_for(tile.rows, 16, threads, [&](int64_t begin, int64_t end, int thread) {
+    float* sum = reinterpret_cast<float*>(scratch.part(thread));
+    float *best = sum + cols, *e = best + cols, weight;
+    for (int64_t i = begin; i < end; ++i) {
+      const float* s = tile.product + i * tile.stride;
+      args.a[i] = softmin_row(s, args, cols, e, &weight);
+      add_rows(s, tile.stride, 1, cols, args.a + i, e, &weight, sum, best);
+    }
+  });
+  for (int t = 0; t < threads; ++t) {
+    const float* mine = reinterpret_cast<const float*>(scratch.part(t));
+    for (int64_t j = 0; j < cols; ++j) {
+      args.col_sum[j] += mine[j];
+      args.col_best[j] = mine[cols + j] > args.col_best[j] ? mine[cols + j] : args.col_best[j];
+    }
+  }
+}
+
+// Memory: reads S once. Work: one subtraction and one maximum a pair. Numbers: float32. Bound: memory.
+// best_j is raised to max_i S_ij - a_i: the sweep that proves the identity, and the tightest column
+// potentials.
+void column_best_pass(const ProductTile& tile, const float* a, float* best, int threads) {
+  const int64_t cols = tile.cols;
+  Scratch scratch(threads, cols * static_cast<int64_t>(sizeof(float)));
+  for (int t = 0; t < threads; ++t) std::memcpy(scratch.part(t), best, cols * sizeof(float));
+  const int64_t groups = (tile.rows + kRowsTogether - 1) / kRowsTogether;
+  parallel_for(groups, 8, threads, [&](int64_t begin, int64_t end, int thread) {
+    float* mine = reinterpret_cast<float*>(scratch.part(thread));
+    for (int64_t g = begin; g < end; ++g) {
+      const float* s[kRowsTogether];
+      float ar[kRowsTogether];
+      for (int64_t r = 0; r < kRowsTogether; ++r) {  // a short last group repeats its last row
+        const int64_t i = g * kRowsTogether + r < tile.rows ? g * kRowsTogether + r : tile.rows - 1;
+        s[r] = tile.product + i * tile.stride;
+        ar[r] = a[i];
+      }
+      over_columns(
+          cols,
+          [&](int64_t j) {
+            const F low = larger(load(s[0] + j) - ar[0], load(s[1] + j) - ar[1]);
+            const F high = larger(load(s[2] + j) - ar[2], load(s[3] + j) - ar[3]);
+            store(mine + j, larger(load(mine + j), larger(low, high)));
+          },
+          [&](int64_t j, int64_t n) {
+            for (int64_t k = j; k < j + n; ++k) {
+              for (int64_t r = 0; r < kRowsTogether; ++r) {
+                mine[k] = s[r][k] - ar[r] > mine[k] ? s[r][k] - ar[r] : mine[k];
+              }
+            }
+          });
+    }
+  });
+  for (int t = 0; t < threads; ++t) {
+    const float* mine = reinterpret_cast<const float*>(scratch.part(t));
+    for (int64_t j = 0; j < cols; ++j) best[j] = mine[j] > best[j] ? mine[j] : best[j];
+  }
+}
+
+}  // namespace GEODESIC_FAST_ISA
+}  // namespace geodesic_fast

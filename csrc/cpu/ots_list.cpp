@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+#include "cpu/parallel.h"
+#include "cpu/simd.h"
+#include "ots.h"
+
+namespace geodesic_fast {
+namespace GEODESIC_FAST_ISA {
+namespace {
+
+using F = Vector<float>;
+constexpr int64_t kLane = kLanes<float>;
+constexpr int64_t kGroup = kRowParts;  // columns tested together
+constexpr float kLowest = -3.0e38f;
+typedef int32_t I32 __attribute__((vector_size(kVectorBytes)));
+
+GEODESIC_FAST_INLINE F load(const float* from) { return load_unaligned<F>(from); }
+
+GEODESIC_FAST_INLINE F value_at(const float* s, const ListArgs& args, float p, int64_t j) {
+  return (load(s + j) - load(args.b + j)) + load(args.q + j) * p;
+}
+
+GEODESIC_FAST_INLINE float scalar_at(const float* s, const ListArgs& args, float p, int64_t j) {
+  return (s[j] - args.b[j]) + args.q[j] * p;
+}
+
+// The maximum of each of 64 parts of the row: columns j with equal j mod 64.
+void part_maxima(const float* s, const ListArgs& args, float p, int64_t cols, float* part) {
+  for (int k = 0; k < kRowParts; ++k) part[k] = kLowest;
+  int64_t j = 0;
+  F top[kGroup / kLane];
+  for (F& lane : top) lane = broadcast(kLowest);
+  for (; j + kGroup <= cols; j += kGroup) {
+    for (int64_t k = 0; k < kGroup / kLane; ++k) {
+      const F value = value_at(s, args, p, j + k * kLane);
+      top[k] = value > top[k] ? value : top[k];
+    }
+  }
+  std::memcpy(part, top, sizeof(top));
+  for (; j < cols; ++j) {
+    const float value = scalar_at(s, args, p, j);
+    part[j % kGroup] = value > part[j % kGroup] ? value : part[j % kGroup];
+  }
+}
+
+// The k-th largest of the parts, which is left in their first k places, the largest first.
+float kth_largest(float* part, int k) {
+  for (int place = 0; place < k; ++place) {
+    int best = place;
+    for (int at = place + 1; at < kRowParts; ++at) best = part[at] > part[best] ? at : best;
+    const float larger = part[best];
+    part[best] = part[place];
+    part[place] = larger;
+  }
+  return part[k - 1];
+}
+
+GEODESIC_FAST_INLINE bool any_lane(I32 mask) {
+  uint64_t words[kVectorBytes / 8], all = 0;
+  std::memcpy(words, &mask, sizeof(mask));
+  for (uint64_t word : words) all |= word;
+  return all != 0;
+}
+
+int64_t list_row(const float* s, const ListArgs& args, float p, float threshold, int64_t cols,
+                 int32_t* found) {
+  int64_t count = 0, j = 0;
+  for (; j + kGroup <= cols; j += kGroup) {
+    I32 near = {};
+    for (int64_t k = 0; k < kGroup / kLane; ++k) near |= value_at(s, args, p, j + k * kLane) >= threshold;
+    if (!any_lane(near)) continue;
+    for (int64_t k = j; k < j + kGroup; ++k) {
+      found[count] = static_cast<int32_t>(k);
+      count += scalar_at(s, args, p, k) >= threshold;
+    }
+  }
+  for (; j < cols; ++j) {
+    found[count] = static_cast<int32_t>(j);
+    count += scalar_at(s, args, p, j) >= threshold;
+  }
+  return count;
+}
+
+}  // namespace
+
+// Memory: reads S once; a row is read again from cache. Work: two additions and a comparison a pair, twice.
+// Numbers: float32; the caller's p and q carry the bound on its rounding. Bound: memory.
+void list_pass(const ProductTile& tile, const ListArgs& args, int threads) {
+  Scratch scratch(threads, (tile.cols + 1) * static_cast<int64_t>(sizeof(int32_t)));
+  parallel_for(tile.rows, 16, threads, [&](int64_t begin, int64_t end, int thread) {
+    int32_t* found = reinterpret_cast<int32_t*>(scratch.part(thread));
+    for (int64_t i = begin; i < end; ++i) {
+      const float *s = tile.product + i * tile.stride, p = args.p[i], low = args.low[i];
+      float part[kRowParts];
+      part_maxima(s, args, p, tile.cols, part);
+      const float best = kth_largest(part, 1);
+      const float above = best > low ? low + args.theta * (best - low) : low;
+      const float threshold = args.keep > 0 ? kth_largest(part, args.keep) : above;
+      int64_t count = best < threshold ? 0 : list_row(s, args, p, threshold, tile.cols, found);
+      if (args.limit > 0 && count > args.limit) {
+        // Ties: rows alike would all list the same columns, so each starts at its own.
+        const int64_t first = (i * args.limit) % (count - args.limit + 1);
+        std::memmove(found, found + first, args.limit * sizeof(int32_t));
+        count = args.limit;
+      }
+      const int64_t start = __atomic_fetch_add(args.used, count, __ATOMIC_RELAXED);
+      args.best[i] = best;
+      args.start[i] = start;
+      args.count[i] = count;
+      if (start + count <= args.capacity) std::memcpy(args.columns + start, found, count * sizeof(int32_t));
+    }
+  });
+}
+
+}  // namespace GEODESIC_FAST_ISA
+}  // namespace geodesic_fast

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+// The optimal-transport rows of the table of contents; included by module.cpp alone, behind `Place`.
+#pragma once
+
+#include "ots.h"
+#include "sparse_assignment.h"
+
+namespace {
+
+ProductTile product_tile(uintptr_t product, int64_t rows, int64_t cols, int64_t stride) {
+  if (rows < 0 || cols < 1 || stride < cols) throw std::invalid_argument("layout out of range");
+  return {pointer<const float>(product), rows, cols, stride};
+}
+
+void ots_softmin(const ProductTile& tile, uintptr_t b, double epsilon, uintptr_t a, uintptr_t col_sum,
+                 uintptr_t col_best, const Place& place) {
+  const SoftminArgs args{pointer<const float>(b), static_cast<float>(epsilon), pointer<float>(a),
+                         pointer<float>(col_sum), pointer<float>(col_best)};
+  py::gil_scoped_release release;
+  if (place.device < 0) return GEODESIC_FAST_CPU(softmin_pass)(tile, args, place.threads);
+  cuda::softmin_pass(tile, args, place.device, pointer<void>(place.stream));
+}
+
+void ots_column_best(const ProductTile& tile, uintptr_t a, uintptr_t best, const Place& place) {
+  py::gil_scoped_release release;
+  if (place.device < 0) {
+    return GEODESIC_FAST_CPU(column_best_pass)(tile, pointer<const float>(a), pointer<float>(best),
+                                               place.threads);
+  }
+  cuda::column_best_pass(tile, pointer<const float>(a), pointer<float>(best), place.device,
+                         pointer<void>(place.stream));
+}
+
+ListArgs list_args(uintptr_t b, uintptr_t q, uintptr_t p, uintptr_t low, double theta, int keep, int limit) {
+  if (keep < 0 || keep > kRowParts || limit < 0) throw std::invalid_argument("keep or limit out of range");
+  ListArgs args{};
+  args.b = pointer<const float>(b);
+  args.q = pointer<const float>(q);
+  args.p = pointer<const float>(p);
+  args.low = pointer<const float>(low);
+  args.theta = static_cast<float>(theta);
+  args.keep = keep;
+  args.limit = limit;
+  return args;
+}
+
+void ots_list(const ProductTile& tile, ListArgs args, uintptr_t best, uintptr_t start, uintptr_t count,
+              uintptr_t columns, int64_t capacity, uintptr_t used, const Place& place) {
+  args.best = pointer<float>(best);
+  args.start = pointer<int64_t>(start);
+  args.count = pointer<int64_t>(count);
+  args.columns = pointer<int32_t>(columns);
+  args.capacity = capacity;
+  args.used = pointer<int64_t>(used);
+  py::gil_scoped_release release;
+  if (place.device < 0) return GEODESIC_FAST_CPU(list_pass)(tile, args, place.threads);
+  cuda::list_pass(tile, args, place.device, pointer<void>(place.stream));
+}
+
+void ots_edge_costs(uintptr_t x, uintptr_t y, bool is_double, int64_t x_stride, int64_t y_stride, int64_t d,
+                    uintptr_t shift, uintptr_t row, uintptr_t col, int64_t edges, uintptr_t cost,
+                    int threads) {
+  const EdgeArgs args{pointer<const void>(x),
+                      pointer<const void>(y),
+                      is_double,
+                      x_stride,
+                      y_stride,
+                      d,
+                      pointer<const double>(shift),
+                      pointer<const int64_t>(row),
+                      pointer<const int32_t>(col),
+                      edges,
+                      pointer<double>(cost)};
+  py::gil_scoped_release release;
+  GEODESIC_FAST_CPU(edge_costs)(args, threads);
+}
+
+py::tuple sparse_assignment(int64_t m, uintptr_t row_start, uintptr_t col, uintptr_t cost, uintptr_t u,
+                            uintptr_t v, uintptr_t match, double seconds) {
+  SparseAssignment problem{m,
+                           pointer<const int64_t>(row_start),
+                           pointer<const int32_t>(col),
+                           pointer<const double>(cost),
+                           pointer<double>(u),
+                           pointer<double>(v),
+                           pointer<int32_t>(match),
+                           seconds,
+                           0,
+                           0,
+                           0};
+  SparseStatus status;
+  {
+    py::gil_scoped_release release;
+    status = solve_sparse_assignment(problem);
+  }
+  return py::make_tuple(static_cast<int>(status), problem.reductions, problem.augmentations, problem.scanned);
+}
+
+void bind_ots(py::module_& m) {
+  py::class_<ProductTile>(m, "ProductTile")
+      .def(py::init(&product_tile), py::arg("product"), py::arg("rows"), py::arg("cols"), py::arg("stride"));
+  py::class_<ListArgs>(m, "ListArgs")
+      .def(py::init(&list_args), py::arg("b"), py::arg("q"), py::arg("p"), py::arg("low"), py::arg("theta"),
+           py::arg("keep"), py::arg("limit"));
+  m.def("ots_softmin", &ots_softmin);
+  m.def("ots_column_best", &ots_column_best);
+  m.def("ots_list", &ots_list);
+  m.def("ots_edge_costs", &ots_edge_costs);
+  m.def("sparse_assignment", &sparse_assignment);
+}
+
+}  // namespace

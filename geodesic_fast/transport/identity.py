@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Is the network's own pairing optimal? Min-plus sweeps with the identity as the matching.
+
+The identity is optimal exactly when b_j = max_i (S_ij - S_ii + b_i) has a fixed point. Two starts settle it
+for well-behaved maps: b = <x, y> / 2, for which the slack of (i, j) is half of <x_i - x_j, y_i - y_j> when y
+is a symmetric linear map of x, and b = |y|^2 / 2, for which every y_j has its own x_j as its nearest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodesic_fast.transport.passes import column_best_pass
+from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
+
+_SAMPLE = 512
+_HOPELESS = 0.3  # share of sampled points that would be better off elsewhere
+_MOST_SWEEPS = 6
+
+
+def identity_potential(points: Points, products: Products) -> tuple[Tensor, int, int]:
+    """Return scaled column potentials b (m) float64, how many a sweep still changed, and the sweeps."""
+    squares = points.scale**2
+    diagonal = _diagonal(points) * squares
+    starts = [diagonal / 2, points.square_y * squares / 2]
+    best, fewest, sweeps = starts[0], points.m, 0
+    live = [b for b in starts if _sampled_changes(points, diagonal, b) < _HOPELESS]
+    counts = [points.m] * len(live)
+    while live and sweeps < _MOST_SWEEPS:
+        after = _sweep(products, diagonal, live)
+        sweeps += 1
+        changed = [int(_changed(points, new, old).sum()) for new, old in zip(after, live, strict=True)]
+        for b, count in zip(live, changed, strict=True):
+            if count < fewest:
+                best, fewest = b, count
+        if fewest == 0:
+            break
+        falling = [2 * count < before for count, before in zip(changed, counts, strict=True)]
+        live = [b for b, keep in zip(after, falling, strict=True) if keep]
+        counts = [count for count, keep in zip(changed, falling, strict=True) if keep]
+    return best, fewest, sweeps
+
+
+def _diagonal(points: Points) -> Tensor:
+    """Return S_ii = (|x_i|^2 + |y_i|^2 - c_ii) / 2, (m) float64."""
+    cost = torch.from_numpy(points.identity_cost).to(points.device)
+    return (points.square_x + points.square_y - cost) / 2
+
+
+def _sweep(products: Products, diagonal: Tensor, live: list[Tensor]) -> list[Tensor]:
+    """Return max(b_j, max_i (S_ij - S_ii + b_i)) for each b."""
+    best = [b.float() for b in live]
+    rows = [(diagonal - b).float() for b in live]
+    for start, stop, tile in products.tiles("identity"):
+        for a, b in zip(rows, best, strict=True):
+            column_best_pass(tile, a[start:stop], b)
+    return [torch.maximum(b, old.float()).double() for b, old in zip(best, live, strict=True)]
+
+
+def _changed(points: Points, new: Tensor, old: Tensor) -> Tensor:
+    rounding = (points.d + 10) * FLOAT32_ROUNDOFF * points.square_y.sqrt() * points.scale
+    return new > old + rounding + 8 * FLOAT32_ROUNDOFF * old.abs()
+
+
+def _sampled_changes(points: Points, diagonal: Tensor, b: Tensor) -> float:
+    """Return the share of a sample that a sweep over the sample alone would change."""
+    if points.m <= _SAMPLE:
+        return 0.0
+    picked = np.linspace(0, points.m - 1, _SAMPLE).astype(np.int64)
+    index = torch.from_numpy(picked).to(points.device)
+    x = (points.x[index] - points.shift_x).double() * points.scale
+    y = (points.y[index] - points.shift_y).double() * points.scale
+    better = x @ y.T - (diagonal - b)[index][:, None]
+    return float(_changed_sample(better.amax(0), b[index]))
+
+
+def _changed_sample(best: Tensor, b: Tensor) -> Tensor:
+    return (best > b + 1e-6 * b.abs()).double().mean()

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""One pass over a tile of products each: a compiled kernel where there is one, plain torch elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodesic_fast._extension import engine, stream_of, why_not
+
+ROW_PARTS = 64
+LOWEST = -3.0e38
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which columns a row lists: t_ij = S_ij - b_j + p_i q_j at or above its threshold."""
+
+    b: Tensor  # (m) float32
+    q: Tensor  # (m) float32
+    theta: float = 0.0  # threshold low_i + theta max(0, max_j t_ij - low_i)
+    keep: int = 0  # if set, the threshold is instead about the keep-th largest t_ij
+    limit: int = 0  # if set, list at most this many columns a row
+
+
+def softmin_pass(
+    tile: Tensor, b: Tensor, epsilon: float, a: Tensor, col_sum: Tensor, col_best: Tensor
+) -> None:
+    """Write a_i = epsilon log sum_j exp((S_ij - b_j) / epsilon); add up columns, raise their maxima."""
+    if _compiled(tile):
+        assert engine is not None
+        addresses = [t.data_ptr() for t in (a, col_sum, col_best)]
+        engine.ots_softmin(_tile(tile), b.data_ptr(), epsilon, *addresses, _place(tile.device))
+        return
+    torch.logsumexp((tile - b) / epsilon, 1, out=a)
+    a.mul_(epsilon)
+    col_sum += torch.exp((tile - a[:, None] - b) / epsilon).sum(0)
+    torch.maximum(col_best, (tile - a[:, None]).amax(0), out=col_best)
+
+
+def column_best_pass(tile: Tensor, a: Tensor, best: Tensor) -> None:
+    """Raise best_j to max_i S_ij - a_i."""
+    if _compiled(tile):
+        assert engine is not None
+        engine.ots_column_best(_tile(tile), a.data_ptr(), best.data_ptr(), _place(tile.device))
+        return
+    torch.maximum(best, (tile - a[:, None]).amax(0), out=best)
+
+
+def list_pass(
+    tile: Tensor, listing: Listing, p: Tensor, low: Tensor, capacity: int
+) -> tuple[np.ndarray, np.ndarray, Tensor] | None:
+    """Return rows in the tile, columns and max_j t_ij (rows); None if over `capacity` are listed."""
+    if _compiled(tile):
+        return _compiled_list(tile, listing, p, low, capacity)
+    t = (tile - listing.b) + p[:, None] * listing.q
+    best = t.amax(1)
+    threshold = torch.where(best > low, low + listing.theta * (best - low), low)
+    if listing.keep > 0:
+        keep = min(listing.keep, t.shape[1])
+        threshold = t.topk(keep, dim=1).values[:, -1]
+    rows, cols = (t >= threshold[:, None]).nonzero(as_tuple=True)
+    if listing.limit > 0:
+        rows, cols = _at_most(rows, cols, len(tile), listing.limit)
+    if len(rows) > capacity:
+        return None
+    return rows.cpu().numpy(), cols.to(torch.int32).cpu().numpy(), best
+
+
+def _at_most(rows: Tensor, cols: Tensor, count: int, limit: int) -> tuple[Tensor, Tensor]:
+    """Keep `limit` entries in a run of each row that has more, from a place that differs by row."""
+    counts = torch.bincount(rows, minlength=count)
+    within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    first = torch.arange(count, device=rows.device) * limit % (counts - limit + 1).clamp(min=1)
+    first = torch.where(counts > limit, first, 0)[rows]
+    kept = (within >= first) & (within < first + limit)
+    return rows[kept], cols[kept]
+
+
+def _compiled_list(
+    tile: Tensor, listing: Listing, p: Tensor, low: Tensor, capacity: int
+) -> tuple[np.ndarray, np.ndarray, Tensor] | None:
+    assert engine is not None
+    rows, device = len(tile), tile.device
+    best = torch.empty(rows, dtype=torch.float32, device=device)
+    start = torch.empty(rows, dtype=torch.int64, device=device)
+    count = torch.empty_like(start)
+    columns = torch.empty(capacity, dtype=torch.int32, device=device)
+    used = torch.zeros(1, dtype=torch.int64, device=device)
+    args = engine.ListArgs(
+        listing.b.data_ptr(), listing.q.data_ptr(), p.data_ptr(), low.data_ptr(),
+        listing.theta, min(listing.keep, ROW_PARTS), listing.limit,
+    )  # fmt: skip
+    outputs = [t.data_ptr() for t in (best, start, count, columns)]
+    engine.ots_list(_tile(tile), args, *outputs, capacity, used.data_ptr(), _place(device))
+    total = int(used)
+    if total > capacity:
+        return None
+    found = columns[:total].cpu().numpy()
+    starts, counts = start.cpu().numpy(), count.cpu().numpy()
+    row = np.repeat(np.arange(rows), counts)
+    within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    return row, found[np.repeat(starts, counts) + within], best
+
+
+def _compiled(tile: Tensor) -> bool:
+    return why_not(tile.device.type) == ""
+
+
+def _tile(tile: Tensor) -> Any:
+    assert engine is not None
+    return engine.ProductTile(tile.data_ptr(), len(tile), tile.shape[1], tile.stride(0))
+
+
+def _place(device: torch.device) -> Any:
+    assert engine is not None
+    if device.type == "cpu":
+        return engine.Place(threads=torch.get_num_threads(), device=-1, stream=0)
+    return engine.Place(threads=0, device=device.index, stream=stream_of(device))

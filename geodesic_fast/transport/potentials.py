@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""Dual potentials from a few annealed Sinkhorn iterations, and the pairs a sparse graph starts with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodesic_fast.transport.passes import LOWEST, Listing, list_pass, softmin_pass
+from geodesic_fast.transport.passes import column_best_pass as _column_best_pass
+from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.products import Products
+
+ROW_NEIGHBOURS, COLUMN_NEIGHBOURS = 24, 8
+_ROW_LIMIT = 64  # with ties a row may have any number of equally near columns
+_GROUPS = 16  # of rows; a column's threshold is the 8th largest of its maxima over them
+_START, _LOW_DIMENSION = 0.1, 16
+_UNDERFLOW = 1e-30
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Temperatures in units of the mean cost, falling geometrically from `start` to `stop`."""
+
+    iterations: int
+    start: float
+    stop: float
+
+    def temperatures(self) -> list[float]:
+        """Return one temperature for each iteration."""
+        steps = max(self.iterations - 1, 1)
+        return [self.start * (self.stop / self.start) ** (k / steps) for k in range(self.iterations)]
+
+
+def usual_schedule(d: int) -> Schedule:
+    """Return the schedule that left few pairs to be mended, or none, in measurements of each width."""
+    return Schedule(6, _START, 0.002) if d >= _LOW_DIMENSION else Schedule(20, _START, 0.0005)
+
+
+class Anneal:
+    """Sinkhorn on S = x y^T in the log domain; `b`, `a` and the column thresholds describe its plan."""
+
+    def __init__(self, points: Points, products: Products, b: Tensor) -> None:
+        self.points, self.products = points, products
+        self.b = (b - b.median()).float()  # (m)
+        self.a = torch.zeros_like(self.b)
+        self.thresholds = torch.zeros_like(self.b)
+        self.mass = torch.ones_like(self.b)  # of the plan's columns before the last normalisation
+        self.iterations = 0
+        cost = (points.square_x.mean() + points.square_y.mean()) * points.scale**2
+        self.mean_cost = max(float(cost), 1e-30)  # of shifted points, in the units of the products
+
+    def run(self, schedule: Schedule) -> None:
+        """Iterate through the schedule; the last iteration also finds the columns' thresholds."""
+        temperatures = schedule.temperatures()
+        for k, temperature in enumerate(temperatures):
+            self.iterate(temperature * self.mean_cost / 2, last=k == len(temperatures) - 1)
+
+    def iterate(self, epsilon: float, last: bool = False) -> None:
+        """Normalise the rows of the plan exp((S - a - b) / epsilon), then its columns."""
+        mass = torch.zeros_like(self.b)
+        best = torch.full_like(self.b, LOWEST)
+        groups = torch.full((_GROUPS, len(self.b)), LOWEST, device=self.b.device) if last else None
+        for start, stop, tile in self.products.tiles("potentials"):
+            softmin_pass(tile, self.b, epsilon, self.a[start:stop], mass, best)
+            if groups is not None:
+                self._raise_groups(groups, tile, start)
+        softened = self.b + epsilon * mass.clamp(min=_UNDERFLOW).log()
+        self.b = torch.where(mass > _UNDERFLOW, softened, best)
+        self.mass, self.iterations = mass, self.iterations + 1
+        if groups is not None:
+            self.thresholds = groups.topk(COLUMN_NEIGHBOURS, dim=0).values[-1].contiguous()
+
+    def _raise_groups(self, groups: Tensor, tile: Tensor, start: int) -> None:
+        pieces = max(1, -(-_GROUPS * len(tile) // self.points.m))
+        size = -(-len(tile) // pieces)
+        for k, at in enumerate(range(0, len(tile), size)):
+            group = groups[(start // self.products.plan.tile_rows * pieces + k) % _GROUPS]
+            rows = slice(at, min(at + size, len(tile)))
+            _column_best_pass(tile[rows], self.a[start : start + len(tile)][rows], group)
+
+    def near_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and columns of the pairs of least slack: about 24 a row and 8 a column."""
+        none = torch.zeros_like(self.b)
+        by_row = Listing(self.b, none, keep=ROW_NEIGHBOURS, limit=_ROW_LIMIT)
+        by_column = Listing(self.thresholds, none, limit=_ROW_LIMIT)
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for start, stop, tile in self.products.tiles("near pairs"):
+            capacity, zero = _ROW_LIMIT * len(tile), none[start:stop]
+            for listing, low in ((by_row, zero), (by_column, self.a[start:stop])):
+                listed = list_pass(tile, listing, zero, low, capacity)
+                assert listed is not None
+                found.append((listed[0] + start, listed[1]))
+        return np.concatenate([rows for rows, _ in found]), np.concatenate([cols for _, cols in found])
+
+    def column_dual(self) -> np.ndarray:
+        """Return v_j = |y_j|^2 - 2 b_j of the shifted costs, (m) float64."""
+        return column_dual(self.points, self.b.double())
+
+
+def column_dual(points: Points, b: Tensor) -> np.ndarray:
+    """Return v = |y|^2 - 2 b / scale^2, (m) float64."""
+    v = points.square_y - 2 * b / points.scale**2
+    return np.ascontiguousarray(v.cpu().numpy())

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""The certificate: all m x m reduced costs are at least zero in float64, or here is one that is not.
+
+Float32 products rule out pairs whose slack is larger than a rigorous bound on the rounding; the others are
+computed again in float64 from the points as given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodesic_fast.transport.passes import Listing, list_pass
+from geodesic_fast.transport.points import UNIT_ROUNDOFF, Points
+from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
+
+_CANDIDATES = 32  # a row, before a tile counts as full of near ties
+_WORST_SHARE, _WORST_LIMIT = 0.3, 16
+_SLAB_BYTES = 32 << 20
+
+
+@dataclass
+class Prices:
+    """What a pass found: pairs to add to the graph, pairs without reduced cost, and feasible row duals."""
+
+    u: np.ndarray  # (m), at most min_j c_ij - v_j over all pairs looked at in float64
+    complete: bool = True  # no pair was left out
+    rechecked: int = 0
+    violated: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    tight: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    tight_pairs: int = 0
+    most_tight: int = 0
+
+    @property
+    def proved(self) -> bool:
+        """Whether all pairs were priced and none has a negative reduced cost beyond rounding."""
+        return self.complete and not self.violated
+
+
+class Pricing:
+    """Duals of one round, in float64 for the points as given and in float32, rounded down, for the filter."""
+
+    def __init__(self, points: Points, u: np.ndarray, v: np.ndarray, most_tight: int) -> None:
+        self.points, self.u, self.v = points, u, v
+        self.prices = Prices(u.copy(), most_tight=most_tight)
+        squares, device = points.scale**2, points.device
+        a = (points.square_x - torch.from_numpy(u).to(device)) * (squares / 2)
+        b = (points.square_y - torch.from_numpy(v).to(device)) * (squares / 2)
+        middle = b.median()
+        self.a, self.b = a + middle, b - middle  # (m) float64
+        self.norm_x = points.square_x.sqrt() * points.scale
+        self.norm_y = points.square_y.sqrt() * points.scale
+        slack = 4 * FLOAT32_ROUNDOFF
+        self.low = (self.a - slack * self.a.abs() - 2.0**-90).float()
+        self.p = (self.norm_x * ((points.d + 12) * FLOAT32_ROUNDOFF * 1.001)).float()
+        self.listing = Listing((self.b - slack * self.b.abs()).float(), self.norm_y.float())
+
+    def run(self, products: Products) -> Prices:
+        """Price all pairs."""
+        for start, stop, tile in products.tiles("pricing"):
+            self._price(start, stop, tile)
+        return self.prices
+
+    def _price(self, start: int, stop: int, tile: Tensor) -> None:
+        p, low, capacity = self.p[start:stop], self.low[start:stop], _CANDIDATES * (stop - start)
+        listed = list_pass(tile, self.listing, p, low, capacity)
+        if listed is not None:
+            self._recheck(listed[0] + start, listed[1])
+            return
+        worst = Listing(self.listing.b, self.listing.q, theta=_WORST_SHARE, limit=_WORST_LIMIT)
+        listed = list_pass(tile, worst, p, low, capacity)
+        assert listed is not None
+        if self._recheck(listed[0] + start, listed[1], count_tight=False):
+            self.prices.complete = False
+        else:
+            self._price_in_float64(start, stop)
+
+    def _price_in_float64(self, start: int, stop: int) -> None:
+        """Filter rows start..stop by float64 products: float32 could not tell their near ties apart."""
+        points = self.points
+        rows = max(1, _SLAB_BYTES // (8 * points.m))
+        cols = max(1, _SLAB_BYTES // (8 * points.d))
+        squares = points.scale**2
+        for at in range(start, stop, rows):
+            end = min(at + rows, stop)
+            x = points.block64("x", at, end) * squares
+            for left in range(0, points.m, cols):
+                right = min(left + cols, points.m)
+                products = x @ points.block64("y", left, right).T
+                a, b = self.a[at:end, None], self.b[None, left:right]
+                bound = (
+                    (points.d + 12)
+                    * 2
+                    * UNIT_ROUNDOFF
+                    * self.norm_x[at:end, None]
+                    * self.norm_y[None, left:right]
+                )
+                bound = bound + 8 * UNIT_ROUNDOFF * (a.abs() + b.abs())
+                i, j = ((a + b) - products <= bound).nonzero(as_tuple=True)
+                self._recheck((i + at).cpu().numpy(), (j + left).cpu().numpy())
+
+    def _recheck(self, rows: np.ndarray, cols: np.ndarray, count_tight: bool = True) -> bool:
+        """Compute the pairs' reduced costs in float64; return whether one is negative beyond rounding."""
+        prices = self.prices
+        cost = self.points.costs(rows, cols)
+        u, v = self.u[rows], self.v[cols]
+        reduced = (cost - v) - u
+        rounding = self.points.cost_rounding(cost, u, v)
+        np.minimum.at(prices.u, rows, cost - v)
+        prices.rechecked += len(rows)
+        bad = reduced < -rounding
+        if bad.any():
+            prices.violated.append((rows[bad], cols[bad], cost[bad]))
+        if count_tight:
+            tight = np.abs(reduced) <= rounding
+            prices.tight_pairs += int(tight.sum())
+            if prices.tight_pairs <= prices.most_tight:
+                prices.tight.append((rows[tight], cols[tight]))
+        return bool(bad.any())

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""Float32 inner products of all pairs, stored once or recomputed tile by tile."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from geodesic_fast.transport.planner import Plan
+from geodesic_fast.transport.points import Points
+
+FLOAT32_ROUNDOFF = 2.0**-24
+
+
+class OutOfTimeError(Exception):
+    """The time budget ran out between two tiles."""
+
+
+class Products:
+    """S = (x - shift)(y - shift)^T, (m, m) float32 in units of 1 / scale^2, handed out in row tiles."""
+
+    def __init__(self, points: Points, plan: Plan, deadline: float, verbose: bool) -> None:
+        self.points, self.plan, self.deadline = points, plan, deadline
+        self.show = verbose or (plan.seconds > 10 and sys.stderr.isatty())
+        self.passes, self.pass_seconds = 0, 0.0
+        self._stored: Tensor | None = None
+        self._columns: Tensor | None = None
+        self._buffer: Tensor | None = None
+
+    def tiles(self, stage: str) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (start, stop, tile (stop - start, m)); stop with OutOfTimeError when the deadline is near."""
+        started = time.monotonic()
+        m, rows = self.points.m, self.plan.tile_rows
+        first = self._stored is None
+        if first and self.plan.stored:
+            self._store()
+        starts = range(0, m, rows)
+        for start in tqdm(starts, desc=stage, leave=False, disable=not self.show):
+            self.check_time()
+            stop = min(start + rows, m)
+            yield start, stop, self._tile(start, stop)
+        self.passes += 1
+        self.pass_seconds = max(self.pass_seconds, time.monotonic() - started)
+
+    def check_time(self) -> None:
+        """Raise OutOfTimeError unless there is time for one more pass behind this point."""
+        if time.monotonic() + self.pass_seconds > self.deadline:
+            raise OutOfTimeError
+
+    def _tile(self, start: int, stop: int) -> Tensor:
+        if self._stored is not None:
+            return self._stored[start:stop]
+        if self._columns is None:
+            self._columns = self.points.block("y", 0, self.points.m)  # (m, d)
+            self._buffer = torch.empty(
+                (self.plan.tile_rows, self.points.m), dtype=torch.float32, device=self.points.device
+            )
+        assert self._buffer is not None
+        tile = self._buffer[: stop - start]
+        with full_float32(self.points.device):
+            torch.mm(self.points.block("x", start, stop), self._columns.T, out=tile)
+        return tile
+
+    def _store(self) -> None:
+        """Compute all products, a slice of features at a time: shifted copies stay small beside them."""
+        points, m, rows = self.points, self.points.m, self.plan.block_rows
+        stored = _empty_matrix(m, points.device)
+        widths = range(0, points.d, self.plan.block_features)
+        bar = tqdm(total=len(widths) * -(-m // rows), desc="products", leave=False, disable=not self.show)
+        with full_float32(points.device), bar:
+            for left in widths:
+                features = slice(left, left + self.plan.block_features)
+                y = points.block("y", 0, m, features).T
+                for start in range(0, m, rows):
+                    self.check_time()
+                    x = points.block("x", start, min(start + rows, m), features)
+                    if left == 0:
+                        torch.mm(x, y, out=stored[start : start + rows])
+                    else:
+                        stored[start : start + rows].addmm_(x, y)
+                    bar.update()
+        self._stored = stored
+
+
+def _empty_matrix(m: int, device: torch.device) -> Tensor:
+    """Return an (m, m) float32; NumPy asks for huge pages, which saves m^2 / 1024 page faults."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty((m, m), np.float32))
+    return torch.empty((m, m), dtype=torch.float32, device=device)
+
+
+@contextlib.contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Keep TF32, bfloat16 and autocast out of float32 products: their rounding has another bound."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""The whole way to a proved answer: identity, potentials, sparse assignment, pricing, again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodesic_fast.transport.identity import identity_potential
+from geodesic_fast.transport.interval import score_interval
+from geodesic_fast.transport.planner import Plan
+from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.potentials import Anneal, Schedule, column_dual, usual_schedule
+from geodesic_fast.transport.pricing import Prices, Pricing
+from geodesic_fast.transport.products import OutOfTimeError, Products
+from geodesic_fast.transport.sparse_assignment import SparseGraph
+from geodesic_fast.transport.ties import equal_point_labels, fixed_to_themselves, most_fixed_points
+
+_NEARLY_IDENTITY = (
+    0.02  # share of columns a sweep may still change for the identity's duals to be a good start
+)
+_TIGHT_PAIRS = 64  # a point; above that, and above the floor, ties are not enumerated
+_TIGHT_FLOOR = 8_000_000
+
+
+@dataclass
+class Solution:
+    """A matching with duals of the shifted costs, what is proved of it, and what was done."""
+
+    match: np.ndarray  # (m) int32
+    u: np.ndarray | None = None
+    v: np.ndarray | None = None
+    certified: bool = False
+    fixed_low: float = 0.0
+    fixed_high: float = 1.0
+    gap: float = float("inf")  # mean over the points, shifted costs
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class Search:
+    """One search for a proved assignment."""
+
+    def __init__(self, points: Points, plan: Plan, deadline: float, verbose: bool) -> None:
+        self.points, self.plan = points, plan
+        self.products = Products(points, plan, deadline, verbose)
+        self.most_tight = max(_TIGHT_PAIRS * points.m, _TIGHT_FLOOR)
+        self.match = np.arange(points.m, dtype=np.int32)
+        self.known = self.match.copy()  # the best permutation so far
+        self.v: np.ndarray | None = None
+        seconds = {"identity": 0.0, "potentials": 0.0, "assignment": 0.0, "pricing": 0.0, "ties": 0.0}
+        self.record: dict[str, Any] = {
+            "estimated_bytes": plan.bytes, "estimated_seconds": plan.seconds, "identity_sweeps": 0,
+            "iterations": 0, "rounds": 0, "edges": 0, "reductions": 0, "augmentations": 0,
+            "rechecked": 0, "passes": 0, "seconds": seconds,
+        }  # fmt: skip
+
+    def run(self, start: np.ndarray | None) -> Solution:
+        """Search from a column dual of the shifted costs, or from nothing."""
+        graph = SparseGraph(self.points)
+        try:
+            if self.plan.method == "dense":
+                self.v = np.zeros(self.points.m)
+                graph.add(*(index.reshape(-1) for index in np.indices((self.points.m, self.points.m))))
+                u, prices = self._solve_dense(graph)
+            else:
+                self._find_duals(graph, start)
+                u, prices = self._solve_and_price(graph)
+            return self._proved(u, prices)
+        except OutOfTimeError:
+            return self._interval()
+
+    def _find_duals(self, graph: SparseGraph, start: np.ndarray | None) -> None:
+        """Set column duals and the graph's first edges."""
+        points, products = self.points, self.products
+        began = time.monotonic()
+        b, schedule = None, usual_schedule(points.d)
+        if start is None:
+            b, changed, self.record["identity_sweeps"] = identity_potential(points, products)
+            self.v = column_dual(points, b)
+            self._took("identity", began)
+            if changed == 0:
+                return
+            if changed > _NEARLY_IDENTITY * points.m:
+                b = points.square_y / 2 * points.scale**2
+            else:
+                schedule = Schedule(1, schedule.stop, schedule.stop)
+        else:
+            b = (points.square_y - torch.from_numpy(start).to(points.device)) / 2 * points.scale**2
+            schedule = Schedule(2, schedule.stop, schedule.stop)
+        began = time.monotonic()
+        anneal = Anneal(points, products, b)
+        try:
+            anneal.run(schedule)
+            graph.add(*anneal.near_pairs())
+        finally:  # out of time, the duals so far still bound the score
+            self.v = anneal.column_dual()
+            self.record["iterations"] = anneal.iterations
+        self._took("potentials", began)
+
+    def _solve_and_price(self, graph: SparseGraph) -> tuple[np.ndarray, Prices]:
+        while True:
+            u = self._solve(graph)
+            began = time.monotonic()
+            assert self.v is not None
+            prices = Pricing(self.points, u, self.v, self.most_tight).run(self.products)
+            self.record["rechecked"] += prices.rechecked
+            self._took("pricing", began)
+            if prices.proved:
+                return u, prices
+            found = [np.concatenate(part) for part in zip(*prices.violated, strict=True)]
+            if graph.add(*found) == 0:
+                return u, prices
+
+    def _solve(self, graph: SparseGraph) -> np.ndarray:
+        began = time.monotonic()
+        assert self.v is not None
+        self.v += np.median(graph.costs) / 2 - np.median(self.v)  # keeps both duals small beside the costs
+        u, done = graph.solve(self.v, self.match, self.products.check_time)
+        self.known = self.match.copy()
+        self.record["rounds"] += 1
+        self.record["edges"] = len(graph.keys)
+        for name in ("reductions", "augmentations"):
+            self.record[name] += done[name]
+        self._took("assignment", began)
+        return u
+
+    def _solve_dense(self, graph: SparseGraph) -> tuple[np.ndarray, Prices]:
+        """Solve on all pairs; every reduced cost is then at hand."""
+        u, m = self._solve(graph), self.points.m
+        assert self.v is not None
+        rows, cols = graph.keys // m, (graph.keys % m).astype(np.int32)
+        reduced = (graph.costs - self.v[cols]) - u[rows]
+        tight = np.abs(reduced) <= self.points.cost_rounding(graph.costs, u[rows], self.v[cols])
+        least = (graph.costs - self.v[cols]).reshape(m, m).min(1)
+        pairs = [(rows[tight], cols[tight])]
+        return u, Prices(least, rechecked=m * m, tight=pairs, tight_pairs=int(tight.sum()), most_tight=m * m)
+
+    def _proved(self, u: np.ndarray, prices: Prices) -> Solution:
+        """Choose the optimum with most fixed points, and state the gap."""
+        began = time.monotonic()
+        points, v = self.points, self.v
+        assert v is not None
+        match, high = self.match, 1.0
+        all_ties = prices.tight_pairs <= prices.most_tight
+        # Without a tied pair beside the matched ones no y_j has a twin, and there is no other optimum.
+        tied = not all_ties or any((match[rows] != cols).any() for rows, cols in prices.tight)
+        if tied and not np.array_equal(match, np.arange(points.m)):
+            labels = equal_point_labels(points.y)
+            match = fixed_to_themselves(match, labels)
+            if all_ties:
+                rows, cols = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
+                match = most_fixed_points(match, rows, cols, labels, self.products.check_time)
+        self._took("ties", began)
+        cost = points.costs(np.arange(points.m), match)
+        feasible = np.minimum(u, prices.u)
+        slack = (cost - v[match]) - feasible
+        rounding = points.cost_rounding(cost, u, v[match])
+        score = float(np.mean(match == np.arange(points.m)))
+        optimal = prices.proved and float(slack.sum()) <= 2 * float(rounding.sum())
+        certified = optimal and (all_ties or score == 1.0)
+        low, high = (score, score) if certified else (score if optimal else 0.0, 1.0)
+        self.record["passes"] = self.products.passes
+        return Solution(match, feasible, v, certified, low, high, float(slack.mean()), self.record)
+
+    def _interval(self) -> Solution:
+        """Say what is proved now that the time is up."""
+        points, solution = self.points, Solution(self.known, record=self.record)
+        if self.v is not None:
+            b = (points.square_y - torch.from_numpy(self.v).to(points.device)) / 2 * points.scale**2
+            solution = self._bracket(solution, b)
+        self.record["passes"] = self.products.passes
+        return solution
+
+    def _bracket(self, solution: Solution, b: Tensor) -> Solution:
+        if self.products.passes == 0:  # not even one look at all pairs fitted
+            return solution
+        self.products.deadline = float("inf")  # this last pass was kept free for
+        low, high, gap = score_interval(self.points, self.products, b, solution.match)
+        solution.fixed_low, solution.fixed_high, solution.gap = low, high, gap / self.points.m
+        return solution
+
+    def _took(self, stage: str, began: float) -> None:
+        self.record["seconds"][stage] += time.monotonic() - began

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transport_problems import half_scrambled, residual, shuffled
+
+from geodesic_fast import ots
+from geodesic_fast._extension import engine
+from geodesic_fast.metrics.soft_ots import soft_ots, soft_ots_reference
+
+pytestmark = pytest.mark.skipif(
+    engine is None, reason="the engine is not built: its warning would be an error"
+)
+
+
+def tensors(family, m, d, seed=0, dtype=torch.float32):
+    return tuple(torch.from_numpy(p).to(dtype) for p in family(np.random.default_rng(seed), m, d))
+
+
+# Matches the float64 reference.
+
+
+@pytest.mark.parametrize("family", [residual, half_scrambled, shuffled])
+@pytest.mark.parametrize(("d", "blur"), [(2, 0.4), (7, 1.0), (40, 2.0)])
+def test_equals_plain_sinkhorn(family, d, blur):
+    x, y = tensors(family, 150, d)
+    result = soft_ots(x, y, blur=blur, tolerance=1e-5, max_iterations=5000)
+    assert result.converged
+    assert result.soft_score == pytest.approx(soft_ots_reference(x, y, blur=blur, iterations=5000), rel=2e-3)
+
+
+def test_the_plan_meets_its_marginals_in_float64():
+    x, y = tensors(half_scrambled, 120, 5, dtype=torch.float64)
+    result = soft_ots(x, y, blur=1.0, tolerance=1e-4)
+    u, v = result.potentials
+    plan = torch.exp((u[:, None] + v - torch.cdist(x, y).square()) / (2 * 1.0**2)) / 120
+    assert plan.diagonal().sum().item() == pytest.approx(result.soft_score, rel=1e-4)
+    torch.testing.assert_close(
+        plan.sum(1), torch.full((120,), 1 / 120, dtype=torch.float64), rtol=1e-4, atol=0
+    )
+    assert (plan.sum(0) * 120 - 1).abs().mean() < 2e-4
+
+
+# Known answers.
+
+
+def test_two_points_have_a_closed_form():
+    # Plan [[p, q], [q, p]] with p / q = exp(cross / blur^2), where cross is <x_1 - x_2, y_1 - y_2>.
+    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]])
+    for blur in (0.5, 1.0, 3.0):
+        expected = 1 / (1 + math.exp(-1.0 / blur**2))
+        assert soft_ots(x, y, blur=blur, tolerance=1e-6).soft_score == pytest.approx(expected, rel=1e-4)
+
+
+def test_it_is_another_quantity_than_the_score():
+    x = torch.randn(300, 3)
+    assert ots(x, 0.9 * x).score == 1.0
+    scores = [soft_ots(x, 0.9 * x, blur=blur).soft_score for blur in (0.05, 0.3, 3.0)]
+    assert scores[0] > 0.8 > 0.4 > scores[1] > scores[2]
+    assert scores[2] == pytest.approx(1 / 300, rel=1.0)
+
+
+# Invariances.
+
+
+def test_shifts_and_units():
+    x, y = tensors(half_scrambled, 100, 4, dtype=torch.float64)
+    score = soft_ots(x, y, blur=1.0, tolerance=1e-5).soft_score
+    assert soft_ots(x + 1e4, y - 1e4, blur=1.0, tolerance=1e-5).soft_score == pytest.approx(score, rel=1e-4)
+    assert soft_ots(8 * x, 8 * y, blur=8.0, tolerance=1e-5).soft_score == pytest.approx(score, rel=1e-4)
+    tiny = 2.0**-80
+    assert soft_ots(x * tiny, y * tiny, blur=tiny, tolerance=1e-5).soft_score == pytest.approx(
+        score, rel=1e-4
+    )
+
+
+def test_its_potentials_start_an_exact_search():
+    x, y = tensors(half_scrambled, 400, 3)
+    start = soft_ots(x, y, blur=0.3).potentials
+    exact = ots(x, y, potentials=start)
+    assert exact.certified
+    assert exact.optimal_cost == pytest.approx(ots(x, y).optimal_cost, rel=1e-12)
+
+
+# geomloss.
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_geomloss_and_our_tiles_agree(d, capfd):
+    pytest.importorskip("pykeops", reason="pykeops is not installed")
+    pytest.importorskip("geomloss", reason="geomloss is not installed")
+    capfd.readouterr()
+    x, y = tensors(residual, 200, d)
+    ours = soft_ots(x, y, blur=0.3, tolerance=1e-5, max_iterations=5000)
+    theirs = soft_ots(x, y, blur=0.3, tolerance=1e-5, max_iterations=5000, backend="geomloss")
+    assert theirs.backend == "geomloss-multiscale"
+    assert theirs.soft_score == pytest.approx(ours.soft_score, rel=1e-3)
+
+
+def test_geomloss_is_imported_only_when_asked_for():
+    code = (
+        "import sys, geodesic_fast, geodesic_fast.metrics.soft_ots;"
+        "sys.exit('geomloss' in sys.modules or 'pykeops' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_missing_geomloss_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "geomloss", None)
+    x = torch.randn(10, 2)
+    with pytest.raises(
+        ImportError, match=r"needs the package geomloss.*pip install geomloss pykeops, or use backend"
+    ):
+        soft_ots(x, x, blur=1.0, backend="geomloss")
+    assert soft_ots(x, x, blur=1.0).converged
+
+
+# Says what is wrong.
+
+
+def test_says_what_is_wrong():
+    x = torch.randn(20, 3)
+    with pytest.raises(ValueError, match="blur must be positive"):
+        soft_ots(x, x, blur=0.0)
+    with pytest.raises(ValueError, match=r"blur must be at least about .* Use ots, which is exact"):
+        soft_ots(x, x, blur=1e-6)
+    with pytest.raises(ValueError, match="backend must be one of 'tiles', 'geomloss'"):
+        soft_ots(x, x, blur=1.0, backend="online")
+    with pytest.raises(ValueError, match="same width"):
+        soft_ots(x, x[:, :2], blur=1.0)
+
+
+def test_warns_when_the_marginals_are_not_met():
+    x, y = tensors(half_scrambled, 100, 3)
+    with pytest.warns(RuntimeWarning, match="raise max_iterations, blur or tolerance"):
+        result = soft_ots(x, y, blur=0.05, max_iterations=2)
+    assert not result.converged

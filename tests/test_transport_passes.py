@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""The compiled passes against the same in plain torch, on every device that has them."""
+
+import numpy as np
+import pytest
+import torch
+
+from geodesic_fast._extension import engine, why_not
+from geodesic_fast.transport import passes
+from geodesic_fast.transport.passes import LOWEST, Listing, column_best_pass, list_pass, softmin_pass
+from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.products import FLOAT32_ROUNDOFF
+
+DEVICES = [
+    pytest.param("cpu", marks=pytest.mark.skipif(engine is None, reason="the engine is not built")),
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(
+                not torch.cuda.is_available(), reason="no GPU: the CUDA kernels are only compiled"
+            ),
+        ],
+    ),
+]
+SIZES = [(1, 1), (3, 5), (7, 63), (40, 64), (33, 65), (64, 127), (50, 1000), (130, 517)]
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Run a pass in plain torch."""
+
+    def run(call, *args):
+        with monkeypatch.context() as patch:
+            patch.setattr(passes, "_compiled", lambda tile: False)
+            return call(*args)
+
+    return run
+
+
+def problem(rows, cols, device, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    wide = torch.randn(rows, cols + 3, generator=g)
+    tile, a, b = wide[:, :cols], torch.randn(rows, generator=g), torch.randn(cols, generator=g)
+    return wide.to(device)[:, :cols] if device != "cpu" else tile, a.to(device), b.to(device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("rows", "cols"), SIZES)
+@pytest.mark.parametrize("epsilon", [10.0, 0.3, 0.003])
+def test_softmin(rows, cols, epsilon, device):
+    tile, _, b = problem(rows, cols, device)
+    a, mass, best = torch.empty(rows), torch.full((cols,), 0.25), torch.full((cols,), LOWEST)
+    a, mass, best = (t.to(device) for t in (a, mass, best))
+    softmin_pass(tile, b, epsilon, a, mass, best)
+    wide, beta = tile.double(), b.double()
+    expected = epsilon * torch.logsumexp((wide - beta) / epsilon, 1)
+    plan = torch.exp((wide - expected[:, None] - beta) / epsilon)
+    torch.testing.assert_close(a.double(), expected, rtol=1e-6, atol=1e-6 * max(1.0, epsilon))
+    torch.testing.assert_close(mass.double(), plan.sum(0) + 0.25, rtol=1e-4 + 1e-6 / epsilon, atol=1e-6)
+    torch.testing.assert_close(best.double(), (wide - expected[:, None]).amax(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("rows", "cols"), SIZES)
+def test_column_best_keeps_what_is_larger(rows, cols, device, plain):
+    tile, a, b = problem(rows, cols, device)
+    ours, theirs = b.clone(), b.clone()
+    column_best_pass(tile, a, ours)
+    plain(column_best_pass, tile, a, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("rows", "cols"), SIZES)
+def test_list_finds_exactly_what_reaches_its_threshold(rows, cols, device, plain):
+    tile, a, b = problem(rows, cols, device)
+    q = torch.rand(cols, device=device)
+    p = 0.01 * torch.rand(rows, device=device)
+    for theta, low in ((0.0, a), (0.0, a + 2.5), (0.7, a), (0.0, torch.full_like(a, -50.0))):
+        listing = Listing(b, q, theta=theta)
+        ours = list_pass(tile, listing, p, low, rows * cols)
+        theirs = plain(list_pass, tile, listing, p, low, rows * cols)
+        # A value may lie on the threshold to a rounding: compiled code may fuse the product and the sum.
+        differ = set(zip(*map(np.ndarray.tolist, ours[:2]), strict=True)) ^ set(
+            zip(*map(np.ndarray.tolist, theirs[:2]), strict=True)
+        )
+        t = (tile - b) + p[:, None] * q
+        threshold = torch.maximum(low, low + theta * (t.amax(1) - low))
+        assert all(abs(float(t[i, j] - threshold[i])) < 1e-5 for i, j in differ)
+        torch.testing.assert_close(ours[2], theirs[2], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_list_keeps_at_least_and_hardly_more_than_it_is_asked_for(device):
+    tile, _, b = problem(200, 3000, device)
+    zero = torch.zeros(200, device=device)
+    rows, cols, _ = list_pass(tile, Listing(b, torch.zeros_like(b), keep=24), zero, zero, 200 * 3000)
+    counts = np.bincount(rows, minlength=200)
+    assert counts.min() >= 24
+    assert counts.mean() < 40
+    values = (tile - b).cpu().numpy()
+    for i in (0, 99, 199):
+        listed = values[i, cols[rows == i]]
+        assert len(set(cols[rows == i])) == len(listed)
+        assert listed.min() >= np.delete(values[i], cols[rows == i]).max()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_list_limits_ties_and_spreads_them(device):
+    tile = torch.zeros(90, 700, device=device)
+    none, zero = torch.zeros(700, device=device), torch.zeros(90, device=device)
+    rows, cols, _ = list_pass(tile, Listing(none, none, keep=24, limit=64), zero, zero, 64 * 90)
+    assert (np.bincount(rows) == 64).all()
+    assert len(np.unique(cols)) > 600
+    assert list_pass(tile, Listing(none, none), zero, zero, 699 * 90) is None
+    assert len(list_pass(tile, Listing(none, none), zero, zero, 700 * 90)[0]) == 700 * 90
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 3, 16, 33, 300])
+def test_edge_costs_are_float64_differences_of_the_values_given(dtype, d):
+    x, y = 1e3 + torch.randn(50, d), torch.randn(50, d)
+    x, y = x.to(dtype), y.to(dtype)
+    points = Points(x, y)
+    rows, cols = np.repeat(np.arange(50), 50), np.tile(np.arange(50, dtype=np.int32), 50)
+    expected = np.square(x.double().numpy()[:, None] - y.double().numpy()[None]).sum(-1).reshape(-1)
+    np.testing.assert_allclose(points.costs(rows, cols, shifted=False), expected, rtol=(d + 4) * 2.0**-53)
+    shifted = np.square(x.double().numpy()[:, None] - y.double().numpy()[None] - points.delta.numpy()).sum(-1)
+    np.testing.assert_allclose(points.costs(rows, cols), shifted.reshape(-1), rtol=1e-11)
+
+
+@pytest.mark.parametrize("d", [1, 17, 512, 4096])
+def test_float32_products_stay_within_the_bound_that_the_certificate_uses(d):
+    x, y = torch.randn(64, d) + 100, torch.randn(64, d).abs()
+    points = Points(x, y)
+    products = points.block("x", 0, 64) @ points.block("y", 0, 64).T
+    exact = points.block64("x", 0, 64) @ points.block64("y", 0, 64).T * points.scale**2
+    norms = points.square_x.sqrt()[:, None] * points.square_y.sqrt() * points.scale**2
+    assert ((products.double() - exact).abs() <= (d + 12) * FLOAT32_ROUNDOFF * norms).all()
+
+
+def test_the_engine_says_why_it_cannot_serve_a_device():
+    assert "no kernels for device type 'meta'" in why_not("meta") or engine is None
