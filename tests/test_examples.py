@@ -2,6 +2,7 @@
 import re
 import runpy
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,9 @@ def blocks_of_code() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("page", "file", "code"), blocks_of_code(), ids=lambda value: str(value)[:40])
 def test_blocks_of_code_are_parts_of_the_examples(page, file, code):
-    assert code in (ROOT / file).read_text(), f"{page} shows code that is not in {file}"
+    lines, count = (ROOT / file).read_text().splitlines(keepends=True), code.count("\n")
+    parts = (textwrap.dedent("".join(lines[at : at + count])) for at in range(len(lines)))
+    assert code in parts, f"{page} shows code that is not in {file}"
 
 
 def test_every_example_is_shown_and_every_block_has_a_file():
