@@ -4,12 +4,15 @@
 
 #include "lss_track_geometry.h"
 #include "ots.h"
+#include "track_accumulator.h"
 
 #define GEODESIC_FAST_DECLARE_CPU_KERNELS(isa)                                              \
   namespace geodesic_fast {                                                                 \
   namespace isa {                                                                           \
   void track_geometry_forward(const GeometryForward& args, int threads);                    \
   void track_geometry_backward(const GeometryBackward& args, int threads);                  \
+  void track_accumulator_update(const Accumulator& args, int threads);                      \
+  void track_accumulator_finish(const Accumulator& args, int threads);                      \
   void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int threads);         \
   void column_best_pass(const ProductTile& tile, const float* a, float* best, int threads); \
   void list_pass(const ProductTile& tile, const ListArgs& args, int threads);               \

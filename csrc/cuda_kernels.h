@@ -6,6 +6,7 @@
 
 #include "lss_track_geometry.h"
 #include "ots.h"
+#include "track_accumulator.h"
 
 namespace geodesic_fast {
 namespace cuda {
@@ -17,6 +18,8 @@ int driver_version();
 int device_count();
 void track_geometry_forward(const GeometryForward& args, int device, void* stream);
 void track_geometry_backward(const GeometryBackward& args, int device, void* stream);
+void track_accumulator_update(const Accumulator& args, int device, void* stream);
+void track_accumulator_finish(const Accumulator& args, int device, void* stream);
 void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int device, void* stream);
 void column_best_pass(const ProductTile& tile, const float* a, float* best, int device, void* stream);
 void list_pass(const ProductTile& tile, const ListArgs& args, int device, void* stream);
@@ -31,6 +34,8 @@ void without_cuda(const Args&) {
 }
 inline void track_geometry_forward(const GeometryForward& args, int, void*) { without_cuda(args); }
 inline void track_geometry_backward(const GeometryBackward& args, int, void*) { without_cuda(args); }
+inline void track_accumulator_update(const Accumulator& args, int, void*) { without_cuda(args); }
+inline void track_accumulator_finish(const Accumulator& args, int, void*) { without_cuda(args); }
 inline void softmin_pass(const ProductTile&, const SoftminArgs& args, int, void*) { without_cuda(args); }
 inline void column_best_pass(const ProductTile& tile, const float*, float*, int, void*) {
   without_cuda(tile);

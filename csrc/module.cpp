@@ -114,6 +114,26 @@ void track_geometry_backward(Tracks& tracks, Tracks& gradient, int zero_step, bo
   cuda::track_geometry_backward(args, place.device, pointer<void>(place.stream));
 }
 
+// `finish`: write the numbers of the tracks instead of taking a step.
+void track_accumulator(Tracks& tracks, int zero_step, bool finish, uintptr_t step, uintptr_t direction_sum,
+                       uintptr_t sums, uintptr_t fields, uintptr_t zero_steps, const Place& place) {
+  Accumulator args;
+  args.tracks = viewed(tracks);
+  args.zero_step = static_cast<ZeroStep>(zero_step);
+  args.step = pointer<void>(step);
+  args.direction_sum = pointer<void>(direction_sum);
+  args.sums = pointer<double>(sums);
+  args.fields = pointer<void>(fields);
+  args.zero_steps = pointer<int64_t>(zero_steps);
+  py::gil_scoped_release release;
+  if (place.device < 0) {
+    return finish ? GEODESIC_FAST_CPU(track_accumulator_finish)(args, place.threads)
+                  : GEODESIC_FAST_CPU(track_accumulator_update)(args, place.threads);
+  }
+  const auto launch = finish ? cuda::track_accumulator_finish : cuda::track_accumulator_update;
+  launch(args, place.device, pointer<void>(place.stream));
+}
+
 }  // namespace
 
 #include "ots_bindings.h"
@@ -145,5 +165,6 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<int, int, uintptr_t>(), py::arg("threads"), py::arg("device"), py::arg("stream"));
   m.def("track_geometry_forward", &track_geometry_forward);
   m.def("track_geometry_backward", &track_geometry_backward);
+  m.def("track_accumulator", &track_accumulator);
   bind_ots(m);
 }

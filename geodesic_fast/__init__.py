@@ -5,18 +5,22 @@ from geodesic_fast.metrics.lss import lss, lss_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 from geodesic_fast.metrics.soft_ots import SoftOTSResult, soft_ots, soft_ots_reference
 from geodesic_fast.metrics.track_geometry import TrackGeometry, track_geometry, track_geometry_reference
+from geodesic_fast.recording import TrackAccumulator, record, watch
 
 __all__ = [
     "OTSResult",
     "SoftOTSResult",
+    "TrackAccumulator",
     "TrackGeometry",
     "lss",
     "lss_reference",
     "ots",
     "ots_reference",
+    "record",
     "soft_ots",
     "soft_ots_reference",
     "track_geometry",
     "track_geometry_reference",
+    "watch",
 ]
 __version__ = "0.1.0"

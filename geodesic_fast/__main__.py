@@ -11,10 +11,11 @@ import geodesic_fast
 from geodesic_fast import info
 from geodesic_fast._command_line import Parser, UserError
 from geodesic_fast.demo import command as demo
+from geodesic_fast.measure import command as measure
 
 PROG = "python -m geodesic_fast"
 # Each module gives HELP (one line), add_arguments(parser) and run(args) -> None.
-SUBCOMMANDS = {"demo": demo, "info": info}
+SUBCOMMANDS = {"demo": demo, "info": info, "measure": measure}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -49,7 +49,12 @@ def _outputs(layers: Sequence[Tensor], only_lss: bool, keep: bool) -> tuple[Tens
     return fields, zero_steps, direction_sum, lengths
 
 
-@torch.library.custom_op("geodesic_fast::track_geometry", mutates_args=(), device_types=("cpu", "cuda"))
+@torch.library.custom_op(
+    "geodesic_fast::track_geometry",
+    mutates_args=(),
+    device_types=("cpu", "cuda"),
+    schema="(Tensor[] layers, str zero_step, bool only_lss, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+)
 def track_geometry(
     layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -79,7 +84,11 @@ def _(
 
 
 @torch.library.custom_op(
-    "geodesic_fast::track_geometry_backward", mutates_args=(), device_types=("cpu", "cuda")
+    "geodesic_fast::track_geometry_backward",
+    mutates_args=(),
+    device_types=("cpu", "cuda"),
+    schema="(Tensor grad_fields, Tensor[] layers, Tensor direction_sum, Tensor lengths, str zero_step, "
+    "bool only_lss) -> Tensor[]",
 )
 def track_geometry_backward(
     grad_fields: Tensor,

@@ -103,8 +103,7 @@ def _check_layers(layers: Sequence[object], dim: int) -> None:
                 expected, got = (tuple(v) if what == "shape" else v for v in (expected, got))
                 raise ValueError(
                     f"tracks must be layers of equal {what}: tracks[0] has {expected}, "
-                    f"tracks[{index}] has {got}; "
-                    + _REMEDIES[what]
+                    f"tracks[{index}] has {got}; " + _REMEDIES[what]
                 )
     _check_features(first.shape[-1], tuple(first.shape))
 

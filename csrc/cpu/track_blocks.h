@@ -9,7 +9,7 @@ namespace geodesic_fast {
 namespace GEODESIC_FAST_ISA {
 
 constexpr int64_t kBlockBytes = 256 << 10;  // per thread, below a second-level cache
-constexpr int64_t kChunkBytes = 256 << 10;  // work worth handing to a thread
+constexpr int64_t kChunkBytes = 1 << 20;    // work worth handing to a thread
 constexpr int64_t kMaxBlock = 256;
 
 template <class T>
@@ -43,13 +43,18 @@ GEODESIC_FAST_INLINE int64_t block_of(const TracksView& tracks, int64_t bytes_pe
   return fitting < 1 ? 1 : fitting > kMaxBlock ? kMaxBlock : fitting;
 }
 
+// How many tracks make work worth handing to a thread.
+GEODESIC_FAST_INLINE int64_t chunk_of(const TracksView& tracks) {
+  const int64_t track_bytes = tracks.points * tracks.features * bytes_of(tracks.dtype);
+  return kChunkBytes / track_bytes + 1;
+}
+
 // Runs Pass over all tracks. Pass gives bytes_per_track(args), scratch_bytes(args, block) and run(begin,
 // end).
 template <class Pass, class Args>
 static inline void run_blocks(const Args& args, const TracksView& tracks, int threads) {
   const int64_t block = block_of(tracks, Pass::bytes_per_track(args));
-  const int64_t track_bytes = tracks.points * tracks.features * bytes_of(tracks.dtype);
-  int64_t chunk = (kChunkBytes / track_bytes + block) / block * block;
+  const int64_t chunk = (chunk_of(tracks) + block - 1) / block * block;
   threads = useful_threads((tracks.tracks + chunk - 1) / chunk, threads);
   const Scratch scratch(threads, Pass::scratch_bytes(args, block));
   parallel_for(tracks.tracks, chunk, threads, [&](int64_t begin, int64_t end, int thread) {

@@ -91,22 +91,6 @@ struct StepSums {
   Acc dot;     // <v, the step before>
 };
 
-// One pass over a row: the step before joins the sum of directions, the new step takes its place.
-template <class T, bool kDot, class Acc = typename AccOf<T>::type>
-static inline StepSums<Acc> advance(const T* current, const T* previous, Acc* step, Acc* direction_sum,
-                                    Direction<Acc> direction, int64_t features) {
-  Vector<Acc> squares[kUnroll] = {}, dots[kUnroll] = {};
-  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
-    const Vector<Acc> before = SameType<Acc>::load(step + j);
-    const Vector<Acc> v = load_row(current, j, count) - load_row(previous, j, count);
-    SameType<Acc>::store(direction_sum + j, SameType<Acc>::load(direction_sum + j) + direction(before));
-    SameType<Acc>::store(step + j, v);
-    squares[group] += v * v;
-    if (kDot) dots[group] += v * before;
-  });
-  return {sum_groups<Acc>(squares), kDot ? sum_groups<Acc>(dots) : Acc(0)};
-}
-
 // The unit step and its length, for lengths whose square leaves the range of the accumulation type.
 // NaN or inf in the row: NaN throughout.
 template <class T, class Acc = typename AccOf<T>::type>

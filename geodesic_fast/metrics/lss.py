@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from geodesic_fast import _operations
+from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_no_zero_step, check_tracks, check_zero_step
 
 
+@takes_arrays
 def lss(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "skip") -> Tensor:
     r"""Score how straight each track through the layers is.
 

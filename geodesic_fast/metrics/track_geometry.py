@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast import _operations
+from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_no_zero_step, check_tracks, check_zero_step
@@ -31,6 +32,7 @@ class TrackGeometry(NamedTuple):
     zero_steps: Tensor
 
 
+@takes_arrays
 def track_geometry(
     tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "skip"
 ) -> TrackGeometry:

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT
+// One more layer for tracks that are measured while they arrive, and their numbers at the end.
+// Memory: an update reads x^(l-1), x^(l), the step and the sum of directions, writes the last two: 6 m d
+// values
+//         (what the second sweep over a row reads again comes from the cache); two sums per warp shared.
+// Work:   9 operations per value.
+// Numbers: as in track_geometry: float32 sums (float64 for float64 tracks), float64 for what has one value
+// per
+//          track.
+// Bound:  memory bandwidth.
+#include "track_accumulator.h"
+
+#include "cuda_kernels.h"
+#include "track_ring.cuh"
+
+namespace geodesic_fast {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;         // on one track, but for narrow ones
+constexpr int kNarrowFeatures = 256;  // up to these a warp has a track to itself
+constexpr int kWarpsPerBlock = 8;
+constexpr int64_t kMaxBlocks = 1 << 20;
+
+// The addresses of the two layers travel with the kernel's parameters.
+struct TwoLayers {
+  const char *before, *after;
+};
+
+// The threads of one track and what they share.
+template <class T>
+struct Track {
+  using Acc = typename AccOf<T>::type;
+  const T *before, *after;
+  Acc *step, *direction_sum;
+  int64_t features;
+
+  __device__ Track(const TwoLayers& layers, const Accumulator& args, int64_t track) {
+    const int64_t offset = args.tracks.offset(track);
+    features = args.tracks.features;
+    before = reinterpret_cast<const T*>(layers.before + offset);
+    after = reinterpret_cast<const T*>(layers.after + offset);
+    step = static_cast<Acc*>(args.step) + track * features;
+    direction_sum = static_cast<Acc*>(args.direction_sum) + track * features;
+  }
+
+  // `half`: differences that would overflow are taken of halves.
+  __device__ __forceinline__ Acc difference(int64_t j, bool half) const {
+    const Acc scale = half ? Acc(0.5) : Acc(1);
+    return widen(after[j]) * scale - widen(before[j]) * scale;
+  }
+
+  template <class Body>
+  __device__ __forceinline__ void for_owned(const Body& body) const {
+    for (int64_t j = threadIdx.x; j < features; j += blockDim.x) body(j);
+  }
+
+  __device__ __forceinline__ Acc largest_difference(bool half, Acc* max_buffer) const {
+    Acc largest = 0;
+    for_owned([&](int64_t j) { largest = larger(largest, fabs(difference(j, half))); });
+    return team_max(largest, max_buffer);
+  }
+};
+
+// What turns the step row into its direction, or into zero once that has joined the sum: the quotient to the
+// last bit, for unit steps along an axis must cancel exactly.
+template <class Acc>
+struct Pending {
+  Acc length, inverse;
+
+  __device__ explicit Pending(const HeldSums& held)
+      : length(static_cast<Acc>(held.at(kSumRowLength))), inverse(static_cast<Acc>(held.at(kSumPending))) {}
+
+  __device__ __forceinline__ Acc operator()(Acc v) const {
+    const Acc u = v * inverse;
+    return fma(fma(-u, length, v), inverse, u);
+  }
+};
+
+// How the differences of a row become its step: v / divisor, of halves where they would overflow.
+template <class Acc>
+struct Scaling {
+  Acc divisor = 1;
+  bool half = false;
+};
+
+template <class T, class Sum>
+__device__ Scaling<typename AccOf<T>::type> rescale(const Track<T>& track,
+                                                    typename AccOf<T>::type (&totals)[2], Sum& team_sum,
+                                                    typename AccOf<T>::type* max_buffer) {
+  using Acc = typename AccOf<T>::type;
+  Scaling<Acc> scaling;
+  Acc largest = track.largest_difference(false, max_buffer);
+  if (isinf(largest)) {
+    scaling.half = true;
+    largest = track.largest_difference(true, max_buffer);
+  }
+  scaling.divisor = largest == 0 ? Acc(1) : largest;
+  totals[0] = totals[1] = 0;
+  track.for_owned([&](int64_t j) {
+    const Acc v = track.difference(j, scaling.half) / scaling.divisor;
+    totals[0] += v * v;
+    totals[1] += v * track.step[j];
+  });
+  team_sum(totals);
+  return scaling;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    update_kernel(const __grid_constant__ TwoLayers layers, const __grid_constant__ Accumulator args) {
+  using Acc = typename AccOf<T>::type;
+  __shared__ Acc sum_buffer[2][kMaxWarps][2];
+  __shared__ Acc max_buffer[kMaxWarps];
+  TeamSum<Acc, 2> team_sum{sum_buffer};
+  const int64_t m = args.tracks.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; index < m;
+       index += stride) {
+    const Track<T> track(layers, args, index);
+    const HeldSums held{args.sums + index, m};
+    const Pending<Acc> pending(held);
+    Acc totals[2] = {};
+    track.for_owned([&](int64_t j) {
+      const Acc v = track.difference(j, false);
+      totals[0] += v * v;
+      totals[1] += v * track.step[j];
+    });
+    team_sum(totals);
+    Scaling<Acc> scaling;
+    if (!is_safe_square(totals[0])) scaling = rescale(track, totals, team_sum, max_buffer);
+    const Acc root = sqrt(totals[0]);
+    const double length = static_cast<double>(root) * scaling.divisor * (scaling.half ? 2 : 1);
+    const bool directed = length != 0 || args.zero_step == ZeroStep::kKeep;
+    track.for_owned([&](int64_t j) {
+      track.direction_sum[j] += pending(track.step[j]);
+      if (directed) track.step[j] = track.difference(j, scaling.half) / scaling.divisor;
+    });
+    if (threadIdx.x != 0) continue;
+    GeometrySums sums = held.load();
+    // Exactly 1 or -1 along an axis.
+    const double cosine = length == 0 ? Acc(0) : totals[1] / (root * pending.length);
+    if (directed && has_direction(sums, args.zero_step)) sums.add_cosine(cosine);
+    sums.add_length(length);
+    held.store(sums);
+    held.at(kSumPending) = length == 0 ? Acc(0) : 1 / root;
+    if (directed) held.at(kSumRowLength) = length == 0 ? Acc(1) : root;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    finish_kernel(const __grid_constant__ TwoLayers layers, const __grid_constant__ Accumulator args) {
+  using Acc = typename AccOf<T>::type;
+  __shared__ Acc sum_buffer[2][kMaxWarps][2];
+  __shared__ Acc max_buffer[kMaxWarps];
+  TeamSum<Acc, 2> team_sum{sum_buffer};
+  const int64_t m = args.tracks.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; index < m;
+       index += stride) {
+    const Track<T> track(layers, args, index);
+    const HeldSums held{args.sums + index, m};
+    const Pending<Acc> pending(held);
+    Acc totals[2] = {};  // |u_1 + ... + u_n|^2 and |x^(n) - x^(0)|^2
+    track.for_owned([&](int64_t j) {
+      const Acc total = track.direction_sum[j] + pending(track.step[j]), v = track.difference(j, false);
+      totals[0] += total * total;
+      totals[1] += v * v;
+    });
+    team_sum(totals);
+    const double resultant = sqrt(static_cast<double>(totals[0]));
+    Scaling<Acc> scaling;
+    if (!is_safe_square(totals[1])) {
+      Acc scaled[2];
+      scaling = rescale(track, scaled, team_sum, max_buffer);
+      totals[1] = scaled[0];
+    }
+    const double chord = sqrt(static_cast<double>(totals[1])) * scaling.divisor * (scaling.half ? 2 : 1);
+    if (threadIdx.x != 0) continue;
+    const GeometrySums sums = held.load();
+    write_fields(sums, resultant, chord, args.zero_step, static_cast<Acc*>(args.fields) + index, m);
+    args.zero_steps[index] = sums.zero_steps;
+  }
+}
+
+template <class Kernel>
+void launch_tracks(const Kernel& kernel, const Accumulator& args, void* stream) {
+  const bool narrow = args.tracks.features <= kNarrowFeatures;
+  const dim3 block(narrow ? kWarp : kThreads, narrow ? kWarpsPerBlock : 1);
+  const int64_t blocks = (args.tracks.tracks + block.y - 1) / block.y;
+  if (blocks == 0) return;
+  const TwoLayers layers{args.tracks.table[0], args.tracks.table[1]};
+  launch(kernel, dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks)), block, 0, stream,
+         layers, args);
+}
+
+}  // namespace
+
+void track_accumulator_update(const Accumulator& args, int device, void* stream) {
+  use_device(device);
+  with_dtype(args.tracks.dtype,
+             [&](auto zero) { launch_tracks(update_kernel<decltype(zero)>, args, stream); });
+}
+
+void track_accumulator_finish(const Accumulator& args, int device, void* stream) {
+  use_device(device);
+  with_dtype(args.tracks.dtype,
+             [&](auto zero) { launch_tracks(finish_kernel<decltype(zero)>, args, stream); });
+}
+
+}  // namespace cuda
+}  // namespace geodesic_fast

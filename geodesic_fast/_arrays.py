@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""The door for arrays that are not tensors: NumPy, and whatever speaks DLPack (JAX, CuPy), without a copy."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def takes_arrays(function: Function) -> Function:
+    """Let a function of tensors take arrays too.
+
+    NumPy in gives NumPy out; arrays of other packages come back as tensors, which `from_dlpack` of their own
+    package takes. Tensors pass through untouched.
+    """
+
+    @functools.wraps(function)
+    def door(*args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            if _holds_arrays(value):
+                return _call_with_tensors(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return door  # type: ignore[return-value]
+
+
+def _call_with_tensors(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    result = function(*map(as_tensors, args), **{name: as_tensors(value) for name, value in kwargs.items()})
+    return as_numpy(result) if any(map(_holds_numpy, (*args, *kwargs.values()))) else result
+
+
+def as_tensors(value: Any) -> Any:
+    """Return arrays, or a list of them, as tensors over the same memory; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        return _of_numpy(value)
+    if _speaks_dlpack(value):
+        return torch.from_dlpack(value)
+    if isinstance(value, list | tuple) and any(map(_is_array, value)):
+        return [as_tensors(item) for item in value]
+    return value
+
+
+def as_numpy(value: Any) -> Any:
+    """Return tensors, and those inside a named tuple or a dataclass, as NumPy arrays."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    if isinstance(value, tuple):
+        items = map(as_numpy, value)
+        return value._make(items) if hasattr(value, "_make") else tuple(items)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: as_numpy(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value
+
+
+def _of_numpy(array: np.ndarray) -> Tensor:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            "arrays must be plain, got numpy.ma.MaskedArray, whose mask would be lost: pass the rows that "
+            "count, "
+            "for example array[~mask]."
+        )
+    if array.dtype.name == "bfloat16":  # NumPy's own conversion does not know the type
+        return _of_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = np.ascontiguousarray(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")  # nothing here writes to its input
+        return torch.from_numpy(array)
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return False
+    return isinstance(value, np.ndarray) or _speaks_dlpack(value)
+
+
+def _speaks_dlpack(value: Any) -> bool:
+    return hasattr(value, "__dlpack__") and not isinstance(value, type)
+
+
+def _holds_arrays(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_is_array(item) for item in value)
+    return _is_array(value)
+
+
+def _holds_numpy(value: Any) -> bool:
+    values = value if isinstance(value, list | tuple) else (value,)
+    return any(isinstance(item, np.ndarray) for item in values)

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: MIT
+"""The scores as torchmetrics classes: update, compute, reset, and one value over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geodesic_fast import TrackGeometry as Geometry
+from geodesic_fast import _validation_models as _validation
+from geodesic_fast import ots, track_geometry
+from geodesic_fast._validation import check_tracks, check_zero_step
+from geodesic_fast.integrations._packages import need
+
+Metric: Any = need("torchmetrics", "a metric class", "torchmetrics").Metric
+
+Tracks = Tensor | Sequence[Tensor] | Geometry
+_UNDEFINED = ("propagate", "skip")
+
+
+class TrackGeometry(Metric):
+    """Mean of every number of `track_geometry` over all tracks of all batches and processes.
+
+    field = (sum over tracks of field) / (number of tracks)
+
+    `update(tracks, mask=None)` takes what `track_geometry` takes, or a `geodesic_fast.TrackGeometry` that
+    `watch` gave; `mask` (*batch) is true where a track counts. `compute()` gives a dict of float64 scalars,
+    one per field.
+
+    Args:
+        dim: the layer axis of a tensor of tracks.
+        zero_step: as in `track_geometry`.
+        undefined: tracks whose field is NaN (NaN in the track, no step of any length, one step for the
+            angles): `"propagate"` makes the mean NaN, `"skip"` leaves them out of it.
+        kwargs: those of `torchmetrics.Metric`.
+
+    Raises:
+        TypeError, ValueError: as `track_geometry`; a mask of another shape.
+
+    Not differentiable. Of its fields lss, turning_angle and action are better when lower, straightness and
+    adjacent_cosine when higher.
+
+    Source: as `track_geometry`.
+
+    Example:
+        >>> import torch
+        >>> from geodesic_fast.integrations.torchmetrics import TrackGeometry
+        >>> metric = TrackGeometry()
+        >>> metric.update(torch.tensor([[[0.0, 0.0]], [[1.0, 0.0]], [[1.0, 1.0]]]))
+        >>> round(metric.compute()["lss"].item(), 4)
+        1.4142
+    """
+
+    is_differentiable = False
+    higher_is_better: bool | None = None
+    full_state_update = False
+    fields: tuple[str, ...] = Geometry._fields
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, *, dim: int = 0, zero_step: str = "skip", undefined: str = "propagate", **kwargs: Any):
+        super().__init__(**kwargs)
+        check_zero_step(zero_step)
+        _validation.check_choice("undefined", undefined, _UNDEFINED)
+        self.dim, self.zero_step, self.undefined = dim, zero_step, undefined
+        for state in ("sums", "counts"):
+            zeros = torch.zeros(len(self.fields), dtype=torch.float64)
+            self.add_state(state, zeros, dist_reduce_fx="sum")
+
+    def update(self, tracks: Tracks, mask: Tensor | None = None) -> None:
+        """Add tracks (n+1, *batch, d), or numbers measured before."""
+        if not isinstance(tracks, Geometry):
+            tracks = track_geometry(tracks, dim=self.dim, zero_step=self.zero_step)
+        if mask is not None:
+            _validation.check_mask("mask", mask, tuple(tracks.lss.shape))
+            real = mask.to(tracks.lss.device).bool()
+            tracks = Geometry._make(field[real] for field in tracks)
+        values = torch.stack([getattr(tracks, name).detach().reshape(-1).double() for name in self.fields])
+        values = values.to(self.sums.device)  # (fields, tracks)
+        counts = torch.ones_like(values, dtype=torch.bool)
+        if self.undefined == "skip":
+            counts = ~values.isnan()
+        self.sums += values.where(counts, 0.0).sum(1)
+        self.counts += counts.sum(1)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the mean of every field; NaN where no track has been counted."""
+        return dict(zip(self.fields, self.sums / self.counts, strict=True))
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot the current values, or those in `val`, with matplotlib."""
+        return self._plot(val, ax)
+
+
+class LineShapeScore(TrackGeometry):
+    """Mean line-shape score over all tracks of all batches and processes; 1 is straight, lower is straighter.
+
+    mean LSS = (sum over tracks of LSS) / (number of tracks)
+
+    Updated and made as `TrackGeometry`; `compute()` gives a float64 scalar. A track whose unit steps cancel
+    has LSS inf, and so has then the mean.
+
+    Raises:
+        TypeError, ValueError: as `TrackGeometry`.
+
+    Not differentiable: for a penalty take `lss` itself. Lower is straighter.
+
+    Source: Gai and Zhang, arXiv:2102.09235.
+
+    Example:
+        >>> import torch
+        >>> from geodesic_fast.integrations.torchmetrics import LineShapeScore
+        >>> metric = LineShapeScore()
+        >>> metric.update(torch.tensor([[[0.0, 0.0]], [[1.0, 0.0]], [[1.0, 1.0]]]))
+        >>> round(metric.compute().item(), 4)
+        1.4142
+    """
+
+    higher_is_better: bool | None = False
+    fields: tuple[str, ...] = ("lss",)
+    plot_lower_bound = 1.0
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        """Return the mean; NaN where no track has been counted."""
+        return (self.sums / self.counts)[0]
+
+
+class OptimalTransportScore(Metric):
+    """Optimal transport score of the map from first to last layer, over all points of all batches and
+    processes.
+
+    OTS = #{ i : T(x_i) = f(x_i) } / m, with T the exact optimal transport map of all m points at once
+
+    The score of all points is no mean of batch scores, so the points themselves are kept: 2 m d values, on
+    the device of the metric, or with `compute_on_cpu=True` on the CPU.
+
+    `update(x, y=None, mask=None)` takes points and their images (*batch, d), or tracks alone, whose first
+    and last layer are used. `compute()` gives a float64 scalar.
+
+    Args:
+        kwargs: those of `torchmetrics.Metric`.
+
+    Raises:
+        TypeError, ValueError: as `geodesic_fast.ots`; a mask of another shape.
+
+    Not differentiable. Higher is better: 1 means that the network's map is an optimal transport map.
+
+    Source: Gai and Zhang, arXiv:2102.09235.
+
+    Example:
+        >>> import torch
+        >>> from geodesic_fast.integrations.torchmetrics import OptimalTransportScore
+        >>> metric = OptimalTransportScore()
+        >>> metric.update(torch.tensor([[0.0], [1.0]]), torch.tensor([[5.0], [7.0]]))
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+    x: list[Tensor] | Tensor
+    y: list[Tensor] | Tensor
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        for state in ("x", "y"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(
+        self, x: Tensor | Sequence[Tensor], y: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Add points and their images, or the ends of tracks."""
+        if y is None:
+            check_tracks(x, 0)
+            x, y = x[0], x[-1]
+        assert isinstance(x, Tensor)
+        points = [end.detach().reshape(-1, end.shape[-1]) for end in (x, y)]  # (m, d)
+        if mask is not None:
+            _validation.check_mask("mask", mask, tuple(x.shape[:-1]))
+            real = mask.to(x.device).bool().reshape(-1)
+            points = [end[real] for end in points]
+        assert isinstance(self.x, list)
+        assert isinstance(self.y, list)
+        self.x.append(points[0].to(self.device))
+        self.y.append(points[1].to(self.device))
+
+    def compute(self) -> Tensor:
+        """Return the score of all points that were added; NaN where there are none."""
+        if not len(self.x):
+            return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
+        ends = [torch.cat(end) if isinstance(end, list) else end for end in (self.x, self.y)]
+        return torch.tensor(ots(ends[0], ends[1]).score, dtype=torch.float64, device=self.device)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot the current value, or those in `val`, with matplotlib."""
+        return self._plot(val, ax)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""`python -m geodesic_fast measure`: options, the choice of source, the table and the files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from geodesic_fast import TrackGeometry
+from geodesic_fast._command_line import UserError, whole_number
+from geodesic_fast._validation import ZERO_STEPS
+from geodesic_fast.measure import image_models, language_models, report, track_files
+from geodesic_fast.measure.source import Options, Source
+
+HELP = (
+    "Measure the tracks of a saved file, of a Hugging Face model on a text, or of an image model on images."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `measure`."""
+    add = parser.add_argument
+    add("source", help="a .npy, .npz, .safetensors or .pt file of tracks; with --text the name or folder of "
+        "a Hugging Face model; with --images torchvision:NAME, timm:NAME or such a model")  # fmt: skip
+    add("--text", type=Path, help="text file for a language model")
+    add("--images", type=Path, help="folder of images for an image model")
+    add("--dim", type=int, default=0, help="layer axis of the tracks in a file; features come last")
+    add("--key", help="which array of a file that holds several")
+    add("--layers", nargs="+", metavar="PATTERN",
+        help="modules of the model, as 'blocks.*'; default: its one stack of equal blocks")  # fmt: skip
+    add("--random-weights", action="store_true", help="the model as built, without trained weights")
+    add("--tokens", type=whole_number(2), default=256, help="tokens in each piece of the text")
+    add("--batch", type=whole_number(1), default=8, help="pieces of text, or images, in one pass")
+    add("--limit", type=whole_number(1), default=512, help="pieces of text, or images, in all")
+    add("--zero-step", choices=ZERO_STEPS, default="skip", help="what a step of length zero means")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if there is a GPU")
+    add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of random weights")
+    add("--json", action="store_true", help="print JSON instead of a table")
+    add(
+        "--output", type=Path, default=Path("results/measure"), help="folder for report.html and results.json"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure the source and write what was found."""
+    began = time.perf_counter()
+    options = _options(args)
+    source = _open_source(args, options)
+    parts: dict[str, list[TrackGeometry]] = {}
+    try:
+        for name, geometry in _with_progress(source):
+            parts.setdefault(name, []).append(TrackGeometry._make(field.cpu() for field in geometry))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    if not parts:
+        raise UserError(f"{args.source} must give at least 1 track, got none: pass more text or images.")
+    found = report.summarise(source, options, parts, time.perf_counter() - began)
+    folder = report.write(args.output, found)
+    print(report.as_json(found) if args.json else report.as_text(found))
+    print(f"Report: {folder / 'report.html'}", file=sys.stderr)
+
+
+def _options(args: argparse.Namespace) -> Options:
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda needs a GPU that torch sees, got none: pass --device cpu.")
+    return Options(
+        layers=args.layers, dim=args.dim, key=args.key, random_weights=args.random_weights,
+        tokens=args.tokens, batch=args.batch, limit=args.limit, zero_step=args.zero_step,
+        device=torch.device(device), seed=args.seed,
+    )  # fmt: skip
+
+
+def _open_source(args: argparse.Namespace, options: Options) -> Source:
+    if args.text is not None and args.images is not None:
+        raise UserError("measure takes --text or --images, got both: pass the one the model reads.")
+    if args.text is not None:
+        return language_models.open_source(args.source, args.text, options)
+    if args.images is not None:
+        return image_models.open_source(args.source, args.images, options)
+    return track_files.open_source(Path(args.source), options)
+
+
+def _with_progress(source: Source) -> Iterator[tuple[str, TrackGeometry]]:
+    with tqdm(total=source.total, unit=source.unit, disable=not sys.stderr.isatty()) as bar:
+        for count, name, geometry in source.measure():
+            bar.update(count)
+            yield name, geometry

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""What `measure` tells: statistics of every field, as a table, as JSON, and as a page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geodesic_fast import TrackGeometry, info
+from geodesic_fast.demo.report import STYLE
+from geodesic_fast.measure.source import Options, Source
+
+STATISTICS = ("mean", "std", "min", "median", "max", "undefined")
+MEANING = {
+    "lss": "line-shape score: 1 straight, sqrt(n) random directions",
+    "lss_normalized": "0 straight, about 1 random",
+    "path_length": "sum of the step lengths",
+    "chord": "distance from first to last state",
+    "straightness": "chord / path length, 1 straight",
+    "adjacent_cosine": "mean cosine of neighbouring steps, 1 straight",
+    "turning_angle": "mean angle of neighbouring steps, radians, 0 straight",
+    "step_cv": "spread of the step lengths over their mean, 0 even",
+    "action": "steps times the sum of squared step lengths",
+    "zero_steps": "steps of length zero",
+}
+_BARS = 40
+
+
+def summarise(
+    source: Source, options: Options, parts: Mapping[str, Sequence[TrackGeometry]], seconds: float
+) -> dict[str, Any]:
+    """Return everything that is told, as plain values."""
+    groups = []
+    for name, pieces in parts.items():
+        fields = [torch.cat([field.reshape(-1) for field in column]) for column in zip(*pieces, strict=True)]
+        named = dict(zip(TrackGeometry._fields, fields, strict=True))
+        groups.append(
+            {
+                "layers": name,
+                "steps": source.steps[name],
+                "tracks": len(fields[0]),
+                "fields": {field: _statistics(values) for field, values in named.items()},
+                "lss_histogram": _histogram(named["lss"]),
+            }
+        )
+    return {
+        "source": source.title,
+        "about": source.about,
+        "zero_step": options.zero_step,
+        "device": str(options.device),
+        "seed": options.seed,
+        "groups": groups,
+        "versions": info.versions(),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _statistics(values: Tensor) -> dict[str, float]:
+    values = values.double()
+    defined = values[~values.isnan()]
+    if not len(defined):
+        return {**dict.fromkeys(STATISTICS[:-1], math.nan), "undefined": len(values)}
+    return {
+        "mean": defined.mean().item(),
+        "std": defined.std(correction=0).item(),
+        "min": defined.min().item(),
+        "median": defined.median().item(),
+        "max": defined.max().item(),
+        "undefined": len(values) - len(defined),
+    }
+
+
+def _histogram(lss: Tensor) -> dict[str, Any]:
+    values = lss[lss.isfinite()].double()
+    if not len(values):
+        return {"from": math.nan, "to": math.nan, "counts": []}
+    low, high = (
+        values.min().item(),
+        values.quantile(0.995).item() if len(values) < 1 << 24 else values.max().item(),
+    )
+    high = max(high, low + 1e-6)
+    counts = torch.histc(values[values <= high], _BARS, low, high)
+    return {"from": low, "to": high, "counts": [int(count) for count in counts]}
+
+
+def as_json(found: Mapping[str, Any]) -> str:
+    """Return the JSON; NaN becomes null and infinity the string "inf"."""
+    return json.dumps(_plain(found), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """Return the tables for a terminal."""
+    lines = [f"{found['source']}: {found['about']}"]
+    for group in found["groups"]:
+        lines += ["", f"{group['layers']}: {group['tracks']} tracks of {group['steps']} steps"]
+        rows = [("field", *STATISTICS), *_rows(group)]
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        lines += [
+            "  ".join(
+                [row[0].ljust(widths[0]), *(w.rjust(n) for w, n in zip(row[1:], widths[1:], strict=True))]
+            )
+            for row in rows
+        ]
+    return "\n".join(lines)
+
+
+def _rows(group: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [(name, *(_figure(value[s]) for s in STATISTICS)) for name, value in group["fields"].items()]
+
+
+def _figure(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "undefined" if math.isnan(value) else f"{value:.4g}"
+
+
+def write(folder: Path, found: Mapping[str, Any]) -> Path:
+    """Write results.json and report.html."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(as_json(found) + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(as_html(found), encoding="utf-8")
+    return folder
+
+
+def as_html(found: Mapping[str, Any]) -> str:
+    """Return the page."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>geodesic_fast: {escape(found["source"])}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>How straight are the tracks of {escape(found["source"])}?</h1>
+<p class="soft">{escape(found["about"])}. Steps of length zero: {escape(found["zero_step"])}.</p>
+{"".join(map(_section, found["groups"]))}
+<footer><p>{escape(versions)}. Device {escape(found["device"])}. {found["seconds"]:.1f} s.</p></footer>
+</body>
+</html>
+"""
+
+
+def _section(group: Mapping[str, Any]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in ("field", *STATISTICS))
+    body = "\n".join(
+        f'<tr title="{escape(MEANING[row[0]])}">'
+        + "".join(f"<td>{escape(word)}</td>" for word in row)
+        + "</tr>"
+        for row in _rows(group)
+    )
+    meanings = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in MEANING.items())
+    mean, steps = group["fields"]["lss"]["mean"], group["steps"]
+    return f"""<h2>{escape(group["layers"])}</h2>
+<div class="finding"><p>Mean line-shape score {_figure(mean)} over {group["tracks"]} tracks of {steps} steps:
+1 would be straight lines, {steps**0.5:.3g} steps in random directions.</p></div>
+{_picture(group["lss_histogram"])}
+<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
+{body}
+</tbody></table></div>
+<details><summary>What the fields are</summary><dl>{meanings}</dl></details>
+"""
+
+
+def _picture(histogram: Mapping[str, Any]) -> str:
+    counts = histogram["counts"]
+    if not counts:
+        return "<p>No track has a defined score.</p>"
+    width, height, tallest = 16, 160, max(counts)
+    bars = "".join(
+        f'<rect x="{k * width}" y="{height - count / tallest * height:.1f}" width="{width - 2}" '
+        f'height="{count / tallest * height:.1f}"/>'
+        for k, count in enumerate(counts)
+    )
+    box = f"0 0 {width * len(counts)} {height}"
+    return f"""<figure>
+<svg viewBox="{box}" role="img" fill="currentColor" preserveAspectRatio="none"
+     style="width:100%;max-height:12rem">{bars}</svg>
+<figcaption>Line-shape score of the tracks, from {_figure(histogram["from"])} to {_figure(histogram["to"])};
+what lies above is left out.</figcaption></figure>"""

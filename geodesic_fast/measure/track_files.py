@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""Tracks saved as one array (n+1, *batch, d), or as one array per layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geodesic_fast import TrackGeometry, track_geometry
+from geodesic_fast._arrays import as_tensors
+from geodesic_fast._command_line import UserError
+from geodesic_fast._validation import check_tracks
+from geodesic_fast.integrations._packages import need
+from geodesic_fast.measure.source import Options, Source
+
+KINDS = (".npy", ".npz", ".safetensors", ".pt", ".pth")
+_PIECE_BYTES = 64 << 20
+
+
+def open_source(path: Path, options: Options) -> Source:
+    """Read a file of tracks; a .npy file stays on disk until its pieces are measured."""
+    tracks = _choose(_load(path), options.key, path)
+    try:
+        check_tracks(tracks, options.dim)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from error
+    layers = list(tracks) if isinstance(tracks, list) else list(tracks.movedim(options.dim, 0).unbind(0))
+    shape, batch = tuple(layers[0].shape), layers[0].shape[:-1].numel()
+    about = f"{len(layers)} points per track, {batch} tracks {shape[:-1]}, {shape[-1]} features"
+
+    def measure() -> Iterator[tuple[int, str, TrackGeometry]]:
+        for piece in _pieces(layers):
+            moved = [layer.to(options.device) for layer in piece]
+            geometry = track_geometry(moved, zero_step=options.zero_step)
+            yield geometry.lss.numel(), "tracks", geometry
+
+    return Source(path.name, about, batch, "track", measure, {"tracks": len(layers) - 1})
+
+
+def _pieces(layers: list[Tensor]) -> Iterator[list[Tensor]]:
+    if layers[0].ndim < 2:
+        yield layers
+        return
+    row = layers[0][:1].numel() * layers[0].element_size() * len(layers)
+    rows = max(1, _PIECE_BYTES // max(1, row))
+    for begin in range(0, len(layers[0]), rows):
+        yield [layer[begin : begin + rows] for layer in layers]
+
+
+def _load(path: Path) -> Any:
+    if path.suffix not in KINDS:
+        raise UserError(
+            f"{path} must be a file of tracks ({', '.join(KINDS)}) or a model with --text or --images, got "
+            "neither: "
+            "pass --text FILE for a language model, --images FOLDER for an image model."
+        )
+    if not path.is_file():
+        raise UserError(f"{path} must be a file of tracks, got no such file: check the path.")
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return dict(archive)
+        if path.suffix == ".safetensors":
+            return need("safetensors.torch", "a .safetensors file", "transformers").load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise UserError(str(error)) from error
+    except Exception as error:
+        raise UserError(
+            f"{path} must hold plain arrays that its suffix names, got {str(error).splitlines()[0]!r}: "
+            "save a tensor, a list of layers, or a dict of tensors."
+        ) from error
+
+
+def _choose(content: Any, key: str | None, path: Path) -> Tensor | list[Tensor]:
+    if isinstance(content, Mapping):
+        names = list(content)
+        if key is not None and key not in content:
+            raise UserError(f"--key must name an array of {path}, got {key!r}: it holds {', '.join(names)}.")
+        if key is not None:
+            content = content[key]
+        elif len(names) == 1:
+            content = content[names[0]]
+        elif layers := _numbered(names):
+            content = [content[name] for name in layers]
+        else:
+            raise UserError(
+                f"{path} must hold one array, or layers numbered from first to last, got {', '.join(names)}: "
+                "choose one with --key."
+            )
+    return as_tensors(content)
+
+
+def _numbered(names: list[str]) -> list[str] | None:
+    """The names in the order of their numbers, if they differ in one number alone, without a gap."""
+    parts = [re.fullmatch(r"(\D*)(\d+)(\D*)", name) for name in names]
+    if not all(parts):
+        return None
+    found = [part for part in parts if part]
+    if len({(part[1], part[3]) for part in found}) > 1:
+        return None
+    numbers = sorted(int(part[2]) for part in found)
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        return None
+    return [part[0] for part in sorted(found, key=lambda part: int(part[2]))]

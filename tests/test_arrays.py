@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+import numpy as np
+import pytest
+import torch
+
+import geodesic_fast
+from geodesic_fast import _arrays
+from geodesic_fast._arrays import takes_arrays
+
+lss, track_geometry = geodesic_fast.lss, geodesic_fast.track_geometry
+ots = takes_arrays(geodesic_fast.ots)
+
+
+def tracks(dtype=np.float32) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(5, 7, 6)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numpy_in_gives_numpy_out(dtype):
+    x = tracks(dtype)
+    score = lss(x)
+    assert isinstance(score, np.ndarray)
+    assert score.dtype == (np.float64 if dtype == np.float64 else np.float32)
+    np.testing.assert_array_equal(score, geodesic_fast.lss(torch.from_numpy(x)).numpy())
+    np.testing.assert_array_equal(lss(tracks=np.moveaxis(x, 0, 1), dim=1), score)
+    np.testing.assert_array_equal(lss(list(x)), score)
+    geometry = track_geometry(x)
+    assert type(geometry) is geodesic_fast.TrackGeometry
+    assert all(isinstance(field, np.ndarray) for field in geometry)
+    result = ots(x[0], x[-1])
+    assert isinstance(result.permutation, np.ndarray)
+    assert result.score == geodesic_fast.ots(torch.from_numpy(x)).score
+
+
+def test_numpy_is_not_copied():
+    x = tracks()
+    assert _arrays.as_tensors(x).data_ptr() == x.__array_interface__["data"][0]
+    fixed = tracks()
+    fixed.flags.writeable = False
+    assert _arrays.as_tensors(fixed).data_ptr() == fixed.__array_interface__["data"][0]
+
+
+def test_layouts_that_torch_does_not_know():
+    x = tracks()
+    expected = lss(x)
+    np.testing.assert_array_equal(lss(x[::-1].copy()[::-1]), expected)
+    np.testing.assert_array_equal(lss(x.astype(">f4")), expected)
+    record = np.zeros(x.shape, dtype=[("before", "u1"), ("x", "f4")])
+    record["x"] = x
+    np.testing.assert_array_equal(lss(record["x"]), expected)
+
+
+def test_tensors_pass_untouched():
+    x = torch.from_numpy(tracks()).requires_grad_()
+    score = lss(x)
+    assert isinstance(score, torch.Tensor)
+    score.mean().backward()
+    assert x.grad is not None
+
+
+def test_jax_arrays():
+    jnp = pytest.importorskip("jax.numpy", reason="needs the package jax")
+    x = jnp.asarray(tracks())
+    score = lss(x)
+    assert isinstance(score, torch.Tensor)
+    np.testing.assert_array_equal(score.numpy(), lss(tracks()))
+    np.testing.assert_array_equal(lss([x[i] for i in range(5)]).numpy(), lss(tracks()))
+    half = x.astype(jnp.bfloat16)
+    expected = lss(torch.from_numpy(tracks()).bfloat16())
+    assert torch.equal(lss(half), expected)
+    np.testing.assert_array_equal(lss(np.asarray(half)), expected.numpy())
+    assert jnp.from_dlpack(score).shape == (7,)
+
+
+def test_cupy_arrays():
+    cupy = pytest.importorskip("cupy", reason="needs the package cupy and an NVIDIA GPU")
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    score = lss(cupy.asarray(tracks()))
+    assert score.device.type == "cuda"
+    np.testing.assert_allclose(score.cpu().numpy(), lss(tracks()), rtol=1e-6)
+
+
+def test_anything_that_speaks_dlpack():
+    class Exporter:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __dlpack__(self, **options):
+            return self.tensor.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.tensor.__dlpack_device__()
+
+    x = torch.from_numpy(tracks())
+    assert torch.equal(lss(Exporter(x)), geodesic_fast.lss(x))
+
+
+def test_says_what_is_wrong():
+    with pytest.raises(TypeError, match=r"got numpy.ma.MaskedArray, whose mask would be lost"):
+        lss(np.ma.masked_array(tracks(), tracks() > 0))
+    with pytest.raises(TypeError, match="tracks must be float16"):
+        lss(tracks().astype(np.int64))
+    with pytest.raises(TypeError, match=r"tracks must be a torch\.Tensor"):
+        lss("tracks")

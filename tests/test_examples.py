@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+NEEDS = {
+    "language_model": "transformers", "hugging_face_trainer": "accelerate", "lightning_callback": "lightning",
+    "metric_classes": "torchmetrics", "training_loop": "tensorboard",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny networks: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def examples_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def run(name: str, capsys, monkeypatch, *arguments: str) -> str:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"needs the package {NEEDS[name]}")
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    torch.manual_seed(0)
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_any_network(capsys, monkeypatch):
+    stored, watched = run("any_network", capsys, monkeypatch).splitlines()
+    score = re.compile(r"tensor\((\d\.\d+)")
+    assert score.match(stored)[1] == score.match(watched)[1]
+
+
+def test_layer_by_layer(capsys, monkeypatch):
+    points, score = run("layer_by_layer", capsys, monkeypatch).split(" ", 1)
+    assert points == "24"
+    assert float(re.search(r"\d\.\d+", score)[0]) == pytest.approx(23**0.5, rel=0.05)  # random directions
+
+
+def test_language_model(capsys, monkeypatch):
+    assert run("language_model", capsys, monkeypatch).split("\n")[:2] == ["torch.Size([20])"] * 2
+
+
+def test_trainers(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    logged = run("hugging_face_trainer", capsys, monkeypatch)
+    scores = re.findall(r"\d\.\d+", logged[logged.rindex("[") :])
+    assert len(scores) == 2
+    assert all(float(score) >= 1 for score in scores)
+    assert "tensor(" in run("lightning_callback", capsys, monkeypatch)
+
+
+def test_metric_classes(capsys, monkeypatch):
+    out = run("metric_classes", capsys, monkeypatch)
+    assert all(f"'{name}'" in out for name in ("line", "ots", "lss", "action"))
+
+
+def test_training_loop_with_tensorboard(capsys, monkeypatch, tmp_path):
+    run("training_loop", capsys, monkeypatch, "--folder", str(tmp_path))
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("geodesic/lss")] == [0, 10, 20, 30, 40, 50]
+
+
+@pytest.fixture(scope="module")
+def without_penalty():
+    sys.path.insert(0, str(EXAMPLES))
+    import penalty_lss
+
+    sys.path.remove(str(EXAMPLES))
+    return penalty_lss.train(0.0, steps=40)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"autocast": True}, {"checkpointing": True}, {"backend": "aot_eager"},
+                {"autocast": True, "checkpointing": True, "backend": "aot_eager"}], ids=str,
+)  # fmt: skip
+def test_penalty_straightens_the_tracks(options, without_penalty):
+    import penalty_lss
+
+    torch._dynamo.reset()
+    accuracy, score = penalty_lss.train(0.3, steps=40, **options)
+    assert score < 0.9 * without_penalty[1]
+    assert accuracy > 0.5
+    if not options.get("autocast") and options:
+        plain_accuracy, plain_score = penalty_lss.train(0.3, steps=40)
+        assert score == pytest.approx(plain_score, rel=2e-2)
+        assert accuracy == pytest.approx(plain_accuracy, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"autocast": True, "checkpointing": True}, {"backend": "aot_eager"}], ids=str
+)
+def test_action_penalty_shortens_and_evens_the_steps(options):
+    import penalty_action
+
+    torch._dynamo.reset()
+    _, free = penalty_action.train(0.0, steps=40)
+    _, short = penalty_action.train(0.003, steps=40, **options)
+    assert short.action.mean() < 0.5 * free.action.mean()
+    assert short.path_length.mean() < free.path_length.mean()
+
+
+def compiled_loss_and_gradients(name: str, backend: str) -> tuple[float, list[torch.Tensor]]:
+    module = __import__(name)
+    from spirals import ResNet, spirals
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = ResNet()
+    loss_of = torch.compile(module.penalised_loss, backend=backend) if backend else module.penalised_loss
+    loss = loss_of(network, *spirals(64), 0.1)
+    loss = loss[0] if isinstance(loss, tuple) else loss
+    loss.backward()
+    return loss.item(), [parameter.grad for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("name", ["penalty_lss", "penalty_action"])
+def test_compiled_penalty_is_the_same(name):
+    loss, gradients = compiled_loss_and_gradients(name, "")
+    compiled, compiled_gradients = compiled_loss_and_gradients(name, "aot_eager")
+    assert compiled == pytest.approx(loss, rel=1e-6)
+    for a, b in zip(compiled_gradients, gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def blocks_of_code() -> list[tuple[str, str, str]]:
+    """Every Python block of the README and the docs that names its file: (page, file, code)."""
+    pattern = re.compile(r"<!-- (examples/\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [
+        (page.name, *match) for page in pages if page.exists() for match in pattern.findall(page.read_text())
+    ]
+
+
+@pytest.mark.parametrize(("page", "file", "code"), blocks_of_code(), ids=lambda value: str(value)[:40])
+def test_blocks_of_code_are_parts_of_the_examples(page, file, code):
+    assert code in (ROOT / file).read_text(), f"{page} shows code that is not in {file}"
+
+
+def test_every_example_is_shown_and_every_block_has_a_file():
+    shown = {file for _, file, _ in blocks_of_code()}
+    assert shown == {f"examples/{path.name}" for path in EXAMPLES.glob("*.py")} - {"examples/spirals.py"}
+    page = (ROOT / "docs" / "ways_of_use.md").read_text()
+    assert page.count("```python") == page.count("<!-- examples/")

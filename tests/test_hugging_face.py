@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+
+import geodesic_fast
+from geodesic_fast.integrations.hugging_face import hidden_state_geometry, hidden_state_tracks
+from geodesic_fast.recording import record, watch
+
+tiny = pytest.importorskip("tiny_transformers", reason="needs the package transformers")
+
+BLOCKS = {
+    "gpt2": "transformer.h.*", "llama": "model.layers.*", "bert": "encoder.layer.*", "vit": "layers.*",
+    "t5 encoder": "encoder.block.*", "t5 decoder": "decoder.block.*",
+}  # fmt: skip
+AFTER_FINAL_NORM = {"gpt2", "llama", "t5 encoder", "t5 decoder"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny networks: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def build(name):
+    """The model, its inputs, the side to read, and the pattern of its blocks."""
+    model = getattr(tiny, name.split()[0])()
+    inputs = {"pixel_values": torch.randn(2, 3, 16, 16)} if name == "vit" else tiny.padded_batch()
+    if name.startswith("t5"):
+        longer = tiny.padded_batch(tokens=9)
+        inputs |= {
+            "decoder_input_ids": longer["input_ids"],
+            "decoder_attention_mask": longer["attention_mask"],
+        }
+    return model, inputs, name.split()[1] if " " in name else None
+
+
+@pytest.mark.parametrize("name", list(BLOCKS))
+def test_what_each_entry_is(name):
+    model, inputs, side = build(name)
+    with torch.no_grad(), record(model, BLOCKS[name]) as blocks:
+        output = model(**inputs, output_hidden_states=True)
+    tracks = hidden_state_tracks(output, final_norm="include", side=side)
+    assert len(tracks) == len(blocks.tracks) == 5
+    assert all(map(torch.equal, tracks[:-1], blocks.tracks[:-1]))
+    assert torch.equal(tracks[-1], blocks.tracks[-1]) == (name not in AFTER_FINAL_NORM)
+    shorter = hidden_state_tracks(output, final_norm="exclude", embeddings="exclude", side=side)
+    assert all(map(torch.equal, shorter, blocks.tracks[1:-1]))
+    assert len(shorter) == 3
+
+
+@pytest.mark.parametrize("name", list(BLOCKS))
+def test_watch_measures_the_residual_stream_of_real_tokens(name):
+    model, inputs, side = build(name)
+    with torch.no_grad(), watch(model, BLOCKS[name]) as w, record(model, BLOCKS[name]) as blocks:
+        model(**inputs)
+    expected = geodesic_fast.lss(blocks.tracks)
+    mask = inputs.get("decoder_attention_mask" if side == "decoder" else "attention_mask")
+    expected = expected[mask.bool()] if mask is not None else expected
+    assert torch.equal(w.geometry.lss, expected)
+    assert w.geometry.lss.shape == {"t5 decoder": (16,), "vit": (2, 5)}.get(name, (12,))
+
+
+def test_decoder_without_a_mask_does_not_take_that_of_the_encoder():
+    model, inputs, _ = build("t5 decoder")
+    inputs["decoder_input_ids"] = inputs["input_ids"]
+    del inputs["decoder_attention_mask"]
+    with torch.no_grad(), watch(model, "decoder.block.*") as w:
+        model(**inputs)
+    assert w.geometry.lss.shape == (2, 7)
+
+
+def test_blocks_are_found_without_a_pattern():
+    model, inputs, _ = build("gpt2")
+    with torch.no_grad(), watch(model) as w:
+        model(**inputs)
+    assert w.names == ["input of transformer.h.0", *(f"transformer.h.{i}" for i in range(4))]
+    with pytest.raises(ValueError, match=r"got 2 \(encoder.block.\*, decoder.block.\*\)"):
+        watch(tiny.t5())
+
+
+def test_real_tokens_alone_do_not_depend_on_padding():
+    model, inputs, _ = build("bert")
+    with torch.no_grad():
+        padded = hidden_state_geometry(
+            model(**inputs, output_hidden_states=True),
+            final_norm="include",
+            attention_mask=inputs["attention_mask"],
+        )
+        alone = model(input_ids=inputs["input_ids"][1:, :5], output_hidden_states=True)
+    torch.testing.assert_close(
+        padded.lss[7:], geodesic_fast.lss(alone.hidden_states)[0], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_tuple_goes_into_lss_as_it_is():
+    model, inputs, _ = build("llama")
+    states = model(**inputs, output_hidden_states=True).hidden_states
+    score = geodesic_fast.lss(states)
+    torch.testing.assert_close(score, geodesic_fast.lss_reference(states))
+    score.mean().backward()
+    assert model.model.embed_tokens.weight.grad.abs().sum() > 0
+
+
+def test_gradient_checkpointing_of_the_library():
+    model, inputs, _ = build("gpt2")
+    model.train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    torch.manual_seed(0)
+    with watch(model) as w, record(model, detach=False, clone=False) as recording:
+        loss = model(**inputs, labels=inputs["input_ids"]).loss
+        (loss + geodesic_fast.lss(recording.tracks)[inputs["attention_mask"].bool()].mean()).backward()
+    assert w.geometry.lss.shape == (12,)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_placeholders_are_refused_or_skipped():
+    model, inputs, _ = build("bert")
+    try:
+        output = model(**inputs, output_hidden_states=[0, 2, 4])
+    except TypeError:
+        pytest.skip("this version of transformers cannot select hidden states")
+    if all(state is not None for state in output.hidden_states):
+        pytest.skip("this version of transformers cannot select hidden states")
+    with pytest.raises(ValueError, match="got None at 1, 3"):
+        hidden_state_tracks(output, final_norm="include")
+    tracks = hidden_state_tracks(output, final_norm="include", missing="skip")
+    assert len(tracks) == 3
+
+
+def test_bf16_models():
+    model, inputs, _ = build("llama")
+    model = model.bfloat16()
+    with torch.no_grad(), watch(model) as w, record(model) as recording:
+        model(**inputs)
+    expected = geodesic_fast.lss_reference([state.double() for state in recording.tracks])
+    torch.testing.assert_close(
+        w.geometry.lss.double(), expected[inputs["attention_mask"].bool()], rtol=2e-6, atol=0
+    )
+
+
+def test_says_what_is_wrong():
+    model, inputs, _ = build("gpt2")
+    output = model(**inputs, output_hidden_states=True)
+    with pytest.raises(ValueError, match="language models such as GPT-2, Llama and T5"):
+        hidden_state_tracks(output)
+    with pytest.raises(ValueError, match="call the model with output_hidden_states=True"):
+        hidden_state_tracks(model(**inputs), final_norm="exclude")
+    with pytest.raises(TypeError, match="got Tensor"):
+        hidden_state_tracks(output.logits, final_norm="exclude")
+    with pytest.raises(ValueError, match=r"attention_mask must have one value per track, shape \(2, 7\)"):
+        hidden_state_geometry(output, final_norm="exclude", attention_mask=torch.ones(2, 6))
+    generated = model.generate(
+        inputs["input_ids"][:1], max_new_tokens=2, output_hidden_states=True, return_dict_in_generate=True
+    )
+    with pytest.raises(TypeError, match="one tuple per generated token"):
+        hidden_state_tracks(generated.hidden_states, final_norm="exclude")
+    model, inputs, _ = build("t5 encoder")
+    with pytest.raises(ValueError, match="got hidden states of the encoder and the decoder"):
+        hidden_state_tracks(model(**inputs, output_hidden_states=True), final_norm="exclude")

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+from small_networks import Block, Net
+from torch import nn
+
+from geodesic_fast.recording import record
+
+
+@pytest.fixture
+def x():
+    return torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Shared(nn.Module):
+    """One block applied several times, as ALBERT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x):
+        for _ in range(3):
+            x = self.block(x)
+        return x
+
+
+def test_layer_that_runs_twice_is_refused_or_appended(x):
+    net = Shared()
+    with pytest.raises(RuntimeError, match="second run of 'block'"), record(net, "block"):
+        net(x)
+    with record(net, "block", repeats="append") as recording:
+        net(x)
+        net(2 * x)
+    assert recording.names == ["input of block", "block", "block", "block"]
+    assert torch.equal(recording.tracks[-1], net(2 * x))
+
+
+def test_layer_that_does_not_run_is_refused_or_skipped(x):
+    class Dropping(Net):
+        def forward(self, x):
+            return self.blocks[3](self.blocks[0](x))
+
+    net = Dropping()
+    with pytest.raises(RuntimeError, match=r"got no run of 2 of them \(blocks.1, blocks.2\)"), record(net):
+        net(x)
+    with record(net, missing="skip") as recording:
+        net(x)
+    assert recording.names == ["input of blocks.0", "blocks.0", "blocks.3"]
+
+
+def test_model_that_is_not_what_is_called(x):
+    holder = nn.ModuleDict({"net": Net()})
+    with record(holder, "net.blocks.*") as recording:
+        holder["net"](x)
+        holder["net"](2 * x)
+    assert torch.equal(recording.tracks[0], 2 * x)
+    blocks = holder["net"].blocks
+    with record(holder, "net.blocks.*") as recording:
+        for scale in (1, 3):
+            state = scale * x
+            for block in blocks:
+                state = block(state)
+    assert torch.equal(recording.tracks[0], 3 * x)
+    with pytest.raises(RuntimeError, match="the module that is called"), record(holder, "net.blocks.0"):
+        blocks[0](x)
+
+
+class Wrapper(nn.Module):
+    """Has the name that DistributedDataParallel gives to what it wraps."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
+
+
+@pytest.mark.parametrize("pattern", ["blocks.*", "module.blocks.*"])
+def test_wrapped_models_keep_their_names(x, pattern):
+    net = Wrapper(Net())
+    net.module.blocks[2] = Wrapper(net.module.blocks[2])
+    with record(net, pattern) as recording:
+        net(x)
+    assert recording.names == ["input of blocks.0", *(f"blocks.{i}" for i in range(4))]
+
+
+def test_wrapper_is_no_layer_of_its_own(x):
+    net = Wrapper(nn.Sequential(*(Block() for _ in range(3))))
+    with record(net, "*") as recording:
+        net(x)
+    assert recording.names == ["input of 0", "0", "1", "2"]
+
+
+def test_layers_inside_layers_are_points_in_the_order_in_which_they_end(x):
+    net = Net(depth=2)
+    with record(net, ["blocks.*", "blocks.*.linear"]) as recording:
+        net(x)
+    names = ["input of blocks.0", "blocks.0.linear", "blocks.0", "blocks.1.linear", "blocks.1"]
+    assert recording.names == names
+    assert torch.equal(recording.tracks[0], x)
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ("block.*", r"got 'block.\*', which matches none: .* near names are blocks"),
+        ([], "at least 1 module, got none"),
+        (nn.Linear(1, 1), "got a Linear that is not"),
+    ],
+)
+def test_says_which_layers_there_are(layers, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        record(Net(), layers)

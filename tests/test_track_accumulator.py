@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: MIT
+import numpy as np
+import pytest
+import torch
+from scipy.stats import directional_stats
+
+from geodesic_fast import TrackGeometry, track_geometry, track_geometry_reference
+from geodesic_fast.recording import TrackAccumulator, accumulator_state
+
+ACCURACY = {torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6, torch.float64: 1e-13}
+
+
+def pushed(layers, **options) -> TrackGeometry:
+    accumulator = TrackAccumulator(**options)
+    for layer in layers:
+        accumulator.push(layer)
+    return accumulator.geometry
+
+
+def awkward_tracks(dtype: torch.dtype, points: int = 9, width: int = 17) -> torch.Tensor:
+    """Tracks (points, 3, 5, width) with zero-length steps, NaN, inf, and huge and tiny coordinates."""
+    x = torch.randn(points, 3, 5, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[4, 0] = x[3, 0]
+    x[1, 1, 1] = x[0, 1, 1]
+    x[2:, 0, 4] = x[1, 0, 4]
+    x[:, 2, 2] = x[:1, 2, 2]
+    if dtype != torch.float16:
+        x[:, 1, 3] *= 1e30
+        x[:, 1, 4] *= 1e-30
+    x = x.to(dtype)
+    x[5, 2, 0, 3], x[6, 2, 1, 3] = torch.nan, torch.inf
+    return x
+
+
+def assert_same_geometry(got: TrackGeometry, expected: TrackGeometry, tolerance: float) -> None:
+    for name, a, b in zip(got._fields, got, expected, strict=True):
+        a, b = a.double(), b.to(a.dtype).double()
+        close = (a - b).abs() <= tolerance * b.abs().clamp(min=1.0 if "path" not in name else 0.0)
+        same = close | (a == b) | (a.isnan() & b.isnan())
+        assert same.all(), f"{name}: {a[~same]} for {b[~same]}"
+
+
+@pytest.mark.parametrize("zero_step", ["skip", "keep", "propagate"])
+@pytest.mark.parametrize("dtype", list(ACCURACY), ids=str)
+@pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain torch"])
+def test_matches_the_stored_track(monkeypatch, engine, dtype, zero_step):
+    if not engine:
+        monkeypatch.setattr(accumulator_state, "has_engine", lambda device: False)
+    x = awkward_tracks(dtype)
+    got = pushed(x, zero_step=zero_step)
+    assert got.lss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert got.lss.shape == (3, 5)
+    finite = x.isfinite().all(-1).all(0)
+    expected = track_geometry_reference(x.double().where(finite[..., None], torch.nan), zero_step=zero_step)
+    assert_same_geometry(got, expected, ACCURACY[dtype])
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 64, 65, 257])
+def test_is_the_arithmetic_of_track_geometry(width):
+    x = torch.randn(9, 3, 5, width, generator=torch.Generator().manual_seed(3))
+    for name, a, b in zip(TrackGeometry._fields, pushed(x), track_geometry(x), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_second_step_starts_where_the_first_ended():
+    # A recursion that measures the second step from the sum of unit steps instead of from x^(1) gives 2.381.
+    x = np.random.default_rng(0).normal(size=(7, 40, 12))
+    resultant = directional_stats(np.diff(x, axis=0), axis=0).mean_resultant_length
+    got = pushed(torch.from_numpy(x)).lss
+    np.testing.assert_allclose(got, 1 / resultant, rtol=1e-12)
+
+
+def test_known_answers():
+    line = torch.arange(5.0).reshape(5, 1, 1) * torch.tensor([[3.0, 4.0]])
+    assert pushed(line).lss.item() == pytest.approx(1, abs=1e-7)
+    assert pushed(line).path_length.item() == 20
+    corner = torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]], [[2.0, 0.5]]], dtype=torch.float64)
+    geometry = pushed(corner)
+    assert geometry.lss.item() == pytest.approx(2**0.5, rel=1e-15)
+    assert geometry.turning_angle.item() == pytest.approx(torch.pi / 2, rel=1e-15)
+
+
+@pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain torch"])
+def test_steps_to_and_fro_cancel_exactly(monkeypatch, engine):
+    if not engine:
+        monkeypatch.setattr(accumulator_state, "has_engine", lambda device: False)
+    there_and_back = torch.tensor([0.0, 3.7, 0.1, 5.3, 5.1]).reshape(5, 1, 1) * torch.tensor(
+        [[1.0, 0.0, 0.0]]
+    )
+    geometry = pushed(there_and_back)
+    assert geometry.lss.item() == torch.inf
+    assert geometry.turning_angle.item() == pytest.approx(torch.pi, rel=1e-7)
+
+
+def test_engine_may_hand_over_to_plain_torch(monkeypatch):
+    x = awkward_tracks(torch.float32)
+    accumulator = TrackAccumulator()
+    for layer in x[:5]:
+        accumulator.push(layer)
+    monkeypatch.setattr(accumulator_state, "has_engine", lambda device: False)
+    for layer in x[5:]:
+        accumulator.push(layer)
+    finite = x.isfinite().all(-1).all(0)
+    expected = track_geometry_reference(x.double().where(finite[..., None], torch.nan))
+    assert_same_geometry(accumulator.geometry, expected, 2e-6)
+
+
+def test_numbers_are_there_after_every_push():
+    x = awkward_tracks(torch.float32)
+    accumulator = TrackAccumulator()
+    accumulator.push(x[0])
+    for points in range(2, len(x) + 1):
+        accumulator.push(x[points - 1])
+        assert_same_geometry(accumulator.geometry, track_geometry(x[:points]), 2e-7)
+
+
+def test_long_tracks_stay_exact():
+    x = torch.randn(400, 6, 33, generator=torch.Generator().manual_seed(1)).cumsum(0)
+    assert_same_geometry(pushed(x), track_geometry_reference(x.double()), 4e-6)
+
+
+def test_layouts_and_dtypes_may_change_from_push_to_push():
+    x = torch.randn(5, 4, 6, 8, generator=torch.Generator().manual_seed(2)).bfloat16().float()
+    layers = [x[0], x[1].bfloat16(), x[2].transpose(0, 1).contiguous().transpose(0, 1), x[3].double()]
+    layers.append(torch.cat([x[4], x[4]], -1)[..., :8])
+    assert_same_geometry(pushed(layers), track_geometry_reference(x.double()), 2e-6)
+    assert_same_geometry(pushed(layers, copy=False), track_geometry_reference(x.double()), 2e-6)
+
+
+def test_mask_leaves_padding_out():
+    x = torch.randn(5, 2, 3, 4)
+    x[2, 1, 2] = torch.nan
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    got = pushed(x, mask=mask)
+    assert got.lss.shape == (5,)
+    assert torch.equal(got.lss, track_geometry(x).lss[mask.bool()])
+    assert got.lss.isfinite().all()
+
+
+def test_holds_copies_or_refuses_what_changed():
+    x = torch.randn(4, 6, 8)
+    expected = track_geometry(x)
+    copying, buffer = TrackAccumulator(), torch.empty(6, 8)
+    for layer in x:
+        copying.push(buffer.copy_(layer))
+    assert torch.equal(copying.geometry.lss, expected.lss)
+    sharing = TrackAccumulator(copy=False)
+    sharing.push(buffer.copy_(x[0]))
+    with pytest.raises(RuntimeError, match="changed in place: pass copy=True"):
+        sharing.push(buffer.copy_(x[1]))
+    late = TrackAccumulator(copy=False)
+    first = x[0].clone()
+    late.push(first)
+    late.push(x[1])
+    first.add_(1)
+    with pytest.raises(RuntimeError, match="the state first must stay as it was"):
+        _ = late.geometry
+
+
+def test_works_on_tensors_of_inference_mode_and_leaves_the_graph_alone():
+    x = torch.randn(3, 2, 8, requires_grad=True)
+    assert not pushed(list(x)).lss.requires_grad
+    with torch.inference_mode():
+        layers = [layer * 1.0 for layer in x]
+        got = pushed(layers, copy=False)
+    assert torch.equal(got.lss, track_geometry(x.detach()).lss)
+
+
+def test_memory_does_not_grow_with_depth():
+    accumulator = TrackAccumulator(copy=False)
+    for _ in range(20):
+        accumulator.push(torch.randn(8, 16))
+    held = accumulator._state
+    tensors = {t.data_ptr(): t.numel() for t in (held.first, held.last, held.step, held.direction_sum)}
+    assert sum(tensors.values()) == 4 * 8 * 16
+    assert held.sums.numel() == accumulator_state.SUM_ROWS * 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_cpu_and_cuda_agree_and_layers_may_move(dtype):
+    x = awkward_tracks(dtype)
+    assert_same_geometry(pushed(x.cuda()), track_geometry_reference(x.double()), 10 * ACCURACY[dtype])
+    moving = [layer.cuda() if index > 3 else layer for index, layer in enumerate(x)]
+    assert_same_geometry(pushed(moving), track_geometry_reference(x.double()), 10 * ACCURACY[dtype])
+
+
+def test_empty_batch_gives_an_empty_result():
+    assert pushed(torch.randn(3, 0, 4)).lss.shape == (0,)
+
+
+def test_zero_step_raise_names_the_step():
+    x = torch.randn(4, 3, 5)
+    x[2, 1] = x[1, 1]
+    accumulator = TrackAccumulator(zero_step="raise")
+    accumulator.push(x[0])
+    accumulator.push(x[1])
+    with pytest.raises(ValueError, match="got 1 of them at step 2"):
+        accumulator.push(x[2])
+
+
+@pytest.mark.parametrize(
+    ("states", "error", "sentence"),
+    [
+        ([torch.zeros(2, 3), torch.zeros(2, 4)], ValueError, "one accumulator for each width"),
+        ([torch.zeros(2, 3).long()], TypeError, "state must be float16"),
+        ([[1.0, 2.0]], TypeError, "state must be a torch.Tensor"),
+        ([torch.tensor(1.0)], ValueError, "the last axis holds the features"),
+    ],
+)
+def test_says_what_is_wrong(states, error, sentence):
+    with pytest.raises(error, match=sentence):
+        pushed(states)
+
+
+def test_says_when_there_is_no_step_yet():
+    accumulator = TrackAccumulator()
+    accumulator.push(torch.zeros(2, 3))
+    with pytest.raises(RuntimeError, match="at least 2 points, got 1"):
+        _ = accumulator.geometry
+    accumulator.push(torch.ones(2, 3))
+    assert accumulator.geometry.lss.tolist() == [1, 1]
+    accumulator.reset()
+    with pytest.raises(RuntimeError, match="got 0"):
+        _ = accumulator.geometry
+
+
+@pytest.mark.parametrize("mask", [torch.ones(3), torch.tensor([0.0, -1e9])])
+def test_refuses_masks_of_another_kind(mask):
+    with pytest.raises(ValueError, match="mask must"):
+        pushed(torch.randn(3, 2, 4), mask=mask)

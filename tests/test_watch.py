@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from geodesic_fast import TrackGeometry, track_geometry
+from geodesic_fast.recording import record, watch
+
+
+class Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + self.linear(x).tanh()
+
+
+class Net(nn.Module):
+    def __init__(self, depth: int = 5, width: int = 16, between=None, reentrant: bool | None = None):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.between, self.reentrant = between, reentrant
+
+    def forward(self, x, attention_mask=None):
+        for block in self.blocks:
+            x = block(x) if self.reentrant is None else checkpoint(block, x, use_reentrant=self.reentrant)
+            x = self.between(x) if self.between else x
+        return x
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
+
+
+def assert_equal(got: TrackGeometry, expected: TrackGeometry) -> None:
+    for name, a, b in zip(TrackGeometry._fields, got, expected, strict=True):
+        tolerance = 1e-13 if a.dtype == torch.float64 else 2e-7
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True, msg=name)
+
+
+def stored(net: nn.Module, x: torch.Tensor, **options) -> TrackGeometry:
+    with record(net, **options) as recording:
+        net(x)
+    return track_geometry(recording.tracks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("copy", [False, True])
+def test_equals_the_stored_track(x, dtype, copy):
+    net, x = Net().to(dtype), x.to(dtype)
+    with watch(net, copy=copy) as w:
+        net(x)
+    assert w.names[0] == "input of blocks.0"
+    assert w.geometry.lss.shape == (3, 7)
+    assert_equal(w.geometry, stored(net, x))
+    with torch.inference_mode(), watch(net, copy=copy) as w:
+        net(x)
+    assert_equal(w.geometry, stored(net, x))
+
+
+@pytest.mark.parametrize("how", ["keyword", "position", "tensor"])
+def test_mask_of_the_call_leaves_padding_out(x, how):
+    net, mask = Net(), torch.ones(3, 7, dtype=torch.long)
+    mask[1, 4:] = 0
+    with watch(net, mask=mask if how == "tensor" else "auto") as w:
+        if how == "keyword":
+            net(x, attention_mask=mask)
+        else:
+            net(x, mask) if how == "position" else net(x)
+    expected = stored(net, x)
+    assert_equal(w.geometry, TrackGeometry._make(field[mask.bool()] for field in expected))
+    with watch(net, mask=None) as w:
+        net(x, attention_mask=mask)
+    assert_equal(w.geometry, expected)
+
+
+def test_mask_reaches_layers_inside_a_model_that_is_not_called(x):
+    holder, mask = nn.ModuleDict({"net": Net()}), torch.ones(3, 7)
+    mask[2, 1:] = 0
+    with watch(holder, "net.blocks.*") as w:
+        holder["net"](x, attention_mask=mask)
+    assert w.geometry.lss.shape == (15,)
+
+
+def test_mask_of_another_shape_is_refused(x):
+    net = Net()
+    refused = pytest.raises(ValueError, match=r"one value per track, shape \(3, 7\), got \(3, 9\)")
+    with refused, watch(net):
+        net(x, attention_mask=torch.ones(3, 9))
+    with pytest.raises(TypeError, match="mask must be 'auto', None or a tensor"):
+        watch(Net(), mask="padding")
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputation_is_no_second_layer(x, reentrant):
+    net = Net(reentrant=reentrant)
+    with watch(net) as w:
+        net(x.requires_grad_()).sum().backward()
+    assert_equal(w.geometry, stored(net, x.detach()))
+
+
+def test_training_goes_on_as_without_it(x):
+    def train(watched: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(Net(), nn.Dropout(0.5))
+        optimizer = torch.optim.AdamW(net.parameters())
+        for _ in range(3):
+            if watched:
+                with watch(net, "0.blocks.*"):
+                    loss = net(x).square().mean()
+            else:
+                loss = net(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return list(net.parameters())
+
+    assert all(map(torch.equal, train(True), train(False)))
+
+
+def test_state_that_changes_in_place_is_refused_or_copied(x):
+    net = Net(between=lambda state: state.mul_(2)).requires_grad_(False)
+    with pytest.raises(RuntimeError, match="changed in place: pass copy=True"), watch(net):
+        net(x)
+    with watch(net, copy=True) as w:
+        net(x)
+    assert_equal(w.geometry, stored(net, x))
+
+
+def test_every_pass_is_measured_anew_and_half_ones_are_dropped(x):
+    net = Net()
+    with watch(net) as w:
+        net(2 * x)
+        with pytest.raises(RuntimeError, match="mat1"):
+            net(torch.randn(3, 7, 15))
+        net(x)
+        assert_equal(w.geometry, stored(net, x))
+        assert w._running == []
+    with pytest.raises(RuntimeError, match="must be called inside"):
+        _ = watch(net).geometry
+
+
+def test_widths_become_groups():
+    net = nn.Sequential(*(nn.Linear(a, b) for a, b in [(4, 4), (4, 4), (4, 6), (6, 6), (6, 3)]))
+    x = torch.randn(5, 4)
+    with watch(net, "*") as w, record(net, "*") as recording:
+        net(x)
+    assert [(g.names[0], g.names[-1], g.width) for g in w.groups] == [("input of 0", "1", 4), ("2", "3", 6)]
+    for group, expected in zip(w.groups, recording.groups, strict=True):
+        assert_equal(group.geometry, track_geometry(expected.tracks))
+    with pytest.raises(ValueError, match="got 2 groups of layers"):
+        _ = w.geometry
+
+
+def test_compiled_model(x):
+    torch._dynamo.reset()
+    net = Net()
+    compiled = torch.compile(net, backend="eager")
+    with watch(net) as w:
+        compiled(x)
+    assert_equal(w.geometry, stored(net, x))
+
+
+def test_autocast_keeps_the_numbers_of_the_states(x):
+    net = Net()
+    with torch.autocast("cpu", torch.bfloat16), watch(net, "blocks.*.linear") as w:
+        net(x)
+    assert w.geometry.lss.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_equal(w.geometry, stored(net, x, layers="blocks.*.linear"))
+
+
+def test_nested_tensors_are_refused(x):
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    padding = torch.zeros(3, 7, dtype=torch.bool)
+    padding[1, 5:] = True
+    encoder = nn.TransformerEncoder(layer, 3).eval()
+    with torch.no_grad(), pytest.raises(TypeError, match="got a nested one"), watch(encoder):
+        encoder(x, src_key_padding_mask=padding)
+    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    with torch.no_grad(), watch(encoder, mask=~padding) as w:
+        encoder(x, src_key_padding_mask=padding)
+    assert w.geometry.lss.shape == (19,)
+
+
+def test_states_spread_over_devices_are_measured_whole(x, tmp_path):
+    tensor_parallel = pytest.importorskip("torch.distributed.tensor")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        net = Net()
+        spread = tensor_parallel.distribute_tensor(x, mesh, [tensor_parallel.Shard(2)])
+        for parameter_name, parameter in list(net.named_parameters()):
+            owner, _, leaf = parameter_name.rpartition(".")
+            whole = tensor_parallel.distribute_tensor(parameter.detach(), mesh, [tensor_parallel.Replicate()])
+            setattr(net.get_submodule(owner), leaf, nn.Parameter(whole))
+        with torch.no_grad(), watch(net) as w:
+            net(spread)
+        assert type(w.geometry.lss) is torch.Tensor
+        assert w.geometry.lss.shape == (3, 7)
+    finally:
+        torch.distributed.destroy_process_group()
