@@ -45,6 +45,10 @@ def test_any_network(capsys, monkeypatch):
     assert score.match(stored)[1] == score.match(watched)[1]
 
 
+def test_lss_in_training(capsys, monkeypatch):
+    assert 1 <= float(run("lss_in_training", capsys, monkeypatch).split()[-1]) < 1.6
+
+
 def test_layer_by_layer(capsys, monkeypatch):
     points, score = run("layer_by_layer", capsys, monkeypatch).split(" ", 1)
     assert points == "24"
