@@ -144,6 +144,26 @@ def test_of_tied_optima_the_one_with_most_fixed_points_is_reported():
     assert ots(torch.zeros(6, 2), torch.randn(6, 2)).score == 1.0
 
 
+def test_ties_among_small_points_are_decided_at_their_own_scale():
+    # Far points make the duals' rounding larger than all costs among the near ones.
+    rng = np.random.default_rng(0)
+    near, moved = rng.standard_normal((200, 2)), rng.permutation(200)
+    far = 1e9 * np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    alone = ots(torch.from_numpy(near), torch.from_numpy(0.5 * near[moved]))
+    x, y = (torch.from_numpy(np.concatenate([p, far])) for p in (near, 0.5 * near[moved]))
+    assert ots(x, y).score == pytest.approx((alone.score * 200 + 3) / 203)
+
+
+def test_what_rounding_leaves_open_is_not_certified():
+    for seed in range(
+        5
+    ):  # 1-dimensional, over 50 orders of magnitude; sorting both sides leaves nothing fixed
+        x = np.exp(20 * np.random.default_rng(seed).standard_normal((400, 1)))
+        result = ots(torch.from_numpy(x), torch.from_numpy(x[::-1].copy()))
+        assert result.score_lower == 0.0
+        assert not result.certified or result.score == 0.0
+
+
 # Invariances.
 
 

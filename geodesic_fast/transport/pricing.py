@@ -30,7 +30,7 @@ class Prices:
     complete: bool = True  # no pair was left out
     rechecked: int = 0
     violated: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
-    tight: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    tight: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)  # and: by itself
     tight_pairs: int = 0
     most_tight: int = 0
 
@@ -43,8 +43,15 @@ class Prices:
 class Pricing:
     """Duals of one round, in float64 for the points as given and in float32, rounded down, for the filter."""
 
-    def __init__(self, points: Points, u: np.ndarray, v: np.ndarray, most_tight: int) -> None:
-        self.points, self.u, self.v = points, u, v
+    def __init__(
+        self,
+        points: Points,
+        u: np.ndarray,
+        v: np.ndarray,
+        noise: tuple[np.ndarray, np.ndarray],
+        most_tight: int,
+    ) -> None:
+        self.points, self.u, self.v, self.noise = points, u, v, noise
         self.prices = Prices(u.copy(), most_tight=most_tight)
         squares, device = points.scale**2, points.device
         a = (points.square_x - torch.from_numpy(u).to(device)) * (squares / 2)
@@ -53,10 +60,17 @@ class Pricing:
         self.a, self.b = a + middle, b - middle  # (m) float64
         self.norm_x = points.square_x.sqrt() * points.scale
         self.norm_y = points.square_y.sqrt() * points.scale
+        # Tied pairs are to be found too: the rounding of a reduced cost, in a row part and a column part.
+        each = points.cost_rounding(np.ones(1), np.zeros(1), np.zeros(1))[0]
+        of_x, of_y = (
+            torch.from_numpy(n + each * np.abs(w)).to(device) for n, w in zip(noise, (u, v), strict=True)
+        )
+        self.tie_x = (2 * each * points.square_x + of_x) * (squares / 2)
+        self.tie_y = (2 * each * points.square_y + of_y) * (squares / 2)
         slack = 4 * FLOAT32_ROUNDOFF
-        self.low = (self.a - slack * self.a.abs() - 2.0**-90).float()
+        self.low = (self.a - slack * self.a.abs() - self.tie_x - 2.0**-90).float()
         self.p = (self.norm_x * ((points.d + 12) * FLOAT32_ROUNDOFF * 1.001)).float()
-        self.listing = Listing((self.b - slack * self.b.abs()).float(), self.norm_y.float())
+        self.listing = Listing((self.b - slack * self.b.abs() - self.tie_y).float(), self.norm_y.float())
 
     def run(self, products: Products) -> Prices:
         """Price all pairs."""
@@ -99,6 +113,7 @@ class Pricing:
                     * self.norm_y[None, left:right]
                 )
                 bound = bound + 8 * UNIT_ROUNDOFF * (a.abs() + b.abs())
+                bound = bound + self.tie_x[at:end, None] + self.tie_y[None, left:right]
                 i, j = ((a + b) - products <= bound).nonzero(as_tuple=True)
                 self._recheck((i + at).cpu().numpy(), (j + left).cpu().numpy())
 
@@ -108,7 +123,8 @@ class Pricing:
         cost = self.points.costs(rows, cols)
         u, v = self.u[rows], self.v[cols]
         reduced = (cost - v) - u
-        rounding = self.points.cost_rounding(cost, u, v)
+        alone = self.points.cost_rounding(cost, u, v)
+        rounding = alone + self.noise[0][rows] + self.noise[1][cols]
         np.minimum.at(prices.u, rows, cost - v)
         prices.rechecked += len(rows)
         bad = reduced < -rounding
@@ -118,5 +134,5 @@ class Pricing:
             tight = np.abs(reduced) <= rounding
             prices.tight_pairs += int(tight.sum())
             if prices.tight_pairs <= prices.most_tight:
-                prices.tight.append((rows[tight], cols[tight]))
+                prices.tight.append((rows[tight], cols[tight], (np.abs(reduced) <= alone)[tight]))
         return bool(bad.any())

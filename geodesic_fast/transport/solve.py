@@ -19,11 +19,19 @@ from geodesic_fast.transport.potentials import Anneal, Schedule, column_dual, us
 from geodesic_fast.transport.pricing import Prices, Pricing
 from geodesic_fast.transport.products import OutOfTimeError, Products
 from geodesic_fast.transport.sparse_assignment import SparseGraph
-from geodesic_fast.transport.ties import equal_point_labels, fixed_to_themselves, most_fixed_points
+from geodesic_fast.transport.ties import (
+    Ties,
+    equal_point_labels,
+    fixed_to_themselves,
+    keep_free_changes,
+    most_fixed_points,
+)
 
 _NEARLY_IDENTITY = (
     0.02  # share of columns a sweep may still change for the identity's duals to be a good start
 )
+_MOST_SHIFTS = 4
+_LARGE_DUALS = 4  # ratio of the duals' size to what a common shift of both makes of it
 _TIGHT_PAIRS = 64  # a point; above that, and above the floor, ties are not enumerated
 _TIGHT_FLOOR = 8_000_000
 
@@ -52,6 +60,7 @@ class Search:
         self.match = np.arange(points.m, dtype=np.int32)
         self.known = self.match.copy()  # the best permutation so far
         self.v: np.ndarray | None = None
+        self.noise = np.zeros(points.m), np.zeros(points.m)  # of the duals, rows and columns
         seconds = {"identity": 0.0, "potentials": 0.0, "assignment": 0.0, "pricing": 0.0, "ties": 0.0}
         self.record: dict[str, Any] = {
             "estimated_bytes": plan.bytes, "estimated_seconds": plan.seconds, "identity_sweeps": 0,
@@ -107,7 +116,8 @@ class Search:
             u = self._solve(graph)
             began = time.monotonic()
             assert self.v is not None
-            prices = Pricing(self.points, u, self.v, self.most_tight).run(self.products)
+            self.noise = graph.noise(u, self.v)
+            prices = Pricing(self.points, u, self.v, self.noise, self.most_tight).run(self.products)
             self.record["rechecked"] += prices.rechecked
             self._took("pricing", began)
             if prices.proved:
@@ -119,13 +129,19 @@ class Search:
     def _solve(self, graph: SparseGraph) -> np.ndarray:
         began = time.monotonic()
         assert self.v is not None
-        self.v += np.median(graph.costs) / 2 - np.median(self.v)  # keeps both duals small beside the costs
-        u, done = graph.solve(self.v, self.match, self.products.check_time)
+        self.v += np.median(graph.costs) / 2 - np.median(self.v)
+        for _ in range(_MOST_SHIFTS):
+            u, done = graph.solve(self.v, self.match, self.products.check_time)
+            for name in ("reductions", "augmentations"):
+                self.record[name] += done[name]
+            duals = np.concatenate([self.v, -u])
+            middle = np.median(duals)
+            if np.median(np.abs(duals)) <= _LARGE_DUALS * np.median(np.abs(duals - middle)):
+                break
+            self.v -= middle  # rounding follows the size of the duals: solve again with smaller ones
         self.known = self.match.copy()
         self.record["rounds"] += 1
         self.record["edges"] = len(graph.keys)
-        for name in ("reductions", "augmentations"):
-            self.record[name] += done[name]
         self._took("assignment", began)
         return u
 
@@ -135,9 +151,11 @@ class Search:
         assert self.v is not None
         rows, cols = graph.keys // m, (graph.keys % m).astype(np.int32)
         reduced = (graph.costs - self.v[cols]) - u[rows]
-        tight = np.abs(reduced) <= self.points.cost_rounding(graph.costs, u[rows], self.v[cols])
+        self.noise = graph.noise(u, self.v)
+        alone = self.points.cost_rounding(graph.costs, u[rows], self.v[cols])
+        tight = np.abs(reduced) <= alone + self.noise[0][rows] + self.noise[1][cols]
         least = (graph.costs - self.v[cols]).reshape(m, m).min(1)
-        pairs = [(rows[tight], cols[tight])]
+        pairs = [(rows[tight], cols[tight], (np.abs(reduced) <= alone)[tight])]
         return u, Prices(least, rechecked=m * m, tight=pairs, tight_pairs=int(tight.sum()), most_tight=m * m)
 
     def _proved(self, u: np.ndarray, prices: Prices) -> Solution:
@@ -148,24 +166,45 @@ class Search:
         match, high = self.match, 1.0
         all_ties = prices.tight_pairs <= prices.most_tight
         # Without a tied pair beside the matched ones no y_j has a twin, and there is no other optimum.
-        tied = not all_ties or any((match[rows] != cols).any() for rows, cols in prices.tight)
+        tied = not all_ties or any((match[rows] != cols).any() for rows, cols, _ in prices.tight)
+        undecided = False
         if tied and not np.array_equal(match, np.arange(points.m)):
             labels = equal_point_labels(points.y)
             match = fixed_to_themselves(match, labels)
             if all_ties:
-                rows, cols = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
-                match = most_fixed_points(match, rows, cols, labels, self.products.check_time)
+                match, undecided = self._most_fixed(match, labels, u, prices)
         self._took("ties", began)
         cost = points.costs(np.arange(points.m), match)
         feasible = np.minimum(u, prices.u)
         slack = (cost - v[match]) - feasible
-        rounding = points.cost_rounding(cost, u, v[match])
+        rounding = points.cost_rounding(cost, u, v[match]) + self.noise[0] + self.noise[1][match]
         score = float(np.mean(match == np.arange(points.m)))
         optimal = prices.proved and float(slack.sum()) <= 2 * float(rounding.sum())
-        certified = optimal and (all_ties or score == 1.0)
-        low, high = (score, score) if certified else (score if optimal else 0.0, 1.0)
+        certified = optimal and not undecided and (all_ties or score == 1.0)
+        low, high = (score, score) if certified else (score if optimal and not undecided else 0.0, 1.0)
         self.record["passes"] = self.products.passes
         return Solution(match, feasible, v, certified, low, high, float(slack.mean()), self.record)
+
+    def _most_fixed(
+        self, match: np.ndarray, labels: np.ndarray, u: np.ndarray, prices: Prices
+    ) -> tuple[np.ndarray, bool]:
+        """Return the matching of tied pairs with most fixed points, and whether rounding left that open.
+
+        Pairs tied by their own rounding first; then those tied by the rounding of the duals' other pairs, of
+        which only changes whose costs prove them free are taken.
+        """
+        assert self.v is not None
+        rows, cols, alone = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
+        undecided = False
+        for chosen in (alone, np.ones_like(alone)):
+            ties = Ties(self.points, match, rows[chosen], cols[chosen], u, self.v)
+            ties.refine(self.products.check_time)
+            most = most_fixed_points(ties.match, ties.rows, ties.cols, labels, self.products.check_time)
+            match, dearer = keep_free_changes(self.points, ties.match, most)
+            undecided |= dearer and chosen is alone
+            if alone.all():
+                break
+        return fixed_to_themselves(match, labels), undecided
 
     def _interval(self) -> Solution:
         """Say what is proved now that the time is up."""

@@ -39,6 +39,16 @@ class SparseGraph:
         self.costs = np.insert(self.costs, place, costs)
         return len(keys)
 
+    def noise(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rounding that the duals of rows and columns inherit from their tied pairs, (m) each."""
+        rows, cols = self.keys // self.m, self.keys % self.m
+        rounding = self.points.cost_rounding(self.costs, u[rows], v[cols])
+        tied = np.abs(self.costs - v[cols] - u[rows]) <= rounding
+        of_rows, of_cols = np.zeros(self.m), np.zeros(self.m)
+        np.maximum.at(of_rows, rows[tied], rounding[tied])
+        np.maximum.at(of_cols, cols[tied], rounding[tied])
+        return of_rows, of_cols
+
     def solve(
         self, v: np.ndarray, match: np.ndarray, check_time: Callable[[], None]
     ) -> tuple[np.ndarray, dict]:

@@ -12,11 +12,93 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from geodesic_fast.transport.points import Points
 from geodesic_fast.transport.sparse_assignment import solve_rows
 
 _BLOCK_BYTES = 8 << 20
+_COARSE = 1e-10  # rounding of the duals above which ties are looked into, relative to their component's costs
+_MOST_ROUNDS = 64
+
+
+class Ties:
+    """Pairs without reduced cost to rounding, on alternating cycles only: elsewhere there is no choice.
+
+    Where duals are large beside the costs, as in a cluster that shares a problem with far outliers, rounding
+    hides which tied pair is cheaper. Such a component is solved again by itself, with duals of its own size.
+    """
+
+    def __init__(
+        self,
+        points: Points,
+        match: np.ndarray,
+        rows: np.ndarray,
+        cols: np.ndarray,
+        u: np.ndarray,
+        v: np.ndarray,
+    ) -> None:
+        self.points, self.match = points, match.copy()
+        self.u, self.v = u.copy(), v.copy()
+        m = len(match)
+        matched = np.arange(m, dtype=np.int64) * m + match
+        keys = np.unique(np.concatenate([rows.astype(np.int64) * m + cols, matched]))
+        self.rows, self.cols = keys // m, (keys % m).astype(np.int32)
+        self.costs = points.costs(self.rows, self.cols)
+
+    def refine(self, check_time: Callable[[], None]) -> None:
+        """Keep the pairs on alternating cycles; solve components again until their duals are small enough."""
+        for _ in range(_MOST_ROUNDS):
+            component = self._components()
+            if not self._solve_coarse(component, check_time):
+                return
+
+    def _components(self) -> np.ndarray:
+        """Return each row's component of alternating cycles, and drop the pairs between components."""
+        m = len(self.match)
+        owner = np.empty(m, np.int64)
+        owner[self.match] = np.arange(m)
+        holder = owner[self.cols]
+        graph = csr_matrix((np.ones(len(self.rows), np.int8), (self.rows, holder)), shape=(m, m))
+        component = connected_components(graph, directed=True, connection="strong")[1]
+        self._keep(component[self.rows] == component[holder])
+        return component
+
+    def _keep(self, kept: np.ndarray) -> None:
+        self.rows, self.cols, self.costs = self.rows[kept], self.cols[kept], self.costs[kept]
+
+    def _solve_coarse(self, component: np.ndarray, check_time: Callable[[], None]) -> bool:
+        """Solve the components whose duals are too large; return whether there was one with a choice."""
+        size, noise = np.zeros(component.max() + 1), np.zeros(component.max() + 1)
+        np.maximum.at(size, component[self.rows], self.costs)
+        duals = self.points.cost_rounding(0 * self.costs, self.u[self.rows], self.v[self.cols])
+        np.maximum.at(noise, component[self.rows], duals)
+        coarse = (noise > _COARSE * size) & (np.bincount(component) > 1)
+        if not coarse.any():
+            return False
+        chosen = np.flatnonzero(coarse[component])
+        edges = coarse[component[self.rows]]
+        new_row, new_col = np.zeros(len(component), np.int64), np.zeros(len(component), np.int32)
+        columns = self.match[chosen]
+        new_row[chosen] = new_col[columns] = np.arange(len(chosen))
+        row_start = np.searchsorted(new_row[self.rows[edges]], np.arange(len(chosen) + 1))
+        v, match = np.zeros(len(chosen)), np.arange(len(chosen), dtype=np.int32)
+        u, _ = solve_rows(row_start, new_col[self.cols[edges]], self.costs[edges], v, match, check_time)
+        self.u[chosen], self.v[columns], self.match[chosen] = u, v, columns[match]
+        return self._drop_loose(edges, component)
+
+    def _drop_loose(self, edges: np.ndarray, component: np.ndarray) -> bool:
+        """Drop pairs that have a reduced cost by the new duals; return whether any had one."""
+        u, v, of = self.u[self.rows], self.v[self.cols], component[self.rows]
+        rounding = np.zeros(
+            component.max() + 1
+        )  # whatever is tied together shares the rounding of its largest
+        np.maximum.at(rounding, of, self.points.cost_rounding(self.costs, u, v))
+        loose = edges & (self.costs - u - v > rounding[of])
+        self._keep(~loose)
+        return bool(loose.any())
 
 
 def equal_point_labels(points: Tensor) -> np.ndarray:
@@ -44,6 +126,19 @@ def _hashes(points: Tensor) -> np.ndarray:
         bits = (points[start : start + rows] + 0.0).contiguous().view(kind).long()  # -0 becomes 0
         hashes[start : start + rows] = (bits * weights).sum(1)
     return hashes.cpu().numpy()
+
+
+def keep_free_changes(points: Points, match: np.ndarray, changed: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Undo the cycles of a change that cost more than rounding; also say whether there were any."""
+    m = len(match)
+    owner = np.empty(m, np.int64)
+    owner[match] = everyone = np.arange(m)
+    graph = csr_matrix((np.ones(m, np.int8), (everyone, owner[changed])), shape=(m, m))
+    cycle = connected_components(graph, directed=False)[1]
+    before, after = points.costs(everyone, match), points.costs(everyone, changed)
+    rounding = points.cost_rounding(before, after, np.zeros(m))
+    dearer = np.bincount(cycle, after - before) > np.bincount(cycle, rounding)
+    return np.where(dearer[cycle], match, changed), bool(dearer.any())
 
 
 def most_fixed_points(
