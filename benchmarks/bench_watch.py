@@ -142,7 +142,12 @@ def lss_error() -> dict[str, float]:
 
 def test_watch_costs_little_and_errs_no_more():
     """The targets, with room for the noise of a shared machine in the times alone."""
-    assert time_ratios(rounds=7)["metric_speedup"] > 5
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine several threads wait for the one that is not running
+    times = time_ratios(rounds=5)
+    torch.set_num_threads(threads)
+    assert times["metric_speedup"] > 5
+    assert times["streamed_metric_over_plain"] < 0.04
     memory = memory_ratios(head=True)
     assert memory["watch_extra_states"] < 3
     assert memory["usual_extra_states"] > 4 * memory["watch_extra_states"]
@@ -154,10 +159,13 @@ def main() -> None:
     """Print the figures of this machine."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     figures = {
         "network": f"GPT-2, {LAYERS} layers, {WIDTH} wide, {BATCH} x {TOKENS} tokens, float32",
         "threads": torch.get_num_threads(),
-        "time": time_ratios(parser.parse_args().rounds),
+        "time": time_ratios(args.rounds),
         "memory without the head": memory_ratios(head=False),
         "memory with the head": memory_ratios(head=True),
         "error": lss_error(),
