@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import warnings
 from types import ModuleType
@@ -17,10 +16,11 @@ try:
 except ImportError as error:
     engine, engine_error = None, str(error)
 
+_warned: set[str] = set()
 
-@functools.cache
-def why_not(device_type: str) -> str:
-    """Return why the engine cannot work on tensors of `device_type`, or "" if it can."""
+
+def find_reason(device_type: str) -> str:
+    """Find out why the engine cannot work on tensors of `device_type`; "" if it can."""
     if engine is None:
         return (
             f"the compiled engine geodesic_fast._C is missing ({engine_error}). Install a C++ compiler "
@@ -44,6 +44,15 @@ def why_not(device_type: str) -> str:
     return ""
 
 
+# Asked once, here: torch.compile can trace a look-up, but no call into the driver.
+_REASONS = {device_type: find_reason(device_type) for device_type in ("cpu", "cuda")}
+
+
+def why_not(device_type: str) -> str:
+    """Return why the engine cannot work on tensors of `device_type`, or "" if it can."""
+    return _REASONS[device_type] if device_type in _REASONS else find_reason(device_type)
+
+
 def has_engine(device: torch.device) -> bool:
     """Say whether the compiled engine serves `device`; where it does not, warn once per reason."""
     reason = why_not(device.type)
@@ -57,8 +66,10 @@ def stream_of(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream
 
 
-@functools.cache
 def _warn_once(device_type: str, reason: str) -> None:
+    if device_type in _warned:
+        return
+    _warned.add(device_type)
     warnings.warn(
         f"geodesic_fast answers from its slower plain-torch reference on {device_type}: {reason}",
         RuntimeWarning,
