@@ -74,8 +74,8 @@ def free_memory(device: torch.device) -> int:
 
 
 def _block_features(m: int, d: int) -> int:
-    """Return how many features make shifted copies of a twentieth of the products."""
-    return min(d, max(64, m * m // (20 * (m + min(m, _BLOCK_ROWS)))))
+    """Return how many features make shifted copies of a thirtieth of the products."""
+    return min(d, max(64, m * m // (30 * (m + min(m, _BLOCK_ROWS)))))
 
 
 def _stored_bytes(m: int, d: int) -> int:
@@ -89,7 +89,7 @@ def _tiled_bytes(m: int, d: int, rows: int) -> int:
 
 def _tile_rows(m: int, d: int, budget: int, method: str) -> int:
     if method != "tiles":
-        return max(16, (64 << 20) // (4 * m))  # small enough to answer to an interrupt
+        return max(16, (256 << 20) // (4 * m))  # small enough to answer to an interrupt
     spare = budget // 2 - 4 * m * d - _EDGE_BYTES * m
     return max(16, min(m, 1024, spare // (8 * m + 16 * d)))
 
