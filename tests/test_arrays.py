@@ -103,3 +103,11 @@ def test_says_what_is_wrong():
         lss(tracks().astype(np.int64))
     with pytest.raises(TypeError, match=r"tracks must be a torch\.Tensor"):
         lss("tracks")
+
+
+def test_ots_takes_arrays_and_gives_them_back():
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    result = geodesic_fast.ots(x, 2 * x)
+    assert result.score == 1.0
+    assert isinstance(result.permutation, np.ndarray)
+    assert (result.permutation == np.arange(30)).all()

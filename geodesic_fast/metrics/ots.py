@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import engine, has_engine
 from geodesic_fast._validation import (
     check_choice,
@@ -49,6 +50,7 @@ class OTSResult:
     record: dict[str, Any] = field(default_factory=dict)  # stages, counts and seconds
 
 
+@takes_arrays
 def ots(
     x: Tensor | Sequence[Tensor],
     y: Tensor | None = None,
