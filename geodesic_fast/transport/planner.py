@@ -74,8 +74,8 @@ def free_memory(device: torch.device) -> int:
 
 
 def _block_features(m: int, d: int) -> int:
-    """Return how many features make shifted copies of a thirtieth of the products."""
-    return min(d, max(64, m * m // (30 * (m + min(m, _BLOCK_ROWS)))))
+    """Return how many features make shifted copies of a twentieth of the products."""
+    return min(d, max(64, m * m // (20 * (m + min(m, _BLOCK_ROWS)))))
 
 
 def _stored_bytes(m: int, d: int) -> int:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -71,7 +70,7 @@ class Products:
     def _store(self) -> None:
         """Compute all products, a slice of features at a time: shifted copies stay small beside them."""
         points, m, rows = self.points, self.points.m, self.plan.block_rows
-        stored = _empty_matrix(m, points.device)
+        stored = torch.empty((m, m), dtype=torch.float32, device=points.device)
         widths = range(0, points.d, self.plan.block_features)
         bar = tqdm(total=len(widths) * -(-m // rows), desc="products", leave=False, disable=not self.show)
         with full_float32(points.device), bar:
@@ -87,13 +86,6 @@ class Products:
                         stored[start : start + rows].addmm_(x, y)
                     bar.update()
         self._stored = stored
-
-
-def _empty_matrix(m: int, device: torch.device) -> Tensor:
-    """Return an (m, m) float32; NumPy asks for huge pages, which saves m^2 / 1024 page faults."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.empty((m, m), np.float32))
-    return torch.empty((m, m), dtype=torch.float32, device=device)
 
 
 @contextlib.contextmanager
