@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from geodesic_fast._validation import check_choice as check_choice  # for the importers of this module
 from geodesic_fast._validation import check_float_tensor
 
 _LISTED = 5
@@ -19,12 +20,6 @@ def check_module(model: object) -> None:
         raise TypeError(
             f"model must be a torch.nn.Module, got {type(model).__name__}: pass the module that is called."
         )
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse a word that is not one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 def check_layer_pattern(item: object) -> None:
@@ -113,7 +108,7 @@ def layers_not_seen(missing: Sequence[str]) -> RuntimeError:
     )
 
 
-def check_positive(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
     """Refuse what is not a whole number above zero."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be an int of at least 1, got {value!r}.")

@@ -25,8 +25,8 @@ class TrainingWatch:
     """
 
     def __init__(self, layers: Layers, every_n_steps: int, batches: int, options: dict[str, Any]):
-        _validation.check_positive("every_n_steps", every_n_steps)
-        _validation.check_positive("batches", batches)
+        _validation.check_count("every_n_steps", every_n_steps)
+        _validation.check_count("batches", batches)
         self._layers, self._every, self._batches, self._options = layers, every_n_steps, batches, options
         self._watch: watch | None = None
         self._stay = False
