@@ -19,6 +19,10 @@ except ImportError as error:
 _warned: set[str] = set()
 
 
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
 def find_reason(device_type: str) -> str:
     """Find out why the engine cannot work on tensors of `device_type`; "" if it can."""
     if engine is None:
@@ -36,6 +40,8 @@ def find_reason(device_type: str) -> str:
             "GEODESIC_FAST_CUDA=1."
         )
     runtime, driver = engine.cuda_runtime_version(), engine.cuda_driver_version()
+    if driver == 0:
+        return "no NVIDIA driver is installed on this machine."
     if driver < runtime // 1000 * 1000:
         return (
             f"the engine was compiled with CUDA {_version(runtime)}, but the driver supports only CUDA "
@@ -75,7 +81,3 @@ def _warn_once(device_type: str, reason: str) -> None:
         RuntimeWarning,
         stacklevel=4,
     )
-
-
-def _version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"
