@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from measure import medians, report
+from measure import medians, report, save
 from torch import Tensor
 
 import geodesic_fast
@@ -139,7 +139,11 @@ def main() -> None:
     args = parser.parse_args()
     cases = (CPU_CASES if args.device == "cpu" else GPU_CASES)[: args.cases]
     print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}, forward and forward+backward")
-    rows = [bench(case, args.device, 7 if args.quick else 15, not args.quick) for case in cases]
+    rounds = 7 if args.quick else 15
+    rows = []
+    for index, case in enumerate(cases):  # torch.compile takes long: only on the two shapes with a target
+        rows.append(bench(case, args.device, rounds, not args.quick and index < 2))
+        save("bench_lss", args.device, rows)
     report("bench_lss", args.device, rows)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import medians, report
+from measure import medians, report, save
 from ots_problems import PLANTED, make
 from scipy.optimize import linear_sum_assignment
 
@@ -186,12 +186,13 @@ def main() -> None:
     if args.quick or args.large:
         problems = QUICK if args.quick else LARGE
     print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}, every time with its cost matrix")
+    suffix = "_quick" if args.quick else "_large" if args.large else ""
     rows = []
     for problem in problems:
         if args.only in problem[0]:
             rows.append(run(*problem, args.device))
             print(rows[-1], flush=True)
-    suffix = "_quick" if args.quick else "_large" if args.large else ""
+            save(f"bench_ots{suffix}", args.device, rows)
     report(f"bench_ots{suffix}", args.device, rows)
 
 

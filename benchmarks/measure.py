@@ -75,8 +75,16 @@ def _processor() -> str:
     return f"{names[0] if names else platform.processor()}, {len(names) or '?'} cores, {platform.machine()}"
 
 
-def report(name: str, device: str, rows: list[dict[str, Any]]) -> Path:
-    """Print the rows as a table and save them with the machine and commit."""
+def save(name: str, device: str, rows: list[dict[str, Any]]) -> Path:
+    """Save the rows with the machine and commit; after each row, so that an end half-way loses nothing."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{device}.json"
+    path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
+    return path
+
+
+def report(name: str, device: str, rows: list[dict[str, Any]]) -> None:
+    """Save the rows and print them as a table."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_cell(row.get(column, "")) for column in columns] for row in rows]
     widths = [max(len(c), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
@@ -87,11 +95,7 @@ def report(name: str, device: str, rows: list[dict[str, Any]]) -> Path:
                 for i, (text, w) in enumerate(zip(row, widths, strict=True))
             )
         )
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{device}.json"
-    path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
-    print(f"saved {path}")
-    return path
+    print(f"saved {save(name, device, rows)}")
 
 
 def _cell(value: Any) -> str:
