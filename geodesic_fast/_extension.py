@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 import torch  # first: the engine then shares torch's OpenMP threads instead of bringing its own
@@ -70,6 +71,11 @@ def has_engine(device: torch.device) -> bool:
 def stream_of(device: torch.device) -> int:
     """Return the handle of the current CUDA stream of `device`."""
     return torch.cuda.current_stream(device).cuda_stream
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make `device` the current one of this thread while a kernel is launched."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _warn_once(device_type: str, reason: str) -> None:

@@ -8,13 +8,12 @@ Both lss and track_geometry are one pass over the tracks; `only_lss` says which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, stream_of
+from geodesic_fast._extension import engine, on_device, stream_of
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, engine_tracks, readable, step_count
 
 FIELD_COUNT = 9  # float fields of TrackGeometry
@@ -26,10 +25,6 @@ def _place(device: torch.device) -> Any:
     if device.type == "cpu":
         return engine.Place(threads=torch.get_num_threads(), device=-1, stream=0)
     return engine.Place(threads=0, device=device.index, stream=stream_of(device))
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _wide_on_gpu(layer: Tensor) -> bool:
@@ -67,7 +62,7 @@ def track_geometry(
             lengths_used = fields.new_empty((step_count(layers), *batch_shape(layers)))
         else:
             lengths_used = lengths
-        with _current(fields.device):
+        with on_device(fields.device):
             engine.track_geometry_forward(
                 engine_tracks(layers), _POLICY_CODES[zero_step], only_lss, fields.data_ptr(),
                 zero_steps.data_ptr(), direction_sum.data_ptr(), lengths_used.data_ptr(),
@@ -107,7 +102,7 @@ def track_geometry_backward(
         grad_fields = grad_fields.contiguous()
         tracks = lengths[0].numel()
         workspace = lengths.new_empty((4 * len(lengths) + 2) * tracks if _wide_on_gpu(layers[0]) else 0)
-        with _current(lengths.device):
+        with on_device(lengths.device):
             engine.track_geometry_backward(
                 engine_tracks(layers), engine_tracks(written), _POLICY_CODES[zero_step], only_lss,
                 grad_fields.data_ptr(), direction_sum.data_ptr(), lengths.data_ptr(), workspace.data_ptr(),

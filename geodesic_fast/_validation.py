@@ -7,9 +7,11 @@ A message names the argument, what was expected, what came, and the remedy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ZERO_STEPS = ("skip", "keep", "propagate", "raise")
@@ -170,6 +172,19 @@ def check_finite_rows(name: str, rows: Tensor) -> None:
         )
 
 
+def check_no_forward_mode(layers: Sequence[Tensor]) -> None:
+    """Refuse forward-mode derivatives, which the kernels would silently drop."""
+    if forward_ad._current_level >= 0 and any(
+        torch._C._functorch.is_functorch_wrapped_tensor(layer)
+        or forward_ad.unpack_dual(layer).tangent is not None
+        for layer in layers
+    ):
+        raise NotImplementedError(
+            "tracks must not carry forward-mode tangents, got a dual tensor: lss and track_geometry have "
+            "reverse-mode derivatives; use lss_reference or track_geometry_reference for jvp and jacfwd."
+        )
+
+
 def check_no_zero_step(lengths: Tensor) -> None:
     """Refuse a step of length zero in (n, *batch), naming the first."""
     zero = lengths == 0
@@ -191,7 +206,7 @@ def check_positive(name: str, value: float | None) -> None:
     """Refuse a limit that is given and not a positive number."""
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"{name} must be a number or None, got {type(value).__name__}: leave it out for no limit."
         )

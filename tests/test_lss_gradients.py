@@ -153,3 +153,15 @@ def test_cuda_graphs_capture_it():
     torch.cuda.synchronize()
     assert torch.equal(score, lss(other))
     assert not torch.equal(score, expected)
+
+
+@needs_engine
+def test_forward_mode_is_refused_not_dropped():
+    tracks = random_tracks((3, 2, 4), torch.float64)
+    with pytest.raises(NotImplementedError, match="reverse-mode derivatives; use lss_reference"):
+        torch.func.jvp(lss, (tracks,), (tracks,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(tracks, tracks)
+        with pytest.raises(NotImplementedError, match="dual tensor"):
+            lss(dual)
+        assert lss(tracks).shape == (2,)

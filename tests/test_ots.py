@@ -283,3 +283,16 @@ def test_progress_goes_to_stderr_and_only_when_asked(capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert "potentials" in err
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_the_default_dtype_changes_nothing(dtype):
+    x, y = torch.randn(300, 5), torch.randn(300, 5)
+    expected = ots(x, y, method="stored")
+    try:
+        torch.set_default_dtype(dtype)
+        got = ots(x, y, method="stored")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert got.certified
+    assert torch.equal(got.permutation, expected.permutation)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import directional_stats
 
-from geodesic_fast import TrackGeometry, track_geometry, track_geometry_reference
+from geodesic_fast import TrackGeometry, lss_reference, track_geometry, track_geometry_reference
 from geodesic_fast.recording import TrackAccumulator, accumulator_state
 
 ACCURACY = {torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6, torch.float64: 1e-13}
@@ -236,3 +239,15 @@ def test_says_when_there_is_no_step_yet():
 def test_refuses_masks_of_another_kind(mask):
     with pytest.raises(ValueError, match="mask must"):
         pushed(torch.randn(3, 2, 4), mask=mask)
+
+
+def test_a_copy_goes_on_by_itself():
+    layers = torch.randn(6, 4, 8, dtype=torch.float64)
+    tracks = TrackAccumulator()
+    for layer in layers[:4]:
+        tracks.push(layer)
+    for twin in (copy.deepcopy(tracks), pickle.loads(pickle.dumps(tracks))):
+        for layer in layers[4:]:
+            twin.push(layer)
+        torch.testing.assert_close(twin.geometry.lss, lss_reference(layers), rtol=1e-12, atol=0)
+    assert tracks.points == 4

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geodesic_fast._extension import engine, why_not
-from geodesic_fast.transport import passes
+from geodesic_fast.transport import passes, products
 from geodesic_fast.transport.passes import LOWEST, Listing, column_best_pass, list_pass, softmin_pass
 from geodesic_fast.transport.points import Points
 from geodesic_fast.transport.products import FLOAT32_ROUNDOFF
@@ -142,3 +142,19 @@ def test_float32_products_stay_within_the_bound_that_the_certificate_uses(d):
 
 def test_the_engine_says_why_it_cannot_serve_a_device():
     assert "no kernels for device type 'meta'" in why_not("meta") or engine is None
+
+
+@pytest.mark.skipif(
+    not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"),
+    reason="this torch has no such setting",
+)
+def test_a_precision_set_by_the_user_is_kept_and_does_not_reach_the_products():
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    try:
+        settings.fp32_precision = "bf16"
+        with products.full_float32(torch.device("cpu")):
+            assert settings.fp32_precision == "ieee"
+        assert settings.fp32_precision == "bf16"
+    finally:
+        settings.fp32_precision = before

@@ -44,6 +44,7 @@ struct BackwardTeam {
   }
 
   __device__ __forceinline__ void start() {
+    team_sync();  // nobody still reads the weights of the track before
     const Acc* sum = static_cast<const Acc*>(args.direction_sum) + track * tracks.view.features;
     Acc squares[2] = {};
 #pragma unroll

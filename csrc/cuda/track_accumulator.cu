@@ -135,6 +135,7 @@ __global__ void __launch_bounds__(kThreads)
       track.direction_sum[j] += pending(track.step[j]);
       if (directed) track.step[j] = track.difference(j, scaling.half) / scaling.divisor;
     });
+    __syncwarp();  // what the other lanes read is written only now
     if (threadIdx.x != 0) continue;
     GeometrySums sums = held.load();
     // Exactly 1 or -1 along an axis.
@@ -175,6 +176,7 @@ __global__ void __launch_bounds__(kThreads)
       totals[1] = scaled[0];
     }
     const double chord = sqrt(static_cast<double>(totals[1])) * scaling.divisor * (scaling.half ? 2 : 1);
+    __syncwarp();  // what the other lanes read is written only now
     if (threadIdx.x != 0) continue;
     const GeometrySums sums = held.load();
     write_fields(sums, resultant, chord, args.zero_step, static_cast<Acc*>(args.fields) + index, m);

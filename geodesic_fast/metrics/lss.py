@@ -12,7 +12,7 @@ from geodesic_fast import _operations
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
-from geodesic_fast._validation import check_no_zero_step, check_tracks, check_zero_step
+from geodesic_fast._validation import check_no_forward_mode, check_no_zero_step, check_tracks, check_zero_step
 
 
 @takes_arrays
@@ -62,6 +62,7 @@ def lss(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "sk
     layers = layers_of(tracks, dim)
     if not has_engine(layers[0].device):
         return lss_reference(tracks, dim=dim, zero_step=zero_step)
+    check_no_forward_mode(layers)
     strict = zero_step == "raise"
     keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
     policy = "propagate" if strict else zero_step

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._validation import (
     check_choice,
     check_device,
@@ -41,6 +42,7 @@ class SoftOTSResult:
     backend: str
 
 
+@takes_arrays
 def soft_ots(
     x: Tensor,
     y: Tensor,

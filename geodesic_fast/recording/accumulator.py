@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -103,6 +105,10 @@ class TrackAccumulator:
     def _remember(self, what: str, tensor: Tensor) -> None:
         if not tensor.is_inference():
             self._versions[what] = (tensor, tensor._version)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)  # a copy starts counting changes of its own tensors
+        self._versions = {what: (tensor, tensor._version) for what, (tensor, _) in self._versions.items()}
 
     def _check_unchanged(self, what: str) -> None:
         tensor, version = self._versions.get(what, (None, 0))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast import _operations
-from geodesic_fast._extension import engine, has_engine
+from geodesic_fast._extension import engine, has_engine, on_device
 from geodesic_fast._tracks import accumulation_dtype, engine_tracks, readable
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 
@@ -84,7 +84,7 @@ def _call_engine(
     assert engine is not None
     policy = "propagate" if zero_step == "raise" else zero_step
     device = layers[0].device
-    with _operations._current(device):
+    with on_device(device):
         engine.track_accumulator(
             engine_tracks(layers), _operations._POLICY_CODES[policy], finish,
             state.step.data_ptr(), state.direction_sum.data_ptr(), state.sums.data_ptr(),

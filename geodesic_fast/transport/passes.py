@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, stream_of, why_not
+from geodesic_fast._extension import engine, on_device, stream_of, why_not
 
 ROW_PARTS = 64
 LOWEST = -3.0e38
@@ -34,7 +34,8 @@ def softmin_pass(
     if _compiled(tile):
         assert engine is not None
         addresses = [t.data_ptr() for t in (a, col_sum, col_best)]
-        engine.ots_softmin(_tile(tile), b.data_ptr(), epsilon, *addresses, _place(tile.device))
+        with on_device(tile.device):
+            engine.ots_softmin(_tile(tile), b.data_ptr(), epsilon, *addresses, _place(tile.device))
         return
     torch.logsumexp((tile - b) / epsilon, 1, out=a)
     a.mul_(epsilon)
@@ -46,7 +47,8 @@ def column_best_pass(tile: Tensor, a: Tensor, best: Tensor) -> None:
     """Raise best_j to max_i S_ij - a_i."""
     if _compiled(tile):
         assert engine is not None
-        engine.ots_column_best(_tile(tile), a.data_ptr(), best.data_ptr(), _place(tile.device))
+        with on_device(tile.device):
+            engine.ots_column_best(_tile(tile), a.data_ptr(), best.data_ptr(), _place(tile.device))
         return
     torch.maximum(best, (tile - a[:, None]).amax(0), out=best)
 
@@ -96,7 +98,8 @@ def _compiled_list(
         listing.theta, min(listing.keep, ROW_PARTS), listing.limit,
     )  # fmt: skip
     outputs = [t.data_ptr() for t in (best, start, count, columns)]
-    engine.ots_list(_tile(tile), args, *outputs, capacity, used.data_ptr(), _place(device))
+    with on_device(device):
+        engine.ots_list(_tile(tile), args, *outputs, capacity, used.data_ptr(), _place(device))
     total = int(used)
     if total > capacity:
         return None

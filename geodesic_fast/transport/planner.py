@@ -99,7 +99,7 @@ def _seconds(m: int, d: int, method: str, device: torch.device) -> float:
     if m <= 2 * DENSE_UP_TO:
         return 0.01
     size, depth = 512, min(d, 512)
-    x = torch.ones((size, depth), device=device)
+    x = torch.ones((size, depth), dtype=torch.float32, device=device)
     for _ in range(2):
         started = time.perf_counter()
         float((x @ x.T)[0, 0])

@@ -63,7 +63,7 @@ class Anneal:
         """Normalise the rows of the plan exp((S - a - b) / epsilon), then its columns."""
         mass = torch.zeros_like(self.b)
         best = torch.full_like(self.b, LOWEST)
-        groups = torch.full((_GROUPS, len(self.b)), LOWEST, device=self.b.device) if last else None
+        groups = self.b.new_full((_GROUPS, len(self.b)), LOWEST) if last else None
         for start, stop, tile in self.products.tiles("potentials"):
             softmin_pass(tile, self.b, epsilon, self.a[start:stop], mass, best)
             if groups is not None:

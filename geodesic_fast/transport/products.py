@@ -91,10 +91,27 @@ class Products:
 @contextlib.contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Keep TF32, bfloat16 and autocast out of float32 products: their rounding has another bound."""
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("highest")
-        with torch.autocast(device.type, enabled=False):
+    with _highest_precision(device), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextlib.contextmanager
+def _highest_precision(device: torch.device) -> Iterator[None]:
+    kind = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    settings = getattr(kind, "matmul", None)
+    if settings is not None and hasattr(
+        settings, "fp32_precision"
+    ):  # newer versions of torch refuse a mix with the older call
+        before = settings.fp32_precision
+        settings.fp32_precision = "ieee"
+        try:
             yield
+        finally:
+            settings.fp32_precision = before
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
