@@ -7,6 +7,7 @@ import importlib
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
+from typing import Any
 
 import torch  # first: the engine then shares torch's OpenMP threads instead of bringing its own
 
@@ -68,9 +69,13 @@ def has_engine(device: torch.device) -> bool:
     return not reason
 
 
-def stream_of(device: torch.device) -> int:
-    """Return the handle of the current CUDA stream of `device`."""
-    return torch.cuda.current_stream(device).cuda_stream
+def place_of(device: torch.device) -> Any:
+    """Return where a kernel is to run: this many threads, or a GPU and its current stream."""
+    assert engine is not None
+    if device.type == "cpu":
+        return engine.Place(threads=torch.get_num_threads(), device=-1, stream=0)
+    stream = torch.cuda.current_stream(device).cuda_stream
+    return engine.Place(threads=0, device=device.index, stream=stream)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

@@ -13,6 +13,7 @@ from geodesic_fast._extension import engine
 
 _DTYPE_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _MAX_BATCH_DIMS = 4
+ZERO_STEP_CODES = {"skip": 0, "keep": 1, "propagate": 2}
 
 
 def layers_of(tracks: Tensor | Sequence[Tensor], dim: int) -> list[Tensor]:

@@ -7,8 +7,9 @@ from assert_accurate import assert_accurate
 from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
 from torch.library import opcheck
 
-from geodesic_fast import _operations, lss, lss_reference
+from geodesic_fast import lss, lss_reference
 from geodesic_fast._extension import engine
+from geodesic_fast.operations import track_geometry as operation
 
 needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
 
@@ -103,10 +104,10 @@ def test_second_derivatives_are_refused(device):
 def test_opcheck(only_lss, listed, device):
     tracks = random_tracks((4, 3, 5), torch.float32, device)
     layers = [layer.clone().requires_grad_() for layer in tracks] if listed else [tracks.requires_grad_()]
-    opcheck(_operations.track_geometry, (layers, "skip", only_lss, True))
-    fields, _, total, lengths = _operations.track_geometry(layers, "skip", only_lss, True)
+    opcheck(operation.track_geometry, (layers, "skip", only_lss, True))
+    fields, _, total, lengths = operation.track_geometry(layers, "skip", only_lss, True)
     opcheck(
-        _operations.track_geometry_backward,
+        operation.track_geometry_backward,
         (torch.ones_like(fields), [x.detach() for x in layers], total, lengths, "skip", only_lss),
     )
 

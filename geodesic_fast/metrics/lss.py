@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from geodesic_fast import _operations
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_no_zero_step, check_tracks, check_zero_step
+from geodesic_fast.operations import track_geometry as operation
 
 
 @takes_arrays
@@ -66,7 +66,7 @@ def lss(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "sk
     strict = zero_step == "raise"
     keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
     policy = "propagate" if strict else zero_step
-    fields, _, _, lengths = _operations.track_geometry(layers, policy, only_lss=True, keep=keep)
+    fields, _, _, lengths = operation.track_geometry(layers, policy, only_lss=True, keep=keep)
     if strict:
         check_no_zero_step(lengths)
     return fields[0]

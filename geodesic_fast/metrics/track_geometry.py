@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geodesic_fast import _operations
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_no_zero_step, check_tracks, check_zero_step
 from geodesic_fast.metrics.lss import unit_steps
+from geodesic_fast.operations import track_geometry as operation
 
 
 class TrackGeometry(NamedTuple):
@@ -90,7 +90,7 @@ def track_geometry(
     strict = zero_step == "raise"
     keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
     policy = "propagate" if strict else zero_step
-    fields, zero_steps, _, lengths = _operations.track_geometry(layers, policy, only_lss=False, keep=keep)
+    fields, zero_steps, _, lengths = operation.track_geometry(layers, policy, only_lss=False, keep=keep)
     if strict:
         check_no_zero_step(lengths)
     return TrackGeometry._make([*fields.unbind(0), zero_steps])

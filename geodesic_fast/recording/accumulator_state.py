@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geodesic_fast import _operations
-from geodesic_fast._extension import engine, has_engine, on_device
-from geodesic_fast._tracks import accumulation_dtype, engine_tracks, readable
+from geodesic_fast._extension import engine, has_engine, on_device, place_of
+from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, engine_tracks, readable
 from geodesic_fast.metrics.track_geometry import TrackGeometry
+from geodesic_fast.operations.track_geometry import FIELD_COUNT
 
 # The rows of `sums`. `step` lies along the last direction and has the length ROW_LENGTH (1 where it is zero);
 # PENDING is one over that, or 0 once the direction has joined the sum of directions.
@@ -66,7 +66,7 @@ def finish(state: TrackState, zero_step: str) -> TrackGeometry:
     if not has_engine(state.last.device):
         return finish_reference(state, zero_step)
     m, device = len(state.last), state.last.device
-    fields = torch.empty((_operations.FIELD_COUNT, m), dtype=state.step.dtype, device=device)
+    fields = torch.empty((FIELD_COUNT, m), dtype=state.step.dtype, device=device)
     zero_steps = torch.empty(m, dtype=torch.int64, device=device)
     if m:
         _call_engine(state, _alike(state, state.first, state.last), zero_step, True, fields, zero_steps)
@@ -86,10 +86,10 @@ def _call_engine(
     device = layers[0].device
     with on_device(device):
         engine.track_accumulator(
-            engine_tracks(layers), _operations._POLICY_CODES[policy], finish,
+            engine_tracks(layers), ZERO_STEP_CODES[policy], finish,
             state.step.data_ptr(), state.direction_sum.data_ptr(), state.sums.data_ptr(),
             0 if fields is None else fields.data_ptr(), 0 if zero_steps is None else zero_steps.data_ptr(),
-            _operations._place(device),
+            place_of(device),
         )  # fmt: skip
 
 

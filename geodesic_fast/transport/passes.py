@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_device, stream_of, why_not
+from geodesic_fast._extension import engine, on_device, place_of, why_not
 
 ROW_PARTS = 64
 LOWEST = -3.0e38
@@ -35,7 +35,7 @@ def softmin_pass(
         assert engine is not None
         addresses = [t.data_ptr() for t in (a, col_sum, col_best)]
         with on_device(tile.device):
-            engine.ots_softmin(_tile(tile), b.data_ptr(), epsilon, *addresses, _place(tile.device))
+            engine.ots_softmin(_tile(tile), b.data_ptr(), epsilon, *addresses, place_of(tile.device))
         return
     torch.logsumexp((tile - b) / epsilon, 1, out=a)
     a.mul_(epsilon)
@@ -48,7 +48,7 @@ def column_best_pass(tile: Tensor, a: Tensor, best: Tensor) -> None:
     if _compiled(tile):
         assert engine is not None
         with on_device(tile.device):
-            engine.ots_column_best(_tile(tile), a.data_ptr(), best.data_ptr(), _place(tile.device))
+            engine.ots_column_best(_tile(tile), a.data_ptr(), best.data_ptr(), place_of(tile.device))
         return
     torch.maximum(best, (tile - a[:, None]).amax(0), out=best)
 
@@ -99,7 +99,7 @@ def _compiled_list(
     )  # fmt: skip
     outputs = [t.data_ptr() for t in (best, start, count, columns)]
     with on_device(device):
-        engine.ots_list(_tile(tile), args, *outputs, capacity, used.data_ptr(), _place(device))
+        engine.ots_list(_tile(tile), args, *outputs, capacity, used.data_ptr(), place_of(device))
     total = int(used)
     if total > capacity:
         return None
@@ -117,10 +117,3 @@ def _compiled(tile: Tensor) -> bool:
 def _tile(tile: Tensor) -> Any:
     assert engine is not None
     return engine.ProductTile(tile.data_ptr(), len(tile), tile.shape[1], tile.stride(0))
-
-
-def _place(device: torch.device) -> Any:
-    assert engine is not None
-    if device.type == "cpu":
-        return engine.Place(threads=torch.get_num_threads(), device=-1, stream=0)
-    return engine.Place(threads=0, device=device.index, stream=stream_of(device))

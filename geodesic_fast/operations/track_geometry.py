@@ -13,18 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_device, stream_of
-from geodesic_fast._tracks import accumulation_dtype, batch_shape, engine_tracks, readable, step_count
+from geodesic_fast._extension import engine, on_device, place_of
+from geodesic_fast._tracks import (
+    ZERO_STEP_CODES,
+    accumulation_dtype,
+    batch_shape,
+    engine_tracks,
+    readable,
+    step_count,
+)
 
 FIELD_COUNT = 9  # float fields of TrackGeometry
-_POLICY_CODES = {"skip": 0, "keep": 1, "propagate": 2}
-
-
-def _place(device: torch.device) -> Any:
-    assert engine is not None
-    if device.type == "cpu":
-        return engine.Place(threads=torch.get_num_threads(), device=-1, stream=0)
-    return engine.Place(threads=0, device=device.index, stream=stream_of(device))
 
 
 def _wide_on_gpu(layer: Tensor) -> bool:
@@ -64,9 +63,9 @@ def track_geometry(
             lengths_used = lengths
         with on_device(fields.device):
             engine.track_geometry_forward(
-                engine_tracks(layers), _POLICY_CODES[zero_step], only_lss, fields.data_ptr(),
+                engine_tracks(layers), ZERO_STEP_CODES[zero_step], only_lss, fields.data_ptr(),
                 zero_steps.data_ptr(), direction_sum.data_ptr(), lengths_used.data_ptr(),
-                _place(fields.device),
+                place_of(fields.device),
             )  # fmt: skip
     return outputs
 
@@ -104,9 +103,9 @@ def track_geometry_backward(
         workspace = lengths.new_empty((4 * len(lengths) + 2) * tracks if _wide_on_gpu(layers[0]) else 0)
         with on_device(lengths.device):
             engine.track_geometry_backward(
-                engine_tracks(layers), engine_tracks(written), _POLICY_CODES[zero_step], only_lss,
+                engine_tracks(layers), engine_tracks(written), ZERO_STEP_CODES[zero_step], only_lss,
                 grad_fields.data_ptr(), direction_sum.data_ptr(), lengths.data_ptr(), workspace.data_ptr(),
-                _place(lengths.device),
+                place_of(lengths.device),
             )  # fmt: skip
         gradient = written
     return gradient

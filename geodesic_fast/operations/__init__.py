@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The engine's differentiable kernels as registered operations, one file for each."""
