@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT
+// Line deviation of pairs of steps: what its kernels take and return, on either device.
+// dev_kl = 1 - <u_k, u_l>, u_k the direction of step k of a track; a step of length zero has none.
+#pragma once
+
+#include "tracks_view.h"
+
+namespace geodesic_fast {
+
+// Either the sums over all tracks (`sums` set) or each track's own matrix (`deviation` set).
+struct LineDeviation {
+  TracksView tracks;
+  ZeroStep zero_step = ZeroStep::kSkip;  // for `deviation` alone
+  double* sums =
+      nullptr;  // (n, n), out: sum of <u_k, u_l> over the tracks that have both; whole on the diagonal
+  int64_t* counts = nullptr;  // (n, n), out: how many have both
+  void* deviation = nullptr;  // (m, n, n), out, in the accumulation type; pairs without a direction: 1 under
+                              // kKeep, NaN otherwise
+};
+
+// h_k = sum_l weights_kl u_l, g_k = (h_k - <h_k, u_k> u_k) / s_k, gradient of x^(l): g_l - g_(l+1).
+struct LineDeviationBackward {
+  TracksView tracks, gradient;
+  const void* weights = nullptr;  // (n, n), or (m, n, n) if `each`; symmetric, in the accumulation type
+  bool each = false;
+};
+
+}  // namespace geodesic_fast
