@@ -10,16 +10,13 @@ process.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measure import medians, report, save
+from measure import medians, peak_above_now, report, save
 from ots_problems import PLANTED, make
 from scipy.optimize import linear_sum_assignment
 
@@ -97,29 +94,6 @@ RIVALS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "lapjvs": by_lapjvs,
     "pot": by_pot,
 }
-
-
-def peak_above_now(call: Callable[[], Any], device: str) -> int | None:
-    """Return by how many bytes the memory in use grew during `call`; None where that cannot be read."""
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    try:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)  # memory kept from earlier calls would hide what this one takes
-        clear.write_text("5", encoding="ascii")
-        before = _kilobytes(status, "VmHWM")
-        call()
-        return (_kilobytes(status, "VmHWM") - before) * 1024
-    except OSError:
-        return None
-
-
-def _kilobytes(status: Path, name: str) -> int:
-    return int(status.read_text(encoding="ascii").split(name + ":")[1].split()[0])
 
 
 def objective(x: np.ndarray, y: np.ndarray, permutation: np.ndarray) -> float:

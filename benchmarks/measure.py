@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import platform
 import statistics
@@ -50,6 +52,29 @@ def _time_on_gpu(run: Callable[[], Any]) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3
+
+
+def peak_above_now(call: Callable[[], Any], device: str) -> int | None:
+    """Return by how many bytes the memory in use grew during `call`; None where that cannot be read."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    try:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # memory kept from earlier calls would hide what this one takes
+        clear.write_text("5", encoding="ascii")
+        before = _kilobytes(status, "VmHWM")
+        call()
+        return (_kilobytes(status, "VmHWM") - before) * 1024
+    except OSError:
+        return None
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    return int(status.read_text(encoding="ascii").split(name + ":")[1].split()[0])
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 // Every CPU kernel, declared once for each instruction set it is compiled for.
 #pragma once
 
+#include "line_deviation.h"
 #include "lss_track_geometry.h"
 #include "ots.h"
 #include "track_accumulator.h"
@@ -13,6 +14,8 @@
   void track_geometry_backward(const GeometryBackward& args, int threads);                  \
   void track_accumulator_update(const Accumulator& args, int threads);                      \
   void track_accumulator_finish(const Accumulator& args, int threads);                      \
+  void line_deviation_forward(const LineDeviation& args, int threads);                      \
+  void line_deviation_backward(const LineDeviationBackward& args, int threads);             \
   void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int threads);         \
   void column_best_pass(const ProductTile& tile, const float* a, float* best, int threads); \
   void list_pass(const ProductTile& tile, const ListArgs& args, int threads);               \

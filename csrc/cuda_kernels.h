@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "line_deviation.h"
 #include "lss_track_geometry.h"
 #include "ots.h"
 #include "track_accumulator.h"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How close a deep network's layers come to a geodesic of the Wasserstein space (arXiv:2102.09235)."""
 
+from geodesic_fast.metrics.line_deviation import line_deviation, line_deviation_reference
 from geodesic_fast.metrics.lss import lss, lss_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 from geodesic_fast.metrics.soft_ots import SoftOTSResult, soft_ots, soft_ots_reference
@@ -12,6 +13,8 @@ __all__ = [
     "SoftOTSResult",
     "TrackAccumulator",
     "TrackGeometry",
+    "line_deviation",
+    "line_deviation_reference",
     "lss",
     "lss_reference",
     "ots",

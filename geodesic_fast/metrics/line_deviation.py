@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""Line deviation: which pairs of steps of a track bend against each other?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._extension import has_engine
+from geodesic_fast._tracks import accumulation_dtype, batch_shape, layers_of
+from geodesic_fast._validation import (
+    check_choice,
+    check_no_forward_mode,
+    check_no_zero_step,
+    check_tracks,
+    check_zero_step,
+)
+from geodesic_fast.metrics.lss import unit_steps
+from geodesic_fast.operations import line_deviation as operation
+from geodesic_fast.operations import track_geometry as lengths_operation
+
+REDUCTIONS = ("mean", "none")
+
+
+@takes_arrays
+def line_deviation(
+    tracks: Tensor | Sequence[Tensor],
+    *,
+    dim: int = 0,
+    reduction: str = "mean",
+    zero_step: str = "skip",
+) -> Tensor:
+    r"""Measure how far each pair of steps is from pointing the same way.
+
+    With steps v_l = x^(l) - x^(l-1) and directions u_l = v_l / |v_l|, k, l = 1..n,
+
+        dev_kl = 1 - <u_k, u_l>   in [0, 2], up to rounding.
+
+    0: the two steps are parallel, 1: orthogonal, as random steps are in many dimensions, 2: opposite. All are
+    0 on a straight line, and for each track LSS = n / sqrt(n^2 - sum_kl dev_kl). The diagonal is exactly 0.
+
+    Args:
+        tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
+            list or tuple of n+1 tensors of shape (*batch, d).
+        dim: the layer axis of a tensor; must be 0 for a list.
+        reduction: "mean" averages over all tracks and takes memory for n^2 values; "none" gives each track
+            its own matrix.
+        zero_step: what a step of length zero, which has no direction, does to its pairs, its own diagonal
+            entry among them. "skip" leaves the track out of their mean (NaN where no track is left, and with
+            reduction="none"); "keep" gives the step a zero vector: dev 1; "propagate" makes them NaN;
+            "raise" raises.
+
+    Returns:
+        Tensor (n, n), or (*batch, n, n) with reduction="none", symmetric, in float32 (float64 for float64
+        tracks). A step that holds NaN or inf makes its row and column NaN: in the mean if any track has one.
+
+    Raises:
+        TypeError, ValueError: as `geodesic_fast.lss`, or an unknown reduction.
+
+    Differentiable once, in one more pass over the tracks; the gradient of a step of length zero is 0. Lower is
+    straighter.
+
+    Source: Gai and Zhang, arXiv:2102.09235; the pairwise form of its line-shape score.
+
+    Example:
+        >>> import torch, geodesic_fast
+        >>> corner = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
+        >>> geodesic_fast.line_deviation(corner)
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_zero_step(zero_step)
+    check_tracks(tracks, dim)
+    layers = layers_of(tracks, dim)
+    if not has_engine(layers[0].device):
+        return line_deviation_reference(tracks, dim=dim, reduction=reduction, zero_step=zero_step)
+    check_no_forward_mode(layers)
+    if zero_step == "raise":
+        with torch.no_grad():
+            _, _, _, lengths = lengths_operation.track_geometry(layers, "propagate", only_lss=True, keep=True)
+        check_no_zero_step(lengths)
+    policy = "propagate" if zero_step == "raise" else zero_step
+    products, counts = operation.line_deviation(layers, policy, reduction == "none")
+    if reduction == "none":
+        return products
+    return _mean_of(products, counts, zero_step, layers)
+
+
+def _mean_of(products: Tensor, counts: Tensor, zero_step: str, layers: Sequence[Tensor]) -> Tensor:
+    """Turn sums of <u_k, u_l> over the tracks that have both directions into the mean deviation (n, n)."""
+    m = batch_shape(layers).numel()
+    mean = products / (m if zero_step == "keep" else counts)
+    if zero_step == "propagate":
+        mean = mean.where(counts == m, torch.nan)
+    return (1 - mean).to(accumulation_dtype(layers[0].dtype))
+
+
+def line_deviation_reference(
+    tracks: Tensor | Sequence[Tensor],
+    *,
+    dim: int = 0,
+    reduction: str = "mean",
+    zero_step: str = "skip",
+) -> Tensor:
+    """Define `line_deviation` in plain torch: 1 - <u_k, u_l>."""
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_zero_step(zero_step)
+    check_tracks(tracks, dim)
+    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
+    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
+    u, s = unit_steps(x.diff(dim=0))
+    if zero_step == "raise":
+        check_no_zero_step(s)
+    u, s = u.movedim(0, -2), s.movedim(0, -1)  # (*batch, n, d), (*batch, n)
+    dev = 1 - u @ u.mT  # (*batch, n, n)
+    dev = dev.where(dev.isnan() | ~torch.eye(len(x) - 1, dtype=torch.bool, device=x.device), 0.0)
+    defined = (s != 0).unsqueeze(-1) & (s != 0).unsqueeze(-2)
+    dev = dev.where(defined, 1.0 if zero_step == "keep" else torch.nan)
+    if reduction == "none":
+        return dev
+    dev, defined = dev.reshape(-1, *dev.shape[-2:]), defined.reshape(-1, *dev.shape[-2:])
+    if zero_step == "skip":
+        return dev.where(defined, 0.0).sum(0) / defined.sum(0)
+    return dev.mean(0)

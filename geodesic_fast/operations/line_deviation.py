@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""The engine's products of directions as a registered operation.
+
+`layers` is one stacked tensor (n+1, *batch, d) or n+1 tensors (*batch, d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geodesic_fast._extension import engine, on_device, place_of
+from geodesic_fast._tracks import (
+    ZERO_STEP_CODES,
+    accumulation_dtype,
+    batch_shape,
+    engine_tracks,
+    readable,
+    step_count,
+)
+
+
+def _outputs(layers: Sequence[Tensor], each: bool) -> tuple[Tensor, Tensor]:
+    n, first = step_count(layers), layers[0]
+    if each:
+        shape = (*batch_shape(layers), n, n)
+        return first.new_empty(shape, dtype=accumulation_dtype(first.dtype)), first.new_empty(
+            0, dtype=torch.int64
+        )
+    return first.new_zeros((n, n), dtype=torch.float64), first.new_zeros((n, n), dtype=torch.int64)
+
+
+@torch.library.custom_op(
+    "geodesic_fast::line_deviation",
+    mutates_args=(),
+    device_types=("cpu", "cuda"),
+    schema="(Tensor[] layers, str zero_step, bool each) -> (Tensor, Tensor)",
+)
+def line_deviation(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Tensor, Tensor]:
+    """Return each track's deviations (*batch, n, n), or sums of <u_k, u_l> (n, n) and how many were added."""
+    result, counts = _outputs(layers, each)
+    if batch_shape(layers).numel():
+        assert engine is not None
+        layers = readable(layers)
+        sums, deviation = (0, result.data_ptr()) if each else (result.data_ptr(), 0)
+        with on_device(result.device):
+            engine.line_deviation_forward(
+                engine_tracks(layers), ZERO_STEP_CODES[zero_step], sums, counts.data_ptr(), deviation,
+                place_of(result.device),
+            )  # fmt: skip
+    return result, counts
+
+
+@line_deviation.register_fake
+def _(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Tensor, Tensor]:
+    return _outputs(layers, each)
+
+
+@torch.library.custom_op(
+    "geodesic_fast::line_deviation_backward",
+    mutates_args=(),
+    device_types=("cpu", "cuda"),
+    schema="(Tensor weights, Tensor[] layers, bool each) -> Tensor[]",
+)
+def line_deviation_backward(weights: Tensor, layers: Sequence[Tensor], each: bool) -> list[Tensor]:
+    """Return the gradient of sum weights_kl <u_k, u_l> / 2 for each tensor in `layers`, laid out like it."""
+    gradient = [torch.empty_like(layer) for layer in layers]
+    if gradient[0].numel():
+        assert engine is not None
+        written = readable(gradient)
+        layers = readable(layers)
+        with on_device(weights.device):
+            engine.line_deviation_backward(
+                engine_tracks(layers), engine_tracks(written), weights.data_ptr(), each,
+                place_of(weights.device),
+            )  # fmt: skip
+        gradient = written
+    return gradient
+
+
+@line_deviation_backward.register_fake
+def _(weights: Tensor, layers: Sequence[Tensor], each: bool) -> list[Tensor]:
+    return [torch.empty_like(layer) for layer in layers]
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    layers, _, ctx.each = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*layers)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], None, None]:
+    layers = ctx.saved_tensors
+    if ctx.each:
+        grad = -grad
+    weights = (grad + grad.mT).to(accumulation_dtype(layers[0].dtype))
+    weights = weights.masked_fill(torch.eye(weights.shape[-1], dtype=torch.bool, device=weights.device), 0.0)
+    return line_deviation_backward(weights.contiguous(), layers, ctx.each), None, None
+
+
+line_deviation.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _refuse_second_derivative(ctx: Any, *_: Any) -> None:
+    raise NotImplementedError(
+        "line_deviation has first derivatives only: call backward without create_graph=True, or use "
+        "line_deviation_reference, which autograd can differentiate twice."
+    )
+
+
+line_deviation_backward.register_autograd(_refuse_second_derivative)
