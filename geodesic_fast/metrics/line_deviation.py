@@ -60,8 +60,8 @@ def line_deviation(
     Raises:
         TypeError, ValueError: as `geodesic_fast.lss`, or an unknown reduction.
 
-    Differentiable once, in one more pass over the tracks; the gradient of a step of length zero is 0. Lower is
-    straighter.
+    Differentiable once, in one more pass over the tracks; the gradient of a step of length zero is 0. Lower
+    is straighter.
 
     Source: Gai and Zhang, arXiv:2102.09235; the pairwise form of its line-shape score.
 
