@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How close a deep network's layers come to a geodesic of the Wasserstein space (arXiv:2102.09235)."""
 
+from geodesic_fast import plot
 from geodesic_fast.metrics.action import action, action_reference
 from geodesic_fast.metrics.chord_deviation import chord_deviation, chord_deviation_reference
 from geodesic_fast.metrics.geodesic_gap import GeodesicGap, geodesic_gap, geodesic_gap_reference
@@ -29,6 +30,7 @@ __all__ = [
     "lss_reference",
     "ots",
     "ots_reference",
+    "plot",
     "record",
     "soft_ots",
     "soft_ots_reference",
