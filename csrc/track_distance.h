@@ -12,14 +12,15 @@ constexpr uint8_t kFiniteTrack = 0, kInfiniteTrack = 1, kNaNTrack = 2;
 // The two sets of tracks and what a first pass over them finds out (`track_pairs_prepare`), so that products
 // lose few digits and leave no range: points are taken as scale * x - centre. Python allocates all of it.
 struct TrackPairs {
-  TracksView tracks;              // x, m tracks
-  TracksView other;               // y, m' tracks; the same view as `tracks` where symmetric
-  bool symmetric = true;          // y is x: d_ij = d_ji and d_ii = 0 exactly
-  double* scale = nullptr;        // (1): a power of two, about 1 / the largest finite coordinate
-  void* centre = nullptr;         // (n+1, d), accumulation type: mean of scale * x and scale * y, finite ones
-  void* squares = nullptr;        // (n+1, m), accumulation type: |scale x - centre|^2, 0 where not finite
-  void* other_squares = nullptr;  // (n+1, m'); `squares` where symmetric
-  uint8_t* kinds = nullptr;       // (m): kFiniteTrack, kInfiniteTrack (no NaN), kNaNTrack
+  TracksView tracks;        // x, m tracks
+  TracksView other;         // y, m' tracks; the same view as `tracks` where symmetric
+  bool symmetric = true;    // y is x: d_ij = d_ji and d_ii = 0 exactly
+  double* scale = nullptr;  // (1): a power of two, about 1 / the largest finite coordinate
+  void* centre = nullptr;   // (n+1, d), accumulation type: mean of scale * x and scale * y, finite ones
+  void* squares =
+      nullptr;  // (n+1, m), accumulation type: |scale x - centre|^2, < 0 where a track is not finite
+  void* other_squares = nullptr;   // (n+1, m'); `squares` where symmetric
+  uint8_t* kinds = nullptr;        // (m): kFiniteTrack, kInfiniteTrack (no NaN), kNaNTrack
   uint8_t* other_kinds = nullptr;  // (m'); `kinds` where symmetric
 };
 
