@@ -7,6 +7,8 @@
 
 namespace {
 
+constexpr bool kCudaPairs = false;  // whether there are CUDA kernels for pairs; Python asks before it calls
+
 // Keeps the tables of layer addresses alive beside the views of them.
 struct Pairs {
   Tracks tracks, other;
