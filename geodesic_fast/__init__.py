@@ -4,16 +4,27 @@
 from geodesic_fast import plot
 from geodesic_fast.metrics.action import action, action_reference
 from geodesic_fast.metrics.chord_deviation import chord_deviation, chord_deviation_reference
+from geodesic_fast.metrics.geodesic_bound import (
+    GeodesicBoundSummary,
+    geodesic_bound,
+    geodesic_bound_reference,
+    geodesic_bound_summary,
+    geodesic_bound_summary_reference,
+)
 from geodesic_fast.metrics.geodesic_gap import GeodesicGap, geodesic_gap, geodesic_gap_reference
 from geodesic_fast.metrics.line_deviation import line_deviation, line_deviation_reference
 from geodesic_fast.metrics.lss import lss, lss_reference
+from geodesic_fast.metrics.nearest_track import NearestTrack, nearest_track, nearest_track_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 from geodesic_fast.metrics.soft_ots import SoftOTSResult, soft_ots, soft_ots_reference
+from geodesic_fast.metrics.track_distance import track_distance, track_distance_reference
 from geodesic_fast.metrics.track_geometry import TrackGeometry, track_geometry, track_geometry_reference
 from geodesic_fast.recording import TrackAccumulator, record, watch
 
 __all__ = [
+    "GeodesicBoundSummary",
     "GeodesicGap",
+    "NearestTrack",
     "OTSResult",
     "SoftOTSResult",
     "TrackAccumulator",
@@ -22,18 +33,26 @@ __all__ = [
     "action_reference",
     "chord_deviation",
     "chord_deviation_reference",
+    "geodesic_bound",
+    "geodesic_bound_reference",
+    "geodesic_bound_summary",
+    "geodesic_bound_summary_reference",
     "geodesic_gap",
     "geodesic_gap_reference",
     "line_deviation",
     "line_deviation_reference",
     "lss",
     "lss_reference",
+    "nearest_track",
+    "nearest_track_reference",
     "ots",
     "ots_reference",
     "plot",
     "record",
     "soft_ots",
     "soft_ots_reference",
+    "track_distance",
+    "track_distance_reference",
     "track_geometry",
     "track_geometry_reference",
     "watch",
