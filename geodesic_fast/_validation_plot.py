@@ -14,7 +14,7 @@ from geodesic_fast._validation import check_float_tensor
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 
 
-def check_labels(labels: Tensor | Sequence[int] | None, m: int) -> np.ndarray:
+def classes_of(labels: Tensor | Sequence[int] | None, m: int) -> np.ndarray:
     """Return one class per track (m,), all the same where no labels are given."""
     if labels is None:
         return np.zeros(m, dtype=np.int64)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._validation import check_choice, check_tracks
-from geodesic_fast._validation_plot import check_colors, check_history, check_labels, check_square
+from geodesic_fast._validation_plot import check_colors, check_history, check_square, classes_of
 from geodesic_fast.integrations._packages import need
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 
@@ -63,7 +63,7 @@ def plot_tracks(
     x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
     x = x.detach().cpu().reshape(len(x), -1, x.shape[-1])  # (n+1, m, d)
     points, shares, finite = project_tracks(x)
-    classes = check_labels(labels, x.shape[1])
+    classes = classes_of(labels, x.shape[1])
     names, indices = np.unique(classes, return_inverse=True)
     colors = check_colors(colors, len(names)) or [f"C{index % 10}" for index in range(len(names))]
     chosen = [colors[index] for index in indices[finite]]

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:geodesic_fast answers from its s
 
 TINY = ["demo", "--width", "12", "--depth", "3", "--epochs", "2", "--l2", "0", "0.005", "--device", "cpu"]
 PICTURES = [
-    f"{name}{dark}.png" for name in ("tracks", "scores", "deviation", "training") for dark in ("", "-dark")
+    f"{name}{dark}.png"
+    for name in ("tracks", "scores", "deviation", "margins", "training")
+    for dark in ("", "-dark")
 ]
 CPU = torch.device("cpu")
 SETTINGS = training.Settings(
@@ -133,6 +135,11 @@ def test_scores_match_scipy(kind, data):
     assert result.after.ots.samples == len(set(chosen.tolist())) == 200
     assert result.after.ots.score == np.mean(rows == columns)
     assert result.after.ots.efficiency == pytest.approx(cost[rows, columns].sum() / cost.trace(), rel=1e-6)
+    between = np.min([cdist(layer, layer) for layer in states], axis=0)
+    other = data.test_classes.numpy()[:, None] != data.test_classes.numpy()[None, :]
+    margins = np.where(other, between, np.inf).min(axis=1) / np.sqrt((cdist(*states[[0, 0]]) ** 2).mean())
+    assert result.after.margin.least == pytest.approx(margins.min(), rel=1e-5)
+    assert result.after.margin.median == pytest.approx(np.sort(margins)[(450 - 1) // 2], rel=1e-5)
     assert result.tracks_before.shape == result.tracks_after.shape == (4, 450, 12)
 
 

@@ -37,6 +37,14 @@ class Transport:
 
 
 @dataclass(frozen=True)
+class Margin:
+    """Distance to the nearest track of another class, over samples, in units of `margins`."""
+
+    median: float
+    least: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Everything the demo reports about one network at one moment."""
 
@@ -44,6 +52,7 @@ class Measurement:
     test_accuracy: float
     lss: LineShape
     ots: Transport | None
+    margin: Margin
 
 
 def states_of(network: Network, images: Tensor) -> list[Tensor]:
@@ -91,6 +100,24 @@ def transport(states: list[Tensor], chosen: Tensor) -> Transport | None:
     )
 
 
+def margins(tracks: Tensor, classes: Tensor) -> Tensor:
+    """Return how far each track (n+1, m, d) keeps from those of other classes (m), in multiples of the root
+    mean squared distance of two first states.
+    """
+    first = tracks[0]
+    spread = (2 * first.var(dim=0, correction=0).sum()).sqrt()
+    return geodesic_fast.nearest_track(tracks, labels=classes).distance / spread
+
+
+def margin(tracks: Tensor, classes: Tensor) -> Margin:
+    """Return the median and the least margin of all samples; NaN if any is."""
+    found = margins(tracks, classes)
+    broken = bool(found.isnan().any())
+    return Margin(
+        median=math.nan if broken else float(found.median()), least=math.nan if broken else float(found.min())
+    )
+
+
 def measure(network: Network, digits: Digits, chosen: Tensor) -> Measurement:
     """Measure `network`: LSS over all test samples, OTS over the `chosen` ones."""
     states = states_of(network, digits.test_images)
@@ -99,4 +126,5 @@ def measure(network: Network, digits: Digits, chosen: Tensor) -> Measurement:
         test_accuracy=accuracy(network, digits.test_images, digits.test_classes),
         lss=line_shape(geodesic_fast.lss(states)),
         ots=transport(states, chosen),
+        margin=margin(torch.stack(states), digits.test_classes),
     )

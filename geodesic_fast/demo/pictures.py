@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from geodesic_fast import line_deviation, plot
+from geodesic_fast.demo import measuring
 from geodesic_fast.demo.digits import CLASSES
 from geodesic_fast.demo.networks import KINDS
 from geodesic_fast.demo.training import Outcome
@@ -57,6 +59,7 @@ def draw_all(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> dict
         "tracks": tracks_figure(outcomes, classes, theme),
         "scores": scores_figure(outcomes, theme),
         "deviation": deviation_figure(outcomes, theme),
+        "margins": margins_figure(outcomes, classes, theme),
         "training": training_figure(outcomes, theme),
     }
     return {name: _png(figure, theme) for name, figure in figures.items()}
@@ -111,6 +114,26 @@ def deviation_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
         axes.grid(visible=False)
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set_color(theme.ink)
+    return figure
+
+
+def margins_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> Figure:
+    """Draw which share of the samples keeps at least how far from other classes, before and after."""
+    figure = _figure(9.6, 4.2, theme)
+    axes = figure.subplots()
+    for kind in KINDS:
+        outcome = _strongest(outcomes, kind)
+        moments = (("before training", ":", outcome.tracks_before), ("after", "-", outcome.tracks_after))
+        for moment, style, tracks in moments:
+            found = measuring.margins(tracks, classes.cpu())
+            found = found[found.isfinite()].sort().values
+            share = torch.linspace(1, 0, len(found) + 1)[:-1]
+            label = f"{kind}, {moment}" + (f", L2 {outcome.l2:g}" if moment == "after" else "")
+            axes.step(found, share, where="pre", color=theme.kinds[kind], ls=style, lw=2, label=label)
+    axes.set(xlim=(0, None), ylim=(0, 1.02))
+    axes.set_xlabel("margin, in root mean squared distances of two first states", color=theme.ink)
+    _titled(axes, "Share of test samples whose track keeps at least this far from every other class", theme)
+    axes.legend(frameon=False, labelcolor=theme.ink)
     return figure
 
 
