@@ -129,8 +129,8 @@ def _definitions(settings: Settings) -> str:
         "map is an optimal transport map.",
         "W2 efficiency": "the optimal transport cost over the cost of the network's own map, at most 1.",
         "Margin": "the distance of a sample's track from the nearest track of another class, at the layer "
-        "where the two come nearest, over the root mean squared distance of two first states. The table gives "
-        "the median over the test samples.",
+        "where the two come nearest, over the root mean squared distance of two first states. The table "
+        "gives the median over the test samples.",
         "Networks": "a linear embedding of the 64 pixels gives x⁽⁰⁾; each layer then computes "
         "g(x) = W relu(batchnorm(x)) + b, and x + g(x) if residual; a linear classifier reads x⁽ⁿ⁾. "
         "Both kinds start from the same weights and see the same batches.",
