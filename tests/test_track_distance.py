@@ -34,7 +34,7 @@ def assert_near_ones_right(got, truth, units=4):
     assert error <= (1e-13 if got.dtype == torch.float64 else units * torch.finfo(got.dtype).eps)
 
 
-MORE_SHAPES = ((520, 3, 9), (3, 230, 64), (2, 100, 1), (4, 50, 300))
+MORE_SHAPES = ((520, 3, 9), (3, 230, 64), (2, 100, 1), (4, 50, 300), (1, 12, 60_000))
 CASES = [(shape, "layer-major") for shape in (*SHAPES, *MORE_SHAPES)] + [
     (shape, layout) for shape in ((5, 33, 17), (3, 2, 1, 60, 9), (2, 40, 1111)) for layout in LAYOUTS[1:]
 ]
