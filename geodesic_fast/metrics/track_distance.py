@@ -26,8 +26,8 @@ def track_distance(
     Small: the two samples are easily mixed up. Large: they stay apart on all of their way.
 
     Distances that cancel in products of points are taken anew from the coordinates in float64, so that near
-    tracks far from the origin keep their digits. Takes memory for the answer and little more, and twice that
-    where gradients are asked for.
+    tracks far from the origin keep their digits. Takes memory for the answer and little more; for another
+    matrix of that size where gradients are asked for, and for a few more while they are computed.
 
     Args:
         tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a

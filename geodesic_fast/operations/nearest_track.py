@@ -17,7 +17,7 @@ from geodesic_fast._extension import engine, on_device, place_of
 from geodesic_fast._tracks import batch_shape, step_count
 from geodesic_fast.operations.track_distance import Pairs
 
-_ROWS, _COLUMNS = 192, 960  # the least part handed to the engine, as far as there are so many tracks
+_ROWS, _COLUMNS = 192, 192  # the least part handed to the engine, as far as there are so many tracks
 _FIRST_PART = 4e9  # multiply-adds
 _PART_SECONDS = 1.0  # how long a later part takes, between two looks for an interrupt
 _BAR_AFTER = 5.0  # seconds
@@ -90,6 +90,5 @@ def _parts(m: int, work: int) -> Iterator[tuple[range, range]]:
 
 
 def _pairs_above(rows: range, columns: range) -> int:
-    """Count i < j with i in rows and j in columns, where the columns begin at or behind the rows' start."""
-    over = [min(max(stop - i - 1, 0), len(columns)) for stop in (columns.stop,) for i in rows]
-    return sum(over)
+    """Count i < j with i in rows and j in columns."""
+    return sum(min(max(columns.stop - i - 1, 0), len(columns)) for i in rows)
