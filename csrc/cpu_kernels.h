@@ -4,8 +4,10 @@
 
 #include "line_deviation.h"
 #include "lss_track_geometry.h"
+#include "nearest_track.h"
 #include "ots.h"
 #include "track_accumulator.h"
+#include "track_distance.h"
 
 #define GEODESIC_FAST_DECLARE_CPU_KERNELS(isa)                                              \
   namespace geodesic_fast {                                                                 \
@@ -16,6 +18,10 @@
   void track_accumulator_finish(const Accumulator& args, int threads);                      \
   void line_deviation_forward(const LineDeviation& args, int threads);                      \
   void line_deviation_backward(const LineDeviationBackward& args, int threads);             \
+  void track_pairs_prepare(const TrackPairs& pairs, int threads);                           \
+  void track_distance_forward(const TrackDistance& args, int threads);                      \
+  void track_distance_backward(const TrackDistanceBackward& args, int threads);             \
+  void nearest_track(const NearestTrack& args, int threads);                                \
   void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int threads);         \
   void column_best_pass(const ProductTile& tile, const float* a, float* best, int threads); \
   void list_pass(const ProductTile& tile, const ListArgs& args, int threads);               \

@@ -38,7 +38,7 @@ Tracks make_tracks(const std::vector<uintptr_t>& addresses, int64_t layer_stride
                    const std::vector<int64_t>& batch_size, const std::vector<int64_t>& batch_stride,
                    int64_t features, int dtype) {
   const size_t listed = addresses.size();
-  if ((listed != 1 && listed != static_cast<size_t>(points)) || listed > kMaxListedLayers || points < 2 ||
+  if ((listed != 1 && listed != static_cast<size_t>(points)) || listed > kMaxListedLayers || points < 1 ||
       features < 1 || dtype < 0 || dtype > 3 || batch_size.size() != batch_stride.size() ||
       batch_size.size() > kMaxBatchDims) {
     throw std::invalid_argument("layout out of range");
@@ -138,6 +138,7 @@ void track_accumulator(Tracks& tracks, int zero_step, bool finish, uintptr_t ste
 
 #include "line_deviation_bindings.h"
 #include "ots_bindings.h"
+#include "track_distance_nearest_track_bindings.h"
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled engine of geodesic_fast: CPU and CUDA kernels over plain addresses.";
@@ -154,6 +155,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("openmp") = false;
 #endif
   m.attr("wide_features") = kWideFeatures;
+  m.attr("cuda_pairs") = kCudaPairs;
   m.attr("cuda_archs") = cuda::architectures();
   m.def("cuda_runtime_version", &cuda::runtime_version);
   m.def("cuda_driver_version", &cuda::driver_version);
@@ -169,4 +171,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("track_accumulator", &track_accumulator);
   bind_line_deviation(m);
   bind_ots(m);
+  bind_track_distance_nearest_track(m);
 }

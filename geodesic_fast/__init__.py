@@ -1,27 +1,46 @@
 # SPDX-License-Identifier: MIT
 """How close a deep network's layers come to a geodesic of the Wasserstein space (arXiv:2102.09235)."""
 
+from geodesic_fast.metrics.geodesic_bound import (
+    GeodesicBoundSummary,
+    geodesic_bound,
+    geodesic_bound_reference,
+    geodesic_bound_summary,
+    geodesic_bound_summary_reference,
+)
 from geodesic_fast.metrics.line_deviation import line_deviation, line_deviation_reference
 from geodesic_fast.metrics.lss import lss, lss_reference
+from geodesic_fast.metrics.nearest_track import NearestTrack, nearest_track, nearest_track_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 from geodesic_fast.metrics.soft_ots import SoftOTSResult, soft_ots, soft_ots_reference
+from geodesic_fast.metrics.track_distance import track_distance, track_distance_reference
 from geodesic_fast.metrics.track_geometry import TrackGeometry, track_geometry, track_geometry_reference
 from geodesic_fast.recording import TrackAccumulator, record, watch
 
 __all__ = [
+    "GeodesicBoundSummary",
+    "NearestTrack",
     "OTSResult",
     "SoftOTSResult",
     "TrackAccumulator",
     "TrackGeometry",
+    "geodesic_bound",
+    "geodesic_bound_reference",
+    "geodesic_bound_summary",
+    "geodesic_bound_summary_reference",
     "line_deviation",
     "line_deviation_reference",
     "lss",
     "lss_reference",
+    "nearest_track",
+    "nearest_track_reference",
     "ots",
     "ots_reference",
     "record",
     "soft_ots",
     "soft_ots_reference",
+    "track_distance",
+    "track_distance_reference",
     "track_geometry",
     "track_geometry_reference",
     "watch",

@@ -40,63 +40,63 @@ def check_float_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}: use {name}.to_dense().")
 
 
-def check_tracks(tracks: object, dim: int) -> None:
+def check_tracks(tracks: object, dim: int, name: str = "tracks") -> None:
     """Refuse what is neither a tensor (n+1, *batch, d) nor a list of layers (*batch, d)."""
     if isinstance(tracks, Tensor):
-        check_float_tensor("tracks", tracks)
-        _check_stacked(tracks, dim)
+        check_float_tensor(name, tracks)
+        _check_stacked(tracks, dim, name)
     elif isinstance(tracks, list | tuple):
-        _check_layers(tracks, dim)
+        _check_layers(tracks, dim, name)
     else:
         raise TypeError(
-            "tracks must be a torch.Tensor with a layer axis, or a list or tuple of one tensor per layer, "
-            f"got {type(tracks).__name__}: convert it with torch.as_tensor(tracks)."
+            f"{name} must be a torch.Tensor with a layer axis, or a list or tuple of one tensor per layer, "
+            f"got {type(tracks).__name__}: convert it with torch.as_tensor({name})."
         )
 
 
-def _check_stacked(tracks: Tensor, dim: int) -> None:
+def _check_stacked(tracks: Tensor, dim: int, name: str) -> None:
     shape = tuple(tracks.shape)
     if tracks.ndim < 2:
         raise ValueError(
-            f"tracks must have a layer axis and a feature axis, got shape {shape}: "
-            "give a track of scalars a feature axis with tracks.unsqueeze(-1)."
+            f"{name} must have a layer axis and a feature axis, got shape {shape}: "
+            f"give a track of scalars a feature axis with {name}.unsqueeze(-1)."
         )
     if isinstance(dim, bool) or not isinstance(dim, int):
         raise TypeError(f"dim must be an int, got {type(dim).__name__}: name the layer axis by its position.")
     if not -tracks.ndim <= dim < tracks.ndim:
-        raise ValueError(f"dim must be an axis of tracks of shape {shape}, got {dim}: there is no such axis.")
+        raise ValueError(f"dim must be an axis of {name} of shape {shape}, got {dim}: there is no such axis.")
     if dim % tracks.ndim == tracks.ndim - 1:
         raise ValueError(
             f"dim must not be the last axis, got dim={dim} for shape {shape}: features come last, "
-            "move them there with tracks.movedim."
+            f"move them there with {name}.movedim."
         )
     if tracks.shape[dim] < 2:
         raise ValueError(
-            f"tracks must have at least 2 layers along dim {dim}, got shape {shape}: "
+            f"{name} must have at least 2 layers along dim {dim}, got shape {shape}: "
             "a track needs a first and a last point."
         )
-    _check_features(tracks.shape[-1], shape)
+    _check_features(tracks.shape[-1], shape, name)
 
 
-def _check_layers(layers: Sequence[object], dim: int) -> None:
+def _check_layers(layers: Sequence[object], dim: int, name: str) -> None:
     if dim != 0:
         raise ValueError(f"dim must be 0 for a list of layers, got {dim}: the list itself is the layer axis.")
     if len(layers) < 2:
         raise ValueError(
-            f"tracks must have at least 2 layers, got a list of {len(layers)}: "
+            f"{name} must have at least 2 layers, got a list of {len(layers)}: "
             "a track needs a first and a last point."
         )
     if len(layers) > MAX_LISTED_LAYERS:
         raise ValueError(
-            f"tracks must list at most {MAX_LISTED_LAYERS} layers, got {len(layers)}: "
-            "stack longer tracks into one tensor with torch.stack(tracks)."
+            f"{name} must list at most {MAX_LISTED_LAYERS} layers, got {len(layers)}: "
+            f"stack longer tracks into one tensor with torch.stack({name})."
         )
     for index, layer in enumerate(layers):
-        check_float_tensor(f"tracks[{index}]", layer)
+        check_float_tensor(f"{name}[{index}]", layer)
     first = layers[0]
     assert isinstance(first, Tensor)
     if first.ndim < 1:
-        raise ValueError("tracks[0] must have a feature axis, got a scalar: use layer.unsqueeze(-1).")
+        raise ValueError(f"{name}[0] must have a feature axis, got a scalar: use layer.unsqueeze(-1).")
     for index, layer in enumerate(layers):
         assert isinstance(layer, Tensor)
         for what in ("shape", "dtype", "device"):
@@ -104,10 +104,10 @@ def _check_layers(layers: Sequence[object], dim: int) -> None:
             if got != expected:
                 expected, got = (tuple(v) if what == "shape" else v for v in (expected, got))
                 raise ValueError(
-                    f"tracks must be layers of equal {what}: tracks[0] has {expected}, "
-                    f"tracks[{index}] has {got}; " + _REMEDIES[what]
+                    f"{name} must be layers of equal {what}: {name}[0] has {expected}, "
+                    f"{name}[{index}] has {got}; " + _REMEDIES[what]
                 )
-    _check_features(first.shape[-1], tuple(first.shape))
+    _check_features(first.shape[-1], tuple(first.shape), name)
 
 
 _REMEDIES = {
@@ -117,10 +117,51 @@ _REMEDIES = {
 }
 
 
-def _check_features(features: int, shape: tuple[int, ...]) -> None:
+def _check_features(features: int, shape: tuple[int, ...], name: str) -> None:
     if features < 1:
         raise ValueError(
-            f"tracks must have at least 1 feature, got shape {shape}: the last axis holds the features."
+            f"{name} must have at least 1 feature, got shape {shape}: the last axis holds the features."
+        )
+
+
+def check_alike(layers: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    """Refuse two sets of tracks, stacked or listed, that do not run through the same layers."""
+
+    def traits(layers: Sequence[Tensor]) -> dict[str, object]:
+        first = layers[0]
+        points = first.shape[0] if len(layers) == 1 else len(layers)
+        return {"layers": points, "features": first.shape[-1], "dtype": first.dtype, "device": first.device}
+
+    for what, expected in traits(layers).items():
+        got = traits(others)[what]
+        if got != expected:
+            number = " number of" if what in ("layers", "features") else ""
+            raise ValueError(
+                f"other must have the same{number} {what} as tracks, got {got}, expected {expected}: "
+                "tracks are compared layer by layer, in one space."
+            )
+
+
+def check_labels(labels: object, layers: Sequence[Tensor]) -> None:
+    """Refuse labels that are not one integer for each track."""
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"labels must be a torch.Tensor, got {type(labels).__name__}: "
+            "convert it with torch.as_tensor(labels)."
+        )
+    if labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"labels must be integers, got {labels.dtype}: convert them with labels.long().")
+    batch = layers[0].shape[1:-1] if len(layers) == 1 else layers[0].shape[:-1]
+    if labels.shape != batch and labels.shape != (batch.numel(),):
+        raise ValueError(
+            f"labels must have shape {(batch.numel(),)}, got {tuple(labels.shape)}: one label for each track."
+        )
+    if labels.device != layers[0].device:
+        raise ValueError(
+            f"labels must be on the device of the tracks, {layers[0].device}, got {labels.device}: "
+            "move them with labels.to(device)."
         )
 
 
@@ -172,7 +213,7 @@ def check_finite_rows(name: str, rows: Tensor) -> None:
         )
 
 
-def check_no_forward_mode(layers: Sequence[Tensor]) -> None:
+def check_no_forward_mode(layers: Sequence[Tensor], metric: str = "lss") -> None:
     """Refuse forward-mode derivatives, which the kernels would silently drop."""
     if forward_ad._current_level >= 0 and any(
         torch._C._functorch.is_functorch_wrapped_tensor(layer)
@@ -180,8 +221,8 @@ def check_no_forward_mode(layers: Sequence[Tensor]) -> None:
         for layer in layers
     ):
         raise NotImplementedError(
-            "tracks must not carry forward-mode tangents, got a dual tensor: lss and track_geometry have "
-            "reverse-mode derivatives; use lss_reference or track_geometry_reference for jvp and jacfwd."
+            f"tracks must not carry forward-mode tangents, got a dual tensor: {metric} has "
+            f"reverse-mode derivatives; use {metric}_reference for jvp and jacfwd."
         )
 
 

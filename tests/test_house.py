@@ -63,7 +63,7 @@ def test_examples_in_docstrings_run(name):
 
 
 def test_every_metric_has_its_room():
-    for metric in ("lss", "ots", "line_deviation"):
+    for metric in ("lss", "ots", "line_deviation", "track_distance", "nearest_track"):
         room = [name for name in TRACKED if metric in name]
         for place in ("geodesic_fast/", "csrc/", "tests/", "benchmarks/"):
             assert any(name.startswith(place) for name in room), (metric, place)

@@ -78,7 +78,7 @@ def line_deviation(
     layers = layers_of(tracks, dim)
     if not has_engine(layers[0].device):
         return line_deviation_reference(tracks, dim=dim, reduction=reduction, zero_step=zero_step)
-    check_no_forward_mode(layers)
+    check_no_forward_mode(layers, "line_deviation")
     if zero_step == "raise":
         with torch.no_grad():
             _, _, _, lengths = lengths_operation.track_geometry(layers, "propagate", only_lss=True, keep=True)

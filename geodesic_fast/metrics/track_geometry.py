@@ -86,7 +86,7 @@ def track_geometry(
     layers = layers_of(tracks, dim)
     if not has_engine(layers[0].device):
         return track_geometry_reference(tracks, dim=dim, zero_step=zero_step)
-    check_no_forward_mode(layers)
+    check_no_forward_mode(layers, "track_geometry")
     strict = zero_step == "raise"
     keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
     policy = "propagate" if strict else zero_step

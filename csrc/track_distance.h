@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+// Distance of pairs of tracks: what its kernels take and return, on either device.
+// d_ij = min over layers l of |x_i^(l) - y_j^(l)|; y is x where the pairs are those of one set of tracks.
+#pragma once
+
+#include "tracks_view.h"
+
+namespace geodesic_fast {
+
+constexpr uint8_t kFiniteTrack = 0, kInfiniteTrack = 1, kNaNTrack = 2;
+
+// The two sets of tracks and what a first pass over them finds out (`track_pairs_prepare`), so that products
+// lose few digits and leave no range: points are taken as scale * x - centre. Python allocates all of it.
+struct TrackPairs {
+  TracksView tracks;        // x, m tracks
+  TracksView other;         // y, m' tracks; the same view as `tracks` where symmetric
+  bool symmetric = true;    // y is x: d_ij = d_ji and d_ii = 0 exactly
+  double* scale = nullptr;  // (1): a power of two, about 1 / the largest finite coordinate
+  void* centre = nullptr;   // (n+1, d), accumulation type: mean of scale * x and scale * y, finite ones
+  void* squares =
+      nullptr;  // (n+1, m), accumulation type: |scale x - centre|^2, < 0 where a track is not finite
+  void* other_squares = nullptr;   // (n+1, m'); `squares` where symmetric
+  uint8_t* kinds = nullptr;        // (m): kFiniteTrack, kInfiniteTrack (no NaN), kNaNTrack
+  uint8_t* other_kinds = nullptr;  // (m'); `kinds` where symmetric
+};
+
+// NaN where either track holds NaN; inf - inf is NaN as well.
+struct TrackDistance {
+  TrackPairs pairs;
+  void* distance = nullptr;  // (m, m'), out, accumulation type
+  int32_t* layer = nullptr;  // (m, m'), out: the minimising layer, the lowest of equal ones; null: not asked
+};
+
+// Gradient of the tracks x, or, where `of_other`, of y:
+// sum over j of weights_ij (x_i^(l) - y_j^(l)) at l = layer_ij, pairs of weight 0 left out.
+struct TrackDistanceBackward {
+  TracksView tracks, other, gradient;
+  bool of_other = false;
+  const void* weights = nullptr;   // (m, m'), accumulation type: grad_ij / d_ij, and 0 where d_ij is 0; where
+                                   // y is x the caller has added its transpose
+  const int32_t* layer = nullptr;  // (m, m')
+};
+
+}  // namespace geodesic_fast

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+// The rows of the table of contents for pairs of tracks; included by module.cpp alone, behind `Place`.
+#pragma once
+
+#include "nearest_track.h"
+#include "track_distance.h"
+
+namespace {
+
+constexpr bool kCudaPairs = false;  // whether there are CUDA kernels for pairs; Python asks before it calls
+
+// Keeps the tables of layer addresses alive beside the views of them.
+struct Pairs {
+  Tracks tracks, other;
+  TrackPairs view;
+};
+
+Pairs make_pairs(const Tracks& tracks, const Tracks& other, bool symmetric, uintptr_t scale, uintptr_t centre,
+                 uintptr_t squares, uintptr_t other_squares, uintptr_t kinds, uintptr_t other_kinds) {
+  if (tracks.view.points != other.view.points || tracks.view.features != other.view.features ||
+      tracks.view.dtype != other.view.dtype || tracks.view.tracks < 1 || other.view.tracks < 1 ||
+      (symmetric && tracks.view.tracks != other.view.tracks)) {
+    throw std::invalid_argument("tracks cannot be paired");
+  }
+  Pairs pairs{tracks, other, {}};
+  pairs.view.symmetric = symmetric;
+  pairs.view.scale = pointer<double>(scale);
+  pairs.view.centre = pointer<void>(centre);
+  pairs.view.squares = pointer<void>(squares);
+  pairs.view.other_squares = pointer<void>(other_squares);
+  pairs.view.kinds = pointer<uint8_t>(kinds);
+  pairs.view.other_kinds = pointer<uint8_t>(other_kinds);
+  return pairs;
+}
+
+TrackPairs viewed(Pairs& pairs) {
+  pairs.view.tracks = viewed(pairs.tracks);
+  pairs.view.other = viewed(pairs.other);
+  return pairs.view;
+}
+
+void only_on_cpu(const Place& place) {
+  if (place.device >= 0) throw std::runtime_error("pairs of tracks have no CUDA kernels in this build");
+}
+
+void pairs_prepare(Pairs& pairs, const Place& place) {
+  const TrackPairs args = viewed(pairs);
+  only_on_cpu(place);
+  py::gil_scoped_release release;
+  GEODESIC_FAST_CPU(track_pairs_prepare)(args, place.threads);
+}
+
+void distance_forward(Pairs& pairs, uintptr_t distance, uintptr_t layer, const Place& place) {
+  TrackDistance args;
+  args.pairs = viewed(pairs);
+  args.distance = pointer<void>(distance);
+  args.layer = pointer<int32_t>(layer);
+  only_on_cpu(place);
+  py::gil_scoped_release release;
+  GEODESIC_FAST_CPU(track_distance_forward)(args, place.threads);
+}
+
+void distance_backward(Tracks& tracks, Tracks& other, Tracks& gradient, bool of_other, uintptr_t weights,
+                       uintptr_t layer, const Place& place) {
+  TrackDistanceBackward args;
+  args.tracks = viewed(tracks);
+  args.other = viewed(other);
+  args.gradient = viewed(gradient);
+  args.of_other = of_other;
+  args.weights = pointer<const void>(weights);
+  args.layer = pointer<const int32_t>(layer);
+  only_on_cpu(place);
+  py::gil_scoped_release release;
+  GEODESIC_FAST_CPU(track_distance_backward)(args, place.threads);
+}
+
+void nearest_part(Pairs& pairs, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
+                  uintptr_t labels, uintptr_t distance, uintptr_t index, uintptr_t layer,
+                  const Place& place) {
+  NearestTrack args;
+  args.pairs = viewed(pairs);
+  const int64_t m = args.pairs.tracks.tracks;
+  if (row_begin < 0 || row_end > m || column_begin < 0 || column_end > m || !args.pairs.symmetric) {
+    throw std::invalid_argument("part out of range");
+  }
+  args.row_begin = row_begin, args.row_end = row_end;
+  args.column_begin = column_begin, args.column_end = column_end;
+  args.labels = pointer<const int64_t>(labels);
+  args.distance = pointer<double>(distance);
+  args.index = pointer<int64_t>(index);
+  args.layer = pointer<int32_t>(layer);
+  only_on_cpu(place);
+  py::gil_scoped_release release;
+  GEODESIC_FAST_CPU(nearest_track)(args, place.threads);
+}
+
+void bind_track_distance_nearest_track(py::module_& m) {
+  py::class_<Pairs>(m, "Pairs")
+      .def(py::init(&make_pairs), py::arg("tracks"), py::arg("other"), py::arg("symmetric"), py::arg("scale"),
+           py::arg("centre"), py::arg("squares"), py::arg("other_squares"), py::arg("kinds"),
+           py::arg("other_kinds"));
+  m.def("track_pairs_prepare", &pairs_prepare);
+  m.def("track_distance_forward", &distance_forward);
+  m.def("track_distance_backward", &distance_backward);
+  m.def("nearest_track", &nearest_part);
+}
+
+}  // namespace

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""Nearest other track: with which sample is each one most easily mixed up?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._extension import has_pair_kernels
+from geodesic_fast._tracks import accumulation_dtype, layers_of
+from geodesic_fast._validation import check_labels, check_tracks
+from geodesic_fast.metrics.track_distance import layer_distances, norm
+from geodesic_fast.operations import nearest_track as operation
+
+
+class NearestTrack(NamedTuple):
+    """The nearest other track of each track, (m) each."""
+
+    distance: Tensor  # float32, or float64 for float64 tracks
+    index: Tensor  # type: ignore[assignment]  # int64: which track
+    layer: Tensor  # int64: at which layer the two come nearest
+
+
+@takes_arrays
+def nearest_track(
+    tracks: Tensor | Sequence[Tensor], *, labels: Tensor | None = None, dim: int = 0
+) -> NearestTrack:
+    r"""Find the other track that comes nearest to each track.
+
+        distance_i = min over j != i of d_ij,   d_ij = min over layers l of |x_i^(l) - x_j^(l)|,
+
+    and with `labels` over the j of another label alone: the margin by which sample i keeps clear of other
+    classes on its way through the layers. Each pair is looked at once; products of points only rule pairs
+    out, with a bound on their rounding, and the others are measured from their coordinates in float64. Takes
+    memory for a few numbers per track and layer, so that m may be 100,000 and more; long searches show a
+    progress bar on a terminal and can be interrupted.
+
+    Args:
+        tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
+            list or tuple of n+1 tensors of shape (*batch, d). The m tracks are those of the batch, in order.
+        labels: (*batch) or (m), integers; None: all other tracks count.
+        dim: the layer axis of a tensor; must be 0 for a list.
+
+    Returns:
+        NearestTrack of distance, index and layer, (m) each. Of equally near tracks the lowest index is named,
+        of equally near layers of that pair the lowest, whatever the number of threads. A track without any
+        other, or without one of another label, is at distance inf, index -1, layer -1: the minimum over
+        nothing. A track that holds NaN has distance NaN, index -1, layer -1, and is nobody's neighbour; so is
+        a pair infinite in the same coordinate of a layer.
+
+    Raises:
+        TypeError, ValueError: as `geodesic_fast.lss`, or labels are not one integer for each track.
+
+    The distance is differentiable, through the nearest pair and layer, with gradient 0 where it is 0; index
+    and layer are not. Larger is more robust.
+
+    Source: Gai and Zhang, arXiv:2102.09235.
+
+    Example:
+        >>> import torch, geodesic_fast
+        >>> starts = torch.tensor([[0.0], [1.0], [5.0]])  # (m, d)
+        >>> found = geodesic_fast.nearest_track([starts, 2 * starts], labels=torch.tensor([0, 0, 1]))
+        >>> found.distance, found.index
+        (tensor([5., 4., 4.]), tensor([2, 2, 1]))
+    """
+    check_tracks(tracks, dim)
+    layers = layers_of(tracks, dim)
+    check_labels(labels, layers)
+    if not has_pair_kernels(layers[0].device):
+        return nearest_track_reference(tracks, labels=labels, dim=dim)
+    distance, index, layer = operation.nearest_track([t.detach() for t in layers], labels)
+    return _result(layers, distance, index, layer.long())
+
+
+def nearest_track_reference(
+    tracks: Tensor | Sequence[Tensor], *, labels: Tensor | None = None, dim: int = 0
+) -> NearestTrack:
+    """Define `nearest_track` in plain torch: the least entry of each row of the distances."""
+    check_tracks(tracks, dim)
+    layers = layers_of(tracks, dim)
+    check_labels(labels, layers)
+    each = layer_distances([t.detach() for t in layers], None)  # (n+1, m, m)
+    distance = each.amin(0)
+    m = len(distance)
+    left_out = torch.eye(m, dtype=torch.bool, device=distance.device) | distance.isnan()
+    if labels is not None:
+        left_out |= labels.reshape(-1, 1) == labels.reshape(-1)
+    nan = distance.diagonal().isnan() & each.isnan().all(2).any(0) if m else distance.isnan().any(1)
+    rows = torch.arange(m, device=distance.device)
+    index = distance.masked_fill(left_out, torch.inf).argmin(1) if m else rows
+    none = left_out[rows, index]
+    layer = each[:, rows, index].argmin(0).masked_fill(none, -1)
+    found = distance[rows, index].masked_fill(none, torch.inf).masked_fill(nan, torch.nan)
+    return _result(layers, found, index.masked_fill(none, -1), layer)
+
+
+def _result(layers: Sequence[Tensor], found: Tensor, index: Tensor, layer: Tensor) -> NearestTrack:
+    """Take the distances from the coordinates again, this time for autograd."""
+    m, first = len(index), layers[0]
+    rows, exists = torch.arange(m, device=index.device), index >= 0
+    column, at = index.clamp(min=0), layer.clamp(min=0)
+    if len(layers) == 1:
+        x = first.reshape(len(first), m, first.shape[-1])
+        a, b = x[at, rows], x[at, column]  # (m, d)
+    else:
+        a = b = first.new_zeros((m, first.shape[-1]))
+        for number, x in enumerate(t.reshape(m, first.shape[-1]) for t in layers):
+            here = (at == number).unsqueeze(-1)
+            a, b = torch.where(here, x, a), torch.where(here, x[column], b)
+    dtype = accumulation_dtype(first.dtype)
+    v = torch.where(exists.unsqueeze(-1), a.to(dtype) - b.to(dtype), 0.0)
+    return NearestTrack(torch.where(exists, norm(v), found.to(dtype)), index, layer)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""Distance of two tracks: how near do two samples come to each other on their way through the layers?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._extension import has_pair_kernels
+from geodesic_fast._tracks import accumulation_dtype, layers_of
+from geodesic_fast._validation import check_alike, check_no_forward_mode, check_tracks
+from geodesic_fast.operations import track_distance as operation
+
+
+@takes_arrays
+def track_distance(
+    tracks: Tensor | Sequence[Tensor], other: Tensor | Sequence[Tensor] | None = None, *, dim: int = 0
+) -> Tensor:
+    r"""Measure how near each two tracks come to each other.
+
+        d_ij = min over layers l = 0..n of |x_i^(l) - y_j^(l)|,   y = x without `other`.
+
+    Small: the two samples are easily mixed up. Large: they stay apart on all of their way.
+
+    Distances that cancel in products of points are taken anew from the coordinates in float64, so that near
+    tracks far from the origin keep their digits. Takes memory for the answer and little more; for another
+    matrix of that size where gradients are asked for, and for a few more while they are computed.
+
+    Args:
+        tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
+            list or tuple of n+1 tensors of shape (*batch, d). The m tracks are those of the batch, in order.
+        other: m' tracks to compare with, of as many layers and features, same dtype and device; None: the
+            tracks with each other.
+        dim: the layer axis of tensors; must be 0 for lists.
+
+    Returns:
+        Tensor (m, m'), in float32 (float64 for float64 tracks), in units of the coordinates. Without `other`
+        it is symmetric to the last bit and its diagonal is 0. NaN for each pair with a track that holds NaN,
+        and for pairs that are infinite in the same coordinate of a layer; a layer where one of the two is
+        infinite is at distance inf.
+
+    Raises:
+        TypeError, ValueError: as `geodesic_fast.lss`, for either set of tracks, or the two sets differ in
+            layers, features, dtype or device.
+
+    Differentiable once: the gradient goes through the nearest layer, of equal ones the lowest, and is 0 where
+    the distance is 0. Larger is more robust.
+
+    Source: Gai and Zhang, arXiv:2102.09235.
+
+    Example:
+        >>> import torch, geodesic_fast
+        >>> there = torch.tensor([[0.0, 0.0], [4.0, 0.0]])  # (n+1, d): one track
+        >>> back = torch.tensor([[6.0, 8.0], [4.0, 3.0]])
+        >>> geodesic_fast.track_distance(torch.stack((there, back), dim=1))
+        tensor([[0., 3.],
+                [3., 0.]])
+    """
+    layers, others = _checked(tracks, other, dim)
+    return distances_of(layers, others)
+
+
+def track_distance_reference(
+    tracks: Tensor | Sequence[Tensor], other: Tensor | Sequence[Tensor] | None = None, *, dim: int = 0
+) -> Tensor:
+    """Define `track_distance` in plain torch: the least |x_i^(l) - y_j^(l)|."""
+    layers, others = _checked(tracks, other, dim)
+    return layer_distances(layers, others).min(0).values
+
+
+def distances_of(layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> Tensor:
+    """Return the distances (m, m') of checked tracks, of one layer or more."""
+    if not has_pair_kernels(layers[0].device):
+        return layer_distances(layers, other).min(0).values
+    check_no_forward_mode([*layers, *(other or [])], "track_distance")
+    needs_layer = torch.is_grad_enabled() and any(t.requires_grad for t in (*layers, *(other or [])))
+    return operation.track_distance(layers, other or [], needs_layer)[0]
+
+
+def layer_distances(layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> Tensor:
+    """Return |x_i^(l) - y_j^(l)| of each layer, (n+1, m, m'), in plain torch."""
+    x = flat_points(layers)
+    y = x if other is None else flat_points(other)
+    return torch.stack([norm(a.unsqueeze(1) - b) for a, b in zip(x, y, strict=True)])
+
+
+def norm(v: Tensor) -> Tensor:
+    """Return |v|, scaled by the largest entry first, so that no square overflows or vanishes."""
+    largest = v.detach().abs().amax(-1, keepdim=True)
+    unit = largest.where((largest > 0) & largest.isfinite(), 1.0)
+    return torch.linalg.vector_norm(v / unit, dim=-1) * unit.squeeze(-1)
+
+
+def flat_points(layers: Sequence[Tensor]) -> Tensor:
+    """Return (n+1, m, d) in the accumulation type."""
+    x = layers[0] if len(layers) == 1 else torch.stack(tuple(layers))
+    return x.reshape(x.shape[0], x.shape[1:-1].numel(), x.shape[-1]).to(accumulation_dtype(x.dtype))
+
+
+def _checked(
+    tracks: Tensor | Sequence[Tensor], other: Tensor | Sequence[Tensor] | None, dim: int
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    check_tracks(tracks, dim)
+    layers = layers_of(tracks, dim)
+    if other is None:
+        return layers, None
+    check_tracks(other, dim, "other")
+    others = layers_of(other, dim)
+    check_alike(layers, others)
+    return layers, others
