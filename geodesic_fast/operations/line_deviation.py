@@ -55,11 +55,14 @@ def _run(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Tensor, 
     if batch_shape(layers).numel():
         assert engine is not None
         layers = readable(layers)
+        tracks, place = engine_tracks(layers), place_of(result.device)
         sums, deviation = (0, result.data_ptr()) if each else (result.data_ptr(), 0)
         with on_device(result.device):
+            needed = engine.line_deviation_workspace(tracks, each, place)
+            workspace = result.new_empty(needed, dtype=torch.uint8)
             engine.line_deviation_forward(
-                engine_tracks(layers), ZERO_STEP_CODES[zero_step], sums, counts.data_ptr(), deviation,
-                place_of(result.device),
+                tracks, ZERO_STEP_CODES[zero_step], sums, counts.data_ptr(), deviation, workspace.data_ptr(),
+                place,
             )  # fmt: skip
     return result, counts
 
@@ -86,10 +89,12 @@ def _run_backward(weights: Tensor, layers: Sequence[Tensor], each: bool) -> list
         assert engine is not None
         written = readable(gradient)
         layers = readable(layers)
+        per_step = 2 * batch_shape(layers).numel() * step_count(layers) if weights.is_cuda else 0
+        workspace = weights.new_empty(per_step)  # lengths and projections
         with on_device(weights.device):
             engine.line_deviation_backward(
                 engine_tracks(layers), engine_tracks(written), weights.data_ptr(), each,
-                place_of(weights.device),
+                workspace.data_ptr(), place_of(weights.device),
             )  # fmt: skip
         gradient = written
     return gradient
