@@ -5,7 +5,7 @@ from assert_accurate import assert_accurate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from geodesic_fast import TrackGeometry, track_geometry_reference
+from geodesic_fast import TrackGeometry, ots, track_geometry_reference
 from geodesic_fast.recording import record, watch
 
 
@@ -43,7 +43,7 @@ def stored(net: nn.Module, x: torch.Tensor, **options) -> list[torch.Tensor]:
 
 
 def assert_equal(got: TrackGeometry, tracks: list[torch.Tensor], mask: torch.Tensor | None = None) -> None:
-    """Compare what was watched with the definition, of the stored tracks in their own and in double precision."""
+    """Compare what was watched with the definition on stored tracks, in their own precision and in double."""
     plain = track_geometry_reference(tracks)
     truth = track_geometry_reference([state.double() for state in tracks])
     for name, a, b, c in zip(TrackGeometry._fields, got, plain, truth, strict=True):
@@ -79,6 +79,21 @@ def test_mask_of_the_call_leaves_padding_out(x, how):
     with watch(net, mask=None) as w:
         net(x, attention_mask=mask)
     assert_equal(w.geometry, expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_ends_are_what_ots_takes(x, mode):
+    net, mask = Net(between=lambda state: state.mul_(2)), torch.ones(3, 7)
+    mask[1, 4:] = 0
+    with mode(), watch(net, ends=True, copy=True) as w, record(net) as recording:
+        net(x, attention_mask=mask)
+    for end, expected in zip(w.ends, (recording.tracks[0], recording.tracks[-1]), strict=True):
+        assert torch.equal(end, expected[mask.bool()])
+    assert ots(*w.ends).certified
+    with mode(), watch(net, copy=True) as without:
+        net(x)
+    with pytest.raises(RuntimeError, match="pass ends=True to watch"):
+        _ = without.ends
 
 
 def test_mask_reaches_layers_inside_a_model_that_is_not_called(x):

@@ -144,6 +144,22 @@ class TrackAccumulator:
             self._result = TrackGeometry._make(fields)
         return self._result
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Copies of x^(0) and x^(l), for `ots`: each (*batch, d), or (tracks that count, d)."""
+        _validation.check_pushed(self.points)
+        assert self._state is not None
+        assert self.shape is not None
+        self._check_unchanged("first")
+        self._check_unchanged("last")
+        ends = [self._state.first, self._state.last]
+        dtype = torch.promote_types(ends[0].dtype, ends[1].dtype)
+        ends = [end.reshape(self.shape).to(dtype, copy=True) for end in ends]
+        if self._mask is not None:
+            counts = self._mask.to(device=ends[0].device, dtype=torch.bool)
+            ends = [end[counts] for end in ends]
+        return ends[0], ends[1]
+
     def close(self) -> TrackGeometry:
         """Return `.geometry` and let go of everything else that is held."""
         result = self.geometry

@@ -26,6 +26,7 @@ class MeasuredGroup:
     names: list[str]
     width: int
     geometry: TrackGeometry
+    ends: tuple[Tensor, Tensor] | None = None  # x^(0) and x^(n), with ends=True
 
 
 class watch:
@@ -45,12 +46,15 @@ class watch:
         zero_step: as in `track_geometry`; bf16 residual streams do hold steps of length zero.
         inputs, flatten, repeats, missing: as for `record`.
         copy: copy the two states that are held. `False` holds the tensors of the network, and refuses one
-            that changes in place before the next layer has run.
+            that changes in place before the next layer has run. In `torch.inference_mode`, where torch does
+            not see such changes, states are copied all the same.
+        ends: keep copies of x^(0) and x^(n), in `.ends`: `ots(*w.ends)` is the optimal transport score.
 
     Returns:
         A context manager. After a pass, `.geometry` is a `TrackGeometry` of (*batch) tensors, or
-        (tracks that count,) under a mask; `.groups` holds one `MeasuredGroup` per shape of a network that
-        changes its width; `.names` says where each point was taken. They are of the last whole pass.
+        (tracks that count,) under a mask; `.ends` are x^(0) and x^(n), where asked for; `.groups` holds one
+        `MeasuredGroup` per shape of a network that changes its width; `.names` says where each point was
+        taken. They are of the last whole pass.
 
     Raises:
         ValueError: nothing matches `layers`; a mask of another shape; `.geometry` of a network of several
@@ -82,11 +86,13 @@ class watch:
         repeats: str = "raise",
         missing: str = "raise",
         copy: bool = False,
+        ends: bool = False,
     ):
         _validation.check_choice("flatten", flatten, FLATTEN)
         _validation.check_watch_mask(mask)
         check_zero_step(zero_step)
         self._mask, self._zero_step, self._flatten, self._copy = mask, zero_step, flatten, copy
+        self._ends = ends
         self.hooks = LayerHooks(
             find_layers(model, layers), self, inputs=inputs, repeats=repeats, missing=missing
         )
@@ -151,7 +157,9 @@ class watch:
 
     def _let_go(self) -> None:
         if self._running and len(self._running[-1].names) > 1:
-            self._running[-1].accumulator.close()
+            run = self._running[-1]
+            run.ends = run.accumulator.ends if self._ends else None
+            run.accumulator.close()
 
     @property
     def groups(self) -> list[MeasuredGroup]:
@@ -175,6 +183,14 @@ class watch:
         return self._only_group.geometry
 
     @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """x^(0) and x^(n), each (*batch, d) or (tracks that count, d), of a watch with ends=True."""
+        ends = self._only_group.ends
+        if ends is None:
+            raise _validation.no_ends()
+        return ends
+
+    @property
     def names(self) -> list[str]:
         """Where each point of the tracks was taken."""
         return self._only_group.names
@@ -184,8 +200,9 @@ class watch:
 class _Running:
     names: list[str]
     accumulator: TrackAccumulator
+    ends: tuple[Tensor, Tensor] | None = None
 
 
 def _measured(run: _Running) -> MeasuredGroup:
     assert run.accumulator.shape is not None
-    return MeasuredGroup(run.names, run.accumulator.shape[-1], run.accumulator.geometry)
+    return MeasuredGroup(run.names, run.accumulator.shape[-1], run.accumulator.geometry, run.ends)
