@@ -40,9 +40,9 @@ class watch:
         layers: as for `record`. `None`: the one stack of equal blocks; of a transformer, its blocks, so that
             x^(n) is the residual stream before the final norm.
         mask: which tracks count. `"auto"`: the 2-d `attention_mask` with which the modules around the layers
-            are called, where there is one; masks of other names are not looked for. A tensor (*batch), true
-            where a track counts (of torch.nn.Transformer: `~src_key_padding_mask`). `None`: every track
-            counts.
+            are called, where there is one; with a cache of earlier tokens, its last ones. Masks of other
+            names are not looked for. A tensor (*batch), true where a track counts (of torch.nn.Transformer:
+            `~src_key_padding_mask`). `None`: every track counts.
         zero_step: as in `track_geometry`; bf16 residual streams do hold steps of length zero.
         inputs, flatten, repeats, missing: as for `record`.
         copy: copy the two states that are held. `False` holds the tensors of the network, and refuses one
@@ -97,6 +97,7 @@ class watch:
             find_layers(model, layers), self, inputs=inputs, repeats=repeats, missing=missing
         )
         self._found_mask: Tensor | None = None
+        self._earlier_tokens = False  # whether a cache holds tokens before those of the pass
         self._running: list[_Running] = []
         self._last: list[MeasuredGroup] | None = None
         self._points = 0
@@ -125,6 +126,7 @@ class watch:
     def begin(self) -> None:
         """Start a pass (called by the hooks)."""
         self._running, self._found_mask, self._points = [], None, 0
+        self._earlier_tokens = False
 
     def call(self, arguments: Mapping[str, Any]) -> None:
         """Look for a mask among the arguments of a call around the layers (called by the hooks)."""
@@ -133,6 +135,7 @@ class watch:
         mask = arguments.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2:
             self._found_mask = mask
+            self._earlier_tokens = arguments.get("past_key_values") is not None
 
     def state(self, name: str, state: Tensor) -> None:
         """Measure a state (called by the hooks)."""
@@ -140,7 +143,7 @@ class watch:
         self._points += 1
         if not self._running or self._running[-1].accumulator.shape != point.shape:
             self._let_go()
-            self._running.append(_Running([], self._accumulator()))
+            self._running.append(_Running([], self._accumulator(point)))
         self._running[-1].accumulator.push(point)
         self._running[-1].names.append(name)
 
@@ -151,8 +154,10 @@ class watch:
         self._last = [_measured(run) for run in tracks]
         self._running = []
 
-    def _accumulator(self) -> TrackAccumulator:
+    def _accumulator(self, point: Tensor) -> TrackAccumulator:
         mask = self._found_mask if isinstance(self._mask, str) else self._mask
+        if mask is not None and mask is self._found_mask and self._earlier_tokens and point.ndim == 3:
+            mask = mask[:, -point.shape[1] :]  # the tokens before these are in the cache, not in the layers
         return TrackAccumulator(zero_step=self._zero_step, mask=mask, copy=self._copy)
 
     def _let_go(self) -> None:
