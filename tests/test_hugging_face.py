@@ -130,6 +130,25 @@ def test_placeholders_are_refused_or_skipped():
     assert len(tracks) == 3
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_passes_with_a_cache_have_the_mask_of_their_own_tokens(name):
+    model, inputs, _ = build(name)
+    ids, mask = inputs["input_ids"].flip(1), inputs["attention_mask"].flip(1)  # padding comes first
+    with torch.no_grad(), watch(model) as whole:
+        model(ids, attention_mask=mask)
+    with torch.no_grad():
+        cache = model(ids[:, :-3], attention_mask=mask[:, :-3], use_cache=True).past_key_values
+        with watch(model) as rest:
+            model(ids[:, -3:], attention_mask=mask, past_key_values=cache)
+    real = torch.arange(ids.shape[1]).expand_as(ids)[mask.bool()]
+    torch.testing.assert_close(
+        rest.geometry.lss, whole.geometry.lss[real >= ids.shape[1] - 3], rtol=1e-4, atol=0
+    )
+    with torch.no_grad(), watch(model) as w:
+        model.generate(ids, attention_mask=mask, max_new_tokens=3, do_sample=False)
+    assert w.geometry.lss.shape == (2,)  # the last pass: one token of each sentence
+
+
 def test_bf16_models():
     model, inputs, _ = build("llama")
     model = model.bfloat16()

@@ -93,6 +93,32 @@ def test_undefined_tracks_are_counted(tmp_path, capsys, tracks):
     assert told["mean"] == pytest.approx(geodesic_fast.lss(broken).nanmean().item(), rel=1e-6)
 
 
+def test_transport_score_of_the_ends(tmp_path, capsys, tracks):
+    path = save(tmp_path / "tracks.npy", tracks, "array")
+    expected = geodesic_fast.ots(tracks)
+    told = measure(tmp_path, capsys, path)["groups"][0]["ots"]
+    assert (told["points"], told["of"], told["certified"]) == (30, 30, True)
+    assert told["score"] == expected.score
+    assert told["efficiency"] == pytest.approx(expected.efficiency, rel=1e-12)
+    assert "optimal transport score" in (tmp_path / "out" / "report.html").read_text().lower()
+    few = measure(tmp_path, capsys, path, "--ots-points", 10)["groups"][0]["ots"]
+    assert (few["points"], few["of"]) == (10, 30)
+    assert few["map_cost"] != told["map_cost"]
+    assert measure(tmp_path, capsys, path, "--ots-points", 0)["groups"][0]["ots"] is None
+
+
+def test_transport_score_that_cannot_be_is_a_sentence(tmp_path, capsys, tracks, monkeypatch):
+    broken = tracks.clone()
+    broken[0, 5] = torch.nan
+    path = save(tmp_path / "broken.npy", broken, "array")
+    assert "NaN or inf first in row 5" in measure(tmp_path, capsys, path)["groups"][0]["ots"]["refused"]
+    assert main(["measure", str(path), "--output", str(tmp_path / "out")]) == 0
+    assert "Optimal transport score of 30 points: none, for" in capsys.readouterr().out
+    monkeypatch.setattr("geodesic_fast.transport.planner.free_memory", lambda device: 1000)
+    path = save(tmp_path / "tracks.npy", tracks, "array")
+    assert "memory_budget must hold" in measure(tmp_path, capsys, path)["groups"][0]["ots"]["refused"]
+
+
 def test_files_that_cannot_be_read(tmp_path, capsys):
     assert "got no such file: check the path" in refusal(capsys, tmp_path / "missing.npy")
     assert "pass --text FILE for a language model" in refusal(capsys, "gpt2")
@@ -152,6 +178,7 @@ def test_language_model_in_a_local_folder(tmp_path, capsys, gpt2_folder, words):
     assert group["fields"]["lss"]["mean"] == pytest.approx(torch.cat(scores).double().mean().item(), rel=1e-5)
     limited = measure(tmp_path, capsys, gpt2_folder, "--text", words, "--tokens", "10", "--limit", "2")
     assert limited["groups"][0]["tracks"] == 20
+    assert limited["groups"][0]["ots"]["points"] == 20
     chosen = measure(
         tmp_path, capsys, gpt2_folder, "--text", words, "--random-weights", "--layers", "h.1", "h.2"
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from geodesic_fast import TrackGeometry, info
 from geodesic_fast.demo.report import STYLE
+from geodesic_fast.measure import transport
 from geodesic_fast.measure.source import Options, Source
 
 STATISTICS = ("mean", "std", "min", "median", "max", "undefined")
@@ -34,7 +35,11 @@ _BARS = 40
 
 
 def summarise(
-    source: Source, options: Options, parts: Mapping[str, Sequence[TrackGeometry]], seconds: float
+    source: Source,
+    options: Options,
+    parts: Mapping[str, Sequence[TrackGeometry]],
+    scores: Mapping[str, Mapping[str, Any]],
+    seconds: float,
 ) -> dict[str, Any]:
     """Return everything that is told, as plain values."""
     groups = []
@@ -48,6 +53,7 @@ def summarise(
                 "tracks": len(fields[0]),
                 "fields": {field: _statistics(values) for field, values in named.items()},
                 "lss_histogram": _histogram(named["lss"]),
+                "ots": scores.get(name),
             }
         )
     return {
@@ -118,6 +124,8 @@ def as_text(found: Mapping[str, Any]) -> str:
             )
             for row in rows
         ]
+        if group["ots"] is not None:
+            lines += ["", transport.sentence(group["ots"])]
     return "\n".join(lines)
 
 
@@ -169,10 +177,11 @@ def _section(group: Mapping[str, Any]) -> str:
         for row in _rows(group)
     )
     meanings = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in MEANING.items())
+    scored = "" if group["ots"] is None else f"<p>{escape(transport.sentence(group['ots']))}</p>"
     mean, steps = group["fields"]["lss"]["mean"], group["steps"]
     return f"""<h2>{escape(group["layers"])}</h2>
 <div class="finding"><p>Mean line-shape score {_figure(mean)} over {group["tracks"]} tracks of {steps} steps:
-1 would be straight lines, {steps**0.5:.3g} steps in random directions.</p></div>
+1 would be straight lines, {steps**0.5:.3g} steps in random directions.</p>{scored}</div>
 {_picture(group["lss_histogram"])}
 <div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
 {body}
