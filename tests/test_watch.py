@@ -192,6 +192,12 @@ def test_autocast_keeps_the_numbers_of_the_states(x):
         assert_equal(w.geometry, stored(net, x, layers="blocks.*.linear"))
 
 
+def test_tensors_inside_vmap_are_refused(x):
+    net = Net()
+    with torch.no_grad(), pytest.raises(TypeError, match=r"got one inside torch\.func"), watch(net):
+        torch.vmap(net)(x)
+
+
 def test_nested_tensors_are_refused(x):
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     padding = torch.zeros(3, 7, dtype=torch.bool)

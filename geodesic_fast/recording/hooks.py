@@ -169,7 +169,7 @@ def first_state(name: str, what: str, value: Any) -> Tensor:
     found = _first_tensor(value)
     if found is None:
         raise _validation.no_state(name, what, value)
-    _validation.check_not_nested(name, what, found)
+    _validation.check_plain(name, what, found)
     # A state spread over devices by tensor parallelism is measured whole: its features may be what is spread.
     return found.full_tensor() if hasattr(found, "full_tensor") else found
 
