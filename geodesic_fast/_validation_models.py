@@ -114,7 +114,8 @@ def no_pass(names: Sequence[str]) -> RuntimeError:
     """Say that nothing was recorded."""
     return RuntimeError(
         f"the model must be called inside the with block before its tracks are read, got no pass through its "
-        f"{len(names)} layers: call it there, and for a compiled model enter the block before its first call."
+        f"{len(names)} layers: call it there, in the same thread, and enter the block before the first call "
+        "of a compiled model."
     )
 
 

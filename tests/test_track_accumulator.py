@@ -235,6 +235,8 @@ def test_zero_step_raise_names_the_step():
     accumulator.push(x[1])
     with pytest.raises(ValueError, match="got 1 of them at step 2"):
         accumulator.push(x[2])
+    without = torch.tensor([True, False, True])  # padding may stand still
+    assert pushed(x, zero_step="raise", mask=without).lss.shape == (2,)
 
 
 @pytest.mark.parametrize(
