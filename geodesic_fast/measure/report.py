@@ -210,8 +210,8 @@ def _picture(histogram: Mapping[str, Any], random: float) -> str:
     above = f" {histogram['above']} tracks lie above and are not drawn." if histogram["above"] else ""
     axis = "".join(f"<span>{_figure(value)}</span>" for value in (low, (low + high) / 2, high))
     return f"""<figure>
-<svg viewBox="0 0 {width * len(counts)} {height}" role="img" fill="currentColor" fill-opacity="0.6" preserveAspectRatio="none"
-     style="width:100%;max-height:12rem">{bars}{mark}</svg>
+<svg viewBox="0 0 {width * len(counts)} {height}" role="img" fill="currentColor" fill-opacity="0.6"
+     preserveAspectRatio="none" style="width:100%;max-height:12rem">{bars}{mark}</svg>
 <div class="soft" style="display:flex;justify-content:space-between">{axis}</div>
 <figcaption>How many tracks have which line-shape score; at most {tallest} in a bar.{marked}{above}
 </figcaption>
