@@ -138,6 +138,7 @@ void track_accumulator(Tracks& tracks, int zero_step, bool finish, uintptr_t dir
 
 }  // namespace
 
+#include "chord_deviation_bindings.h"
 #include "line_deviation_bindings.h"
 #include "ots_bindings.h"
 
@@ -169,6 +170,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("track_geometry_forward", &track_geometry_forward);
   m.def("track_geometry_backward", &track_geometry_backward);
   m.def("track_accumulator", &track_accumulator);
+  bind_chord_deviation(m);
   bind_line_deviation(m);
   bind_ots(m);
 }

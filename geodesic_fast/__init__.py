@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """How close a deep network's layers come to a geodesic of the Wasserstein space (arXiv:2102.09235)."""
 
+from geodesic_fast.metrics.action import action, action_reference
+from geodesic_fast.metrics.chord_deviation import chord_deviation, chord_deviation_reference
+from geodesic_fast.metrics.geodesic_gap import GeodesicGap, geodesic_gap, geodesic_gap_reference
 from geodesic_fast.metrics.line_deviation import line_deviation, line_deviation_reference
 from geodesic_fast.metrics.lss import lss, lss_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
@@ -9,10 +12,17 @@ from geodesic_fast.metrics.track_geometry import TrackGeometry, track_geometry, 
 from geodesic_fast.recording import TrackAccumulator, record, watch
 
 __all__ = [
+    "GeodesicGap",
     "OTSResult",
     "SoftOTSResult",
     "TrackAccumulator",
     "TrackGeometry",
+    "action",
+    "action_reference",
+    "chord_deviation",
+    "chord_deviation_reference",
+    "geodesic_gap",
+    "geodesic_gap_reference",
     "line_deviation",
     "line_deviation_reference",
     "lss",

@@ -63,9 +63,9 @@ def accuracy(network: Network, images: Tensor, classes: Tensor) -> float:
     return float((guesses == classes).double().mean())
 
 
-def line_shape(states: list[Tensor]) -> LineShape:
-    """Return mean and standard deviation (over samples) of the LSS of every track."""
-    scores = geodesic_fast.lss(states).double()  # (m,)
+def line_shape(scores: Tensor) -> LineShape:
+    """Return mean and standard deviation over samples of their LSS (m,)."""
+    scores = scores.double()
     defined = scores[~scores.isnan()]
     return LineShape(
         mean=float(defined.mean()),
@@ -97,6 +97,6 @@ def measure(network: Network, digits: Digits, chosen: Tensor) -> Measurement:
     return Measurement(
         train_accuracy=accuracy(network, digits.train_images, digits.train_classes),
         test_accuracy=accuracy(network, digits.test_images, digits.test_classes),
-        lss=line_shape(states),
+        lss=line_shape(geodesic_fast.lss(states)),
         ots=transport(states, chosen),
     )
