@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from geodesic_fast._validation import check_choice as check_choice  # for the importers of this module
@@ -113,7 +114,8 @@ def no_pass(names: Sequence[str]) -> RuntimeError:
     """Say that nothing was recorded."""
     return RuntimeError(
         f"the model must be called inside the with block before its tracks are read, got no pass through its "
-        f"{len(names)} layers: call it there, and for a compiled model enter the block before its first call."
+        f"{len(names)} layers: call it there, in the same thread, and enter the block before the first call "
+        "of a compiled model."
     )
 
 
@@ -126,12 +128,17 @@ def no_state(name: str, what: str, value: object) -> TypeError:
     )
 
 
-def check_not_nested(name: str, what: str, state: Tensor) -> None:
-    """Refuse a nested tensor, which has no (*batch, d)."""
+def check_plain(name: str, what: str, state: Tensor) -> None:
+    """Refuse a nested tensor, which has no (*batch, d), and one inside vmap, which has no values."""
     if state.is_nested:
         raise TypeError(
             f"the {what} of layer {name!r} must be a dense tensor, got a nested one: build a "
             "torch.nn.TransformerEncoder with enable_nested_tensor=False."
+        )
+    if torch._C._functorch.is_functorch_wrapped_tensor(state):
+        raise TypeError(
+            f"the {what} of layer {name!r} must be a plain tensor, got one inside torch.func: call the model "
+            "itself on the whole batch, without vmap or grad around it."
         )
 
 

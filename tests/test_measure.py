@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: MIT
 import json
+import os
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,18 +213,42 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_hugging_face_vision_model(tmp_path, capsys, pictures):
-    tiny = pytest.importorskip("tiny_transformers", reason="needs the package transformers")
-    folder = tmp_path / "tiny-vit"
+def save_vit(tiny, folder) -> None:
     tiny.vit().save_pretrained(folder)
     settings = {
         "image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, "do_resize": True,
         "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    found = measure(tmp_path, capsys, folder, "--images", pictures)
+
+
+def test_hugging_face_vision_model(tmp_path, capsys, pictures):
+    save_vit(pytest.importorskip("tiny_transformers", reason="needs transformers"), tmp_path / "tiny-vit")
+    found = measure(tmp_path, capsys, tmp_path / "tiny-vit", "--images", pictures)
     assert found["groups"][0]["tracks"] == 3 * 5
     assert found["groups"][0]["steps"] == 4
+
+
+def test_example_of_the_command_line(tmp_path, tracks, words, gpt2_folder, pictures):
+    """The commands of the README, on small things of the same names."""
+    tiny = pytest.importorskip("tiny_transformers", reason="needs the package transformers")
+    save(tmp_path / "tracks.npy", tracks, "array")
+    for name, target in (("book.txt", words), ("gpt2", gpt2_folder), ("photos", pictures)):
+        (tmp_path / name).symlink_to(target)
+    save_vit(tiny, tmp_path / "vit")
+    script = Path(__file__).parent.parent / "examples" / "command_line.sh"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["bash", script],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("Optimal transport score") == 3
+    assert (tmp_path / "results" / "measure" / "report.html").is_file()
 
 
 def image_library(name: str):

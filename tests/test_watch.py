@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: MIT
+import threading
+
 import pytest
 import torch
 from assert_accurate import assert_accurate
@@ -190,6 +192,36 @@ def test_autocast_keeps_the_numbers_of_the_states(x):
     assert w.geometry.lss.dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert_equal(w.geometry, stored(net, x, layers="blocks.*.linear"))
+
+
+def test_threads_that_share_a_model_measure_their_own_passes():
+    net, measured = Net(), {}
+
+    def run(size):
+        generator = torch.Generator().manual_seed(size)
+        for _ in range(5):
+            x = torch.randn(size, 16, generator=generator)
+            with torch.no_grad(), watch(net) as w:
+                net(x)
+            with torch.no_grad(), record(net) as recording:
+                net(x)
+            measured[size] = w.geometry, recording.tracks
+
+    threads = [threading.Thread(target=run, args=(size,)) for size in (40, 50, 60, 70)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(measured) == [40, 50, 60, 70]
+    for size, (geometry, tracks) in measured.items():
+        assert geometry.lss.shape == (size,)
+        assert_equal(geometry, tracks)
+
+
+def test_tensors_inside_vmap_are_refused(x):
+    net = Net()
+    with torch.no_grad(), pytest.raises(TypeError, match=r"got one inside torch\.func"), watch(net):
+        torch.vmap(net)(x)
 
 
 def test_nested_tensors_are_refused(x):

@@ -96,13 +96,20 @@ class TrackAccumulator:
         if self._state is None:
             self._state = new_state(self._first, current)
         self._state = state = to_device(self._state, current.device)
-        zeros = state.sums[ZEROS].sum() if self._zero_step == "raise" else None
+        zeros = self._zero_steps(state) if self._zero_step == "raise" else 0
         own = None if state.last is state.first else state.last
         update(state, current, self._zero_step)
         state.last = self._held(current, own)
         self._remember("last", state.last)
-        if zeros is not None and (found := int(state.sums[ZEROS].sum() - zeros)):
+        if self._zero_step == "raise" and (found := self._zero_steps(state) - zeros):
             raise _validation.zero_step_found(self.points, found)
+
+    def _zero_steps(self, state: TrackState) -> int:
+        """How many steps of length zero the tracks that count have had."""
+        found = state.sums[ZEROS]
+        if self._mask is not None:
+            found = found[self._mask.to(device=found.device, dtype=torch.bool).reshape(-1)]
+        return int(found.sum())
 
     def _held(self, current: Tensor, own: Tensor | None) -> Tensor:
         """What stays of a state until the next push: itself, or a copy, in the memory of the copy before."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,12 +64,18 @@ def to_device(state: TrackState, device: torch.device) -> TrackState:
         return state
     moved = TrackState(**{name: part.to(device) for name, part in vars(state).items()})
     moved.sums = moved.sums.to(_wide(device))
-    rows, low = _direction_rows(moved.direction_sum)
-    if rows.dtype != moved.direction.dtype:
-        u = _held_direction(state, slice(None)).to(device, moved.sums.dtype)
-        moved.direction, moved.direction_low = rows, low
-        _hold_direction(moved, slice(None), u)
-    return moved
+    return hold_anew(moved)
+
+
+def hold_anew(state: TrackState) -> TrackState:
+    """Return the state with its last direction held as its device needs it."""
+    rows, low = _direction_rows(state.direction_sum)
+    if rows.dtype == state.direction.dtype:
+        return state
+    u = _held_direction(state, slice(None))
+    held = replace(state, direction=rows, direction_low=low, sums=state.sums.clone())
+    _hold_direction(held, slice(None), u)
+    return held
 
 
 def update(state: TrackState, current: Tensor, zero_step: str) -> None:
