@@ -46,6 +46,16 @@ def test_any_network(capsys, monkeypatch):
     assert stored.split()[-1] == watched.split()[-1]
 
 
+def test_between_tracks(capsys, monkeypatch, tmp_path):
+    picture = tmp_path / "spirals.png"
+    gap, margin = run("between_tracks", capsys, monkeypatch, "--picture", str(picture)).splitlines()
+    gap, bending, detour = (float(number) for number in re.findall(r"\d+\.\d+", gap))
+    assert gap == pytest.approx(bending * detour - 1, abs=0.01)
+    assert detour >= 1
+    assert all(float(number) >= 0 for number in re.findall(r"\d+\.\d+", margin))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_arrays(capsys, monkeypatch):
     score, chord, share = run("arrays", capsys, monkeypatch).split("\n")[0].split()
     assert 1 <= float(score) < 12**0.5 * 1.5
