@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -79,9 +81,16 @@ def collapsed(rng, m, d):
     return x, offset + 1e-7 * noise
 
 
+def tight_clusters(rng, m, d):
+    """Float64 costs do not tell apart which point of a cluster goes to which of another."""
+    kinds, width = int(rng.integers(1, 6)), 10.0 ** -rng.integers(2, 9)
+    centres, noise = 3 * rng.standard_normal((kinds, d)), width * rng.standard_normal((2, m, d))
+    return (centres[rng.integers(0, kinds, m)] + part for part in noise)
+
+
 FAMILIES = (
     residual, half_scrambled, random_relu, few_integers, integer_grid, duplicates, collinear,
-    orthogonal_lines, one_source, far_away, symmetric_linear, the_same, shuffled, collapsed,
+    orthogonal_lines, one_source, far_away, symmetric_linear, the_same, shuffled, collapsed, tight_clusters,
 )  # fmt: skip
 
 
@@ -142,5 +151,15 @@ def assert_equals_scipy(result, x, y):
     assert result.score_lower == result.score == result.score_upper
     # With a small reward on fixed points, and where that costs no more, an optimum with most of them.
     rewarded = linear_sum_assignment(cost - equal * (1e-9 * cost.max() / m))[1]
-    if cost[everyone, rewarded].sum() <= optimum:
+    if result.record["exact"]:
+        found, other = exact_product(x, y, permutation), exact_product(x, y, rewarded)
+        assert found >= max(other, exact_product(x, y, linear_sum_assignment(cost)[1]))
+        assert found > other or result.score >= equal[everyone, rewarded].mean()
+    elif cost[everyone, rewarded].sum() <= optimum:
         assert result.score >= equal[everyone, rewarded].mean()
+
+
+def exact_product(x, y, permutation):
+    """Return sum_i <x_i, y_permutation(i)> without rounding: the larger, the cheaper the assignment."""
+    x, y = x.double().flatten().tolist(), y.double()[permutation].flatten().tolist()
+    return sum(Fraction(a) * Fraction(b) for a, b in zip(x, y, strict=True))

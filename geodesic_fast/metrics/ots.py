@@ -74,8 +74,10 @@ def ots(
     points is reported; T(x_i) = y_i means equal points, so a duplicate of y_i is as good as y_i, and the
     permutation then names i. Points whose distances span more than seven orders of magnitude have many ties
     of this kind, since float64 costs do not tell near neighbours apart: the score is then the highest that
-    rounding allows. Where rounding leaves open whether a tie is one, the result is not certified and its
-    score NaN, although `permutation` and both costs hold to the stated rounding.
+    rounding allows. Where some changes within rounding do cost more, whole numbers decide up to some hundred
+    points in question: the permutation is then optimal without any rounding (`record["exact"]`). For more of
+    them the result is not certified and its score NaN, although `permutation` and both costs hold to the
+    stated rounding.
 
     Args:
         x: source points (*batch, d), float16, bfloat16, float32 or float64, on the CPU or a GPU; or, without

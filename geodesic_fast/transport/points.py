@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geodesic_fast._extension import engine
 
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 1 << 20
 UNIT_ROUNDOFF = 2.0**-53
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geodesic_fast.transport.exact import settle_exactly
 from geodesic_fast.transport.identity import identity_potential
 from geodesic_fast.transport.interval import score_interval
 from geodesic_fast.transport.planner import Plan
@@ -65,7 +66,7 @@ class Search:
         self.record: dict[str, Any] = {
             "estimated_bytes": plan.bytes, "estimated_seconds": plan.seconds, "identity_sweeps": 0,
             "iterations": 0, "rounds": 0, "edges": 0, "reductions": 0, "augmentations": 0,
-            "rechecked": 0, "passes": 0, "seconds": seconds,
+            "rechecked": 0, "passes": 0, "exact": False, "seconds": seconds,
         }  # fmt: skip
 
     def run(self, start: np.ndarray | None) -> Solution:
@@ -191,19 +192,25 @@ class Search:
         """Return the matching of tied pairs with most fixed points, and whether rounding left that open.
 
         Pairs tied by their own rounding first; then those tied by the rounding of the duals' other pairs, of
-        which only changes whose costs prove them free are taken.
+        which only changes whose costs prove them free are taken. Where some were not, whole numbers decide.
         """
         assert self.v is not None
         rows, cols, alone = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
-        undecided = False
+        undecided = refused = False  # `refused`: changes within rounding that cost more than nothing
         for chosen in (alone, np.ones_like(alone)):
             ties = Ties(self.points, match, rows[chosen], cols[chosen], u, self.v)
             ties.refine(self.products.check_time)
             most = most_fixed_points(ties.match, ties.rows, ties.cols, labels, self.products.check_time)
             match, dearer = keep_free_changes(self.points, ties.match, most)
             undecided |= dearer and chosen is alone
+            refused |= dearer
             if alone.all():
                 break
+        if refused:
+            exact = settle_exactly(self.points, match, u, self.v, labels, self.products.check_time)
+            if exact is not None:
+                match, undecided = exact, False
+                self.record["exact"] = True
         return fixed_to_themselves(match, labels), undecided
 
     def _interval(self) -> Solution:

@@ -19,7 +19,7 @@ from torch import Tensor
 from geodesic_fast.transport.points import Points
 from geodesic_fast.transport.sparse_assignment import solve_rows
 
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 1 << 20
 _COARSE = 1e-10  # rounding of the duals above which ties are looked into, relative to their component's costs
 _MOST_ROUNDS = 64
 
