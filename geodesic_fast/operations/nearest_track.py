@@ -6,21 +6,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from geodesic_fast._extension import engine, on_device, place_of
 from geodesic_fast._tracks import batch_shape, step_count
+from geodesic_fast.operations._parts import triangle_parts
 from geodesic_fast.operations.track_distance import Pairs
-
-_ROWS, _COLUMNS = 192, 192  # the least part handed to the engine, as far as there are so many tracks
-_FIRST_PART = 4e9  # multiply-adds
-_PART_SECONDS = 1.0  # how long a later part takes, between two looks for an interrupt
-_BAR_AFTER = 5.0  # seconds
 
 
 @torch.library.custom_op(
@@ -43,7 +37,7 @@ def nearest_track(layers: Sequence[Tensor], labels: Tensor | None) -> tuple[Tens
     addresses = (0 if labels is None else labels.data_ptr(), distance.data_ptr(), index.data_ptr())
     work = (step_count(layers) + 1) * layers[0].shape[-1]
     with on_device(distance.device):
-        for rows, columns in _parts(len(distance), work):
+        for rows, columns in triangle_parts(len(distance), work, "nearest tracks"):
             engine.nearest_track(
                 pairs.view, rows.start, rows.stop, columns.start, columns.stop, *addresses, layer.data_ptr(),
                 place_of(distance.device),
@@ -64,31 +58,3 @@ def _outputs(layers: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 @nearest_track.register_fake
 def _(layers: Sequence[Tensor], labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     return _outputs(layers)
-
-
-def _parts(m: int, work: int) -> Iterator[tuple[range, range]]:
-    """Yield rows and columns that together cover the pairs i < j, about a second's work at a time."""
-    rate = _FIRST_PART / work  # pairs
-    with tqdm(
-        total=m * (m - 1) // 2, desc="nearest tracks", unit=" pairs", unit_scale=True, leave=False,
-        delay=_BAR_AFTER, disable=None,
-    ) as bar:  # fmt: skip
-        first = 0
-        while first < m:
-            rows = range(first, min(m, first + max(1, int(rate // (m - first) // _ROWS)) * _ROWS))
-            left = first
-            while left < m:
-                width = max(1, int(rate // len(rows) // _COLUMNS)) * _COLUMNS
-                columns = range(left, min(m, left + width))
-                started = time.monotonic()
-                yield rows, columns
-                seconds = time.monotonic() - started
-                rate = len(rows) * len(columns) * _PART_SECONDS / max(seconds, 1e-6)
-                bar.update(_pairs_above(rows, columns))
-                left = columns.stop
-            first = rows.stop
-
-
-def _pairs_above(rows: range, columns: range) -> int:
-    """Count i < j with i in rows and j in columns."""
-    return sum(min(max(columns.stop - i - 1, 0), len(columns)) for i in rows)
