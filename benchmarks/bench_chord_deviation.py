@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from measure import medians, peak_above_now
+from measure import medians, peak_above_now, run_cases
 from torch import Tensor
-from tracks import Case, backward_of, first_few, make_tracks, name_of, read_once, run_cases
+from tracks import Case, backward_of, first_few, make_tracks, name_of, read_once
 
 from geodesic_fast import chord_deviation
 
@@ -44,8 +44,9 @@ def eager(layers: Any) -> Tensor:
     return torch.stack(rows)
 
 
-def bench(case: Case, device: str, rounds: int) -> dict[str, Any]:
+def bench(case: Case, device: str, quick: bool) -> dict[str, Any]:
     """Measure one case; a wrong answer is not timed."""
+    rounds = 5 if quick else 11
     tracks = make_tracks(case, device)
     few = first_few(tracks, 8)
     truth = eager([layer.double() for layer in few])

@@ -12,9 +12,8 @@ import numpy as np
 import ot
 import ots_problems
 import torch
-from measure import medians
+from measure import medians, run_cases
 from torch import Tensor
-from tracks import run_cases
 
 from geodesic_fast import action, geodesic_gap
 
@@ -45,7 +44,7 @@ def eager_gap(x: Tensor) -> float:
     return eager_action(x).double().mean().item() / ot.emd2(weights, weights, costs, numItermax=10**9) - 1
 
 
-def bench(case: tuple[str, int, int, int], device: str, rounds: int) -> dict[str, Any]:
+def bench(case: tuple[str, int, int, int], device: str, quick: bool) -> dict[str, Any]:
     """Measure one case; a wrong answer is not timed."""
     tracks, m = make_tracks(*case, device), case[2]
     found = geodesic_gap(tracks)
@@ -56,7 +55,7 @@ def bench(case: tuple[str, int, int, int], device: str, rounds: int) -> dict[str
         assert abs(found.gap.item() / eager_gap(tracks) - 1) < 1e-5
         ways["pot"] = lambda: eager_gap(tracks)
     ways |= {"action": lambda: action(tracks), "eager action": lambda: eager_action(tracks)}
-    t = medians(ways, device, max(3, rounds // 3), case[0])
+    t = medians(ways, device, 3 if quick else 7, case[0])
     return {
         "case": f"{case[0]} {case[1]}x{m}x{case[3]}",
         "geodesic_gap ms": t["geodesic_gap"] * 1e3,

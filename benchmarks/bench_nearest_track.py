@@ -9,26 +9,26 @@ same run; above 100 % the kernel multiplies faster than that.
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import torch
-from measure import medians, peak_above_now, report, save
+from measure import medians, peak_above_now, run_cases
 from torch import Tensor
 
-import geodesic_fast
 from geodesic_fast import nearest_track, track_distance
 
 GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
 BLOCK = 2048
 # kind, points, tracks, features
-CPU_CASES = [
-    ("walk", 13, 20_000, 64),
-    ("classes", 13, 20_000, 64),
-    ("walk, labelled", 13, 20_000, 64),
-    ("walk", 33, 5_000, 256),
-]
-GPU_CASES = [("walk", 33, 100_000, 768), ("classes", 33, 100_000, 768), ("walk, labelled", 13, 100_000, 64)]
+CASES = {
+    "cpu": [
+        ("walk", 13, 20_000, 64),
+        ("classes", 13, 20_000, 64),
+        ("walk, labelled", 13, 20_000, 64),
+        ("walk", 33, 5_000, 256),
+    ],
+    "cuda": [("walk", 33, 100_000, 768), ("classes", 33, 100_000, 768), ("walk, labelled", 13, 100_000, 64)],
+}
 
 
 def blocks(tracks: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def check(tracks: Tensor, labels: Tensor | None) -> None:
     assert (got.index == index).double().mean() > 0.999
 
 
-def bench(case: tuple[Any, ...], device: str, rounds: int) -> dict[str, Any]:
+def bench(case: tuple[Any, ...], device: str, quick: bool) -> dict[str, Any]:
     """Measure one case."""
     kind, points, m, d = case
     tracks, labels = make_tracks(*case, device)
@@ -74,7 +74,7 @@ def bench(case: tuple[Any, ...], device: str, rounds: int) -> dict[str, Any]:
             "gemm": lambda: square @ square,
         },
         device,
-        rounds,
+        1 if quick else 3,
         name,
     )
     work = points * m * m * d / 2
@@ -92,24 +92,5 @@ def bench(case: tuple[Any, ...], device: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run every case and save the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
-    )
-    parser.add_argument("--quick", action="store_true", help="few rounds")
-    parser.add_argument("--cases", type=int, default=None, help="only the first so many cases")
-    args = parser.parse_args()
-    print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}")
-    rows = []
-    for case in (CPU_CASES if args.device == "cpu" else GPU_CASES)[: args.cases]:
-        rows.append(bench(case, args.device, 3))
-        save("bench_nearest_track", args.device, rows)
-    report("bench_nearest_track", args.device, rows)
-
-
 if __name__ == "__main__":
-    main()
+    run_cases("bench_nearest_track", __doc__, CASES, bench)

@@ -11,33 +11,33 @@ multiplies faster than that.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import medians, peak_above_now, report, save
+from measure import medians, peak_above_now, run_cases
 from torch import Tensor
+from tracks import backward_of
 
-import geodesic_fast
 from geodesic_fast import track_distance
 
 GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
 # kind, dtype, points, tracks, features
-CPU_CASES = [
-    ("random", torch.float32, 33, 2000, 256),
-    ("walk", torch.float32, 33, 2000, 256),
-    ("classes", torch.float32, 33, 2000, 256),
-    ("walk", torch.bfloat16, 33, 2000, 256),
-    ("walk", torch.float64, 33, 1000, 256),
-    ("walk", torch.float32, 13, 4000, 64),
-    ("walk", torch.float32, 13, 200, 3072),
-]
-GPU_CASES = [
-    ("walk", torch.float32, 33, 8192, 768),
-    ("classes", torch.float32, 33, 8192, 768),
-    ("walk", torch.bfloat16, 33, 8192, 4096),
-]
+CASES = {
+    "cpu": [
+        ("random", torch.float32, 33, 2000, 256),
+        ("walk", torch.float32, 33, 2000, 256),
+        ("classes", torch.float32, 33, 2000, 256),
+        ("walk", torch.bfloat16, 33, 2000, 256),
+        ("walk", torch.float64, 33, 1000, 256),
+        ("walk", torch.float32, 13, 4000, 64),
+        ("walk", torch.float32, 13, 200, 3072),
+    ],
+    "cuda": [
+        ("walk", torch.float32, 33, 8192, 768),
+        ("classes", torch.float32, 33, 8192, 768),
+        ("walk", torch.bfloat16, 33, 8192, 4096),
+    ],
+}
 
 
 def loop(x: Tensor) -> Tensor:
@@ -67,13 +67,7 @@ def check(tracks: Tensor) -> None:
     torch.testing.assert_close(track_distance(few).double(), truth.amin(0), rtol=5e-7, atol=0)
 
 
-def backward_of(metric: Callable[[Tensor], Tensor], tracks: Tensor) -> Callable[[], Any]:
-    """Return forward and backward of the mean distance."""
-    leaf = tracks.detach().requires_grad_()
-    return lambda: torch.autograd.grad(metric(leaf).mean(), leaf)
-
-
-def bench(case: tuple[Any, ...], device: str, rounds: int) -> dict[str, Any]:
+def bench(case: tuple[Any, ...], device: str, quick: bool) -> dict[str, Any]:
     """Measure one case."""
     kind, dtype, points, m, d = case
     tracks = make_tracks(*case, device)
@@ -89,7 +83,7 @@ def bench(case: tuple[Any, ...], device: str, rounds: int) -> dict[str, Any]:
             "gemm": lambda: square @ square,
         },
         device,
-        rounds,
+        3 if quick else 7,
         name,
     )
     both = medians({"backward": backward_of(track_distance, tracks)}, device, 3, f"{name} backward")
@@ -110,24 +104,5 @@ def bench(case: tuple[Any, ...], device: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run every case and save the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
-    )
-    parser.add_argument("--quick", action="store_true", help="few rounds")
-    parser.add_argument("--cases", type=int, default=None, help="only the first so many cases")
-    args = parser.parse_args()
-    print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}")
-    rows = []
-    for case in (CPU_CASES if args.device == "cpu" else GPU_CASES)[: args.cases]:
-        rows.append(bench(case, args.device, 3 if args.quick else 7))
-        save("bench_track_distance", args.device, rows)
-    report("bench_track_distance", args.device, rows)
-
-
 if __name__ == "__main__":
-    main()
+    run_cases("bench_track_distance", __doc__, CASES, bench)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import json
@@ -10,13 +11,14 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+import geodesic_fast
 from geodesic_fast._extension import engine
 
 RESULTS = Path(__file__).parent / "results"
@@ -125,3 +127,27 @@ def report(name: str, device: str, rows: list[dict[str, Any]]) -> None:
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def run_cases(
+    name: str,
+    description: str | None,
+    cases: dict[str, Sequence[Any]],
+    bench: Callable[[Any, str, bool], dict[str, Any]],
+) -> None:
+    """Read the command line, bench(case, device, quick) the cases of the device, print and save the table."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
+    parser.add_argument("--quick", action="store_true", help="few rounds")
+    parser.add_argument("--cases", type=int, default=None, help="only the first so many cases")
+    args = parser.parse_args()
+    print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}, {name}")
+    rows = []
+    for case in cases[args.device][: args.cases]:
+        rows.append(bench(case, args.device, args.quick))
+        save(name, args.device, rows)
+    report(name, args.device, rows)

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Tracks to measure, what their floor is measured with, and how a benchmark of tracks is called."""
+"""Tracks to measure, and what their floor is measured with."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import report, save
 from torch import Tensor
-
-import geodesic_fast
 
 Case = tuple[str, torch.dtype, int, int, int]  # layout, dtype, points, tracks, features
 
@@ -50,27 +46,3 @@ def backward_of(metric: Callable[[Any], Tensor], tracks: Any) -> Callable[[], An
     leaves = [t.detach().requires_grad_() for t in (tracks if isinstance(tracks, list) else [tracks])]
     arranged = leaves if isinstance(tracks, list) else leaves[0]
     return lambda: torch.autograd.grad(metric(arranged).sum(), leaves)
-
-
-def run_cases(
-    name: str,
-    description: str | None,
-    cases: dict[str, Sequence[Any]],
-    bench: Callable[[Any, str, int], dict[str, Any]],
-) -> None:
-    """Read the command line, bench every case of the device, save after each, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
-    )
-    parser.add_argument("--quick", action="store_true", help="few rounds")
-    parser.add_argument("--cases", type=int, default=None, help="only the first so many cases")
-    args = parser.parse_args()
-    print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}, {name}")
-    rows = []
-    for case in cases[args.device][: args.cases]:
-        rows.append(bench(case, args.device, 5 if args.quick else 11))
-        save(name, args.device, rows)
-    report(name, args.device, rows)
