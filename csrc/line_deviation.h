@@ -16,6 +16,7 @@ struct LineDeviation {
   int64_t* counts = nullptr;  // (n, n), out: how many have both
   void* deviation = nullptr;  // (m, n, n), out, in the accumulation type; pairs without a direction: 1 under
                               // kKeep, NaN otherwise
+  void* workspace = nullptr;  // on a GPU, as many bytes as it asks for
 };
 
 // h_k = sum_l weights_kl u_l, g_k = (h_k - <h_k, u_k> u_k) / s_k, gradient of x^(l): g_l - g_(l+1).
@@ -23,6 +24,7 @@ struct LineDeviationBackward {
   TracksView tracks, gradient;
   const void* weights = nullptr;  // (n, n), or (m, n, n) if `each`; symmetric, in the accumulation type
   bool each = false;
+  void* workspace = nullptr;  // (2, m, n) in the accumulation type on a GPU, else unused
 };
 
 }  // namespace geodesic_fast

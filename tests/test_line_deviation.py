@@ -15,6 +15,13 @@ from scipy.spatial.distance import cdist
 from geodesic_fast import line_deviation, line_deviation_reference, lss
 
 REDUCTIONS = ("mean", "none")
+TENSOR_SHAPES = (
+    (8, 5, 128),
+    (20, 3, 136),
+    (40, 2, 200),
+    (80, 3, 256),
+    (130, 2, 192),
+)  # tensor cores, in halves
 
 
 def true_deviation(tracks):
@@ -27,7 +34,7 @@ def true_deviation(tracks):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [*SHAPES, (520, 2, 9), (3, 40, 64), (33, 3, 2500)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (520, 2, 9), (3, 40, 64), (33, 3, 2500), *TENSOR_SHAPES], ids=str)
 def test_matches_scipy_and_the_float64_reference(shape, dtype, layout, device):
     tracks = random_tracks(shape, dtype, device)
     arranged, dim = laid_out(tracks, layout)
@@ -90,6 +97,25 @@ def test_huge_and_tiny_coordinates_in_float32(scale, reduction, device):
     assert_accurate(line_deviation(tracks.to(device), reduction=reduction), plain, truth)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("steps", [20, 100])
+@pytest.mark.parametrize("scale", [1e30, 1e-30, 1.0, 60000.0])
+def test_halves_of_any_magnitude(scale, steps, reduction, device):
+    tracks = (torch.rand(steps + 1, 3, 136, dtype=torch.float64) * 2 - 1).mul(scale)
+    tracks = tracks.to(torch.float16 if scale == 60000.0 else torch.bfloat16)
+    tracks[2] = tracks[0]  # a step back, exactly opposite
+    truth = line_deviation_reference(tracks.double(), reduction=reduction)
+    plain = line_deviation_reference(tracks, reduction=reduction)
+    assert_accurate(line_deviation(tracks.to(device), reduction=reduction), plain, truth)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_same_from_run_to_run(dtype, device):
+    tracks = random_tracks((33, 300, 128), dtype, device)
+    first = line_deviation(tracks)
+    assert all(torch.equal(line_deviation(tracks), first) for _ in range(3))
+
+
 def test_zero_step_policies(device):
     points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 1.0]], device=device)
     moving = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]], device=device)
@@ -119,9 +145,12 @@ def test_zero_step_policies(device):
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("policy", ["skip", "keep", "propagate"])
-def test_zero_steps_match_the_reference(policy, reduction, device):
-    tracks = random_tracks((9, 50, 5), torch.float32, device)
-    for layer in range(1, 10):
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((9, 50, 5), torch.float32), ((20, 50, 128), torch.bfloat16)], ids=str
+)
+def test_zero_steps_match_the_reference(shape, dtype, policy, reduction, device):
+    tracks = random_tracks(shape, dtype, device)
+    for layer in range(1, len(tracks)):
         rests = torch.rand(50, device=device) < 0.3
         tracks[layer, rests] = tracks[layer - 1, rests]
     options = {"zero_step": policy, "reduction": reduction}
@@ -130,15 +159,18 @@ def test_zero_steps_match_the_reference(policy, reduction, device):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_nan_and_inf_stay_in_their_steps(value, device):
-    tracks = random_tracks((6, 5, 40), torch.float32, device)
+@pytest.mark.parametrize(
+    ("n", "features", "dtype"), [(6, 40, torch.float32), (20, 128, torch.float16)], ids=str
+)
+def test_nan_and_inf_stay_in_their_steps(n, features, dtype, value, device):
+    tracks = random_tracks((n, 5, features), dtype, device)
     clean = line_deviation(tracks, reduction="none")
     broken = tracks.clone()
     broken[3, 2, 17] = value
     got = line_deviation(broken, reduction="none")
     assert got[2, [2, 3]].isnan().all()
     assert got[2, :, [2, 3]].isnan().all()
-    fine = torch.tensor([0, 1, 4, 5])
+    fine = torch.tensor([0, 1, *range(4, n)])
     assert torch.equal(got[2][fine][:, fine], clean[2][fine][:, fine])
     assert torch.equal(got[[0, 1, 3, 4]], clean[[0, 1, 3, 4]])
     mean = line_deviation(broken)

@@ -6,7 +6,7 @@
 #include "cuda_kernels.h"
 #include "geometry_gradient.h"
 #include "geometry_sums.h"
-#include "track_ring.cuh"
+#include "step.cuh"
 #include "wide.cuh"
 
 namespace geodesic_fast {
@@ -14,65 +14,6 @@ namespace cuda {
 namespace {
 
 constexpr int kBlock = 512;
-
-// One step of one track: where its two points lie, and what makes its difference a unit vector.
-template <class T, class Acc = typename AccOf<T>::type>
-struct Step {
-  const T *now = nullptr, *before = nullptr;
-  Acc length = 0;
-
-  Step() = default;
-  __device__ __forceinline__ Step(const DeviceTracks& tracks, int64_t layer, int64_t offset)
-      : now(reinterpret_cast<const T*>(tracks.row(layer, offset))),
-        before(reinterpret_cast<const T*>(tracks.row(layer - 1, offset))) {}
-
-  __device__ __forceinline__ Acc difference(int64_t j) const { return widen(now[j]) - widen(before[j]); }
-  __device__ __forceinline__ Acc half(int64_t j) const {
-    return widen(now[j]) * Acc(0.5) - widen(before[j]) * Acc(0.5);
-  }
-  __device__ __forceinline__ Acc unit(int64_t j) const {
-    return is_safe_square(length * length) ? difference(j) / length : half(j) / (length * Acc(0.5));
-  }
-};
-
-template <class Acc>
-struct WideTeam {
-  TeamSum<Acc, 2> sum;
-  Acc* max_buffer;
-
-  // Sums body(j) over the features j of the block's track.
-  template <class Body>
-  __device__ __forceinline__ Acc over_features(int64_t d, const Body& body) {
-    Acc totals[2] = {};
-    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) totals[0] += body(j);
-    sum(totals);
-    return totals[0];
-  }
-
-  // |x^(now) - x^(before)|, any magnitude.
-  template <class T>
-  __device__ __forceinline__ double length(const Step<T>& step, int64_t d) {
-    const Acc square = over_features(d, [&](int64_t j) { return step.difference(j) * step.difference(j); });
-    if (is_safe_square(square)) return sqrt(square);
-    Acc largest = 0;
-    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) largest = larger(largest, fabs(step.difference(j)));
-    largest = team_max(largest, max_buffer);
-    if (largest == 0) return 0;
-    if (!isinf(largest)) {
-      return static_cast<double>(largest) * sqrt(over_features(d, [&](int64_t j) {
-               const Acc part = step.difference(j) / largest;
-               return part * part;
-             }));
-    }
-    largest = 0;  // the differences overflow, their halves do not
-    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) largest = larger(largest, fabs(step.half(j)));
-    largest = team_max(largest, max_buffer);
-    return 2.0 * largest * sqrt(over_features(d, [&](int64_t j) {
-             const Acc part = step.half(j) / largest;
-             return part * part;
-           }));
-  }
-};
 
 template <class T, bool kAll>
 __global__ void __launch_bounds__(kBlock, 1)
