@@ -10,6 +10,7 @@ namespace geodesic_fast {
 // parts of the triangle add up, in any order, to the same answer: the smallest (distance, index, layer).
 // A track with NaN has NaN, index -1 and layer -1, which the caller writes beforehand, and is nobody's
 // neighbour; so has a track that only has others at NaN distance or none at all, but with distance inf.
+// On a GPU each call looks for the nearest of its rows among all tracks instead, columns being all of them.
 struct NearestTrack {
   TrackPairs pairs;  // symmetric
   int64_t row_begin = 0, row_end = 0;
@@ -18,6 +19,7 @@ struct NearestTrack {
   double* distance = nullptr;       // (m), in and out: the smallest so far, inf at first
   int64_t* index = nullptr;         // (m), in and out: whose it is, -1 at first
   int32_t* layer = nullptr;         // (m), in and out: at which layer, -1 at first
+  void* workspace = nullptr;        // (rows, m) in the accumulation type on a GPU, else unused
 };
 
 }  // namespace geodesic_fast
