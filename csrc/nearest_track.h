@@ -8,8 +8,7 @@ namespace geodesic_fast {
 
 // Looks at the pairs i < j with i in rows, j in columns, each once, for the nearest of i and of j. Calls on
 // parts of the triangle add up, in any order, to the same answer: the smallest (distance, index, layer).
-// A track with NaN has NaN, index -1 and layer -1, which the caller writes beforehand, and is nobody's
-// neighbour; so has a track that only has others at NaN distance or none at all, but with distance inf.
+// Pairs at distance NaN are left out; the caller gives tracks that hold NaN their NaN.
 // On a GPU each call looks for the nearest of its rows among all tracks instead, columns being all of them.
 struct NearestTrack {
   TrackPairs pairs;  // symmetric

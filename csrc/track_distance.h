@@ -27,7 +27,9 @@ struct TrackPairs {
 // NaN where either track holds NaN; inf - inf is NaN as well.
 struct TrackDistance {
   TrackPairs pairs;
-  void* distance = nullptr;  // (m, m'), out, accumulation type
+  void* distance = nullptr;             // (m, m'), out, accumulation type
+  int64_t row_begin = 0, row_end = -1;  // rows of this call, -1: to the last; symmetric: columns from there
+                                        // on, and their mirror images
   int32_t* layer = nullptr;  // (m, m'), out: the minimising layer, the lowest of equal ones; null: not asked
 };
 

@@ -44,9 +44,15 @@ void pairs_prepare(Pairs& pairs, const Place& place) {
   cuda::track_pairs_prepare(args, place.device, pointer<void>(place.stream));
 }
 
-void distance_forward(Pairs& pairs, uintptr_t distance, uintptr_t layer, const Place& place) {
+void distance_forward(Pairs& pairs, int64_t row_begin, int64_t row_end, uintptr_t distance, uintptr_t layer,
+                      const Place& place) {
   TrackDistance args;
   args.pairs = viewed(pairs);
+  if (row_begin < 0 || row_begin > row_end || row_end > args.pairs.tracks.tracks) {
+    throw std::invalid_argument("rows out of range");
+  }
+  args.row_begin = row_begin;
+  args.row_end = row_end;
   args.distance = pointer<void>(distance);
   args.layer = pointer<int32_t>(layer);
   py::gil_scoped_release release;
@@ -74,7 +80,8 @@ void nearest_part(Pairs& pairs, int64_t row_begin, int64_t row_end, int64_t colu
   NearestTrack args;
   args.pairs = viewed(pairs);
   const int64_t m = args.pairs.tracks.tracks;
-  if (row_begin < 0 || row_end > m || column_begin < 0 || column_end > m || !args.pairs.symmetric) {
+  if (row_begin < 0 || row_begin > row_end || row_end > m || column_begin < 0 || column_begin > column_end ||
+      column_end > m || !args.pairs.symmetric) {
     throw std::invalid_argument("part out of range");
   }
   args.row_begin = row_begin, args.row_end = row_end;

@@ -14,6 +14,7 @@ from torch.library import opcheck
 
 from geodesic_fast import nearest_track, nearest_track_reference, track_distance
 from geodesic_fast._extension import engine
+from geodesic_fast.operations import _parts
 from geodesic_fast.operations import nearest_track as operation
 
 needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
@@ -119,16 +120,19 @@ def test_the_same_answer_from_any_number_of_threads():
 
 
 @needs_engine
-def test_the_parts_of_a_long_search_add_up(monkeypatch):
+def test_the_parts_of_long_work_add_up(monkeypatch):
     tracks = random_tracks((3, 900, 6), torch.float32)
-    expected = nearest_track(tracks)
-    monkeypatch.setattr(operation, "_FIRST_PART", 1.0)
-    monkeypatch.setattr(operation, "_PART_SECONDS", 0.0)
-    monkeypatch.setattr(operation, "_COLUMNS", 96)
-    parts = list(operation._parts(900, 1))
-    assert len(parts) > 20
-    assert sum(operation._pairs_above(*part) for part in parts) == 900 * 899 // 2
+    expected, distances = nearest_track(tracks), track_distance(tracks)
+    against = track_distance(tracks, tracks[:, :100])
+    monkeypatch.setattr(_parts, "_FIRST_PART", 1.0)
+    monkeypatch.setattr(_parts, "_PART_SECONDS", 0.0)
+    parts = list(_parts.triangle_parts(900, 1, ""))
+    assert len(parts) == 15
+    assert sum(_parts.pairs_above(*part) for part in parts) == 900 * 899 // 2
     assert all(torch.equal(a, b) for a, b in zip(nearest_track(tracks), expected, strict=True))
+    assert [rows.stop for rows in _parts.row_parts(900, 900, 1, True, "")] == [192, 384, 576, 768, 900]
+    assert torch.equal(track_distance(tracks), distances)
+    assert torch.equal(track_distance(tracks, tracks[:, :100]), against)
 
 
 def test_no_other_track_is_the_minimum_over_nothing(device):

@@ -92,14 +92,18 @@ class Distances {
 template <class T>
 void run_tiles(const TrackDistance& args, int threads) {
   const TrackPairs& pairs = args.pairs;
-  const int64_t height = tile_rows<typename AccOf<T>::type>(pairs.tracks.tracks, pairs.other.tracks, threads);
-  const int64_t down = (pairs.tracks.tracks + height - 1) / height;
-  const int64_t across = (pairs.other.tracks + kTilePairColumns - 1) / kTilePairColumns;
+  const int64_t row_end = args.row_end < 0 ? pairs.tracks.tracks : args.row_end;
+  const int64_t first = pairs.symmetric ? args.row_begin : 0;
+  const int64_t all_rows = row_end - args.row_begin, all_columns = pairs.other.tracks - first;
+  const int64_t height = tile_rows<typename AccOf<T>::type>(all_rows, all_columns, threads);
+  const int64_t down = (all_rows + height - 1) / height;
+  const int64_t across = (all_columns + kTilePairColumns - 1) / kTilePairColumns;
   threads = useful_threads(down * across, threads);
   const Scratch scratch(threads, Distances<T>::Tile::scratch_bytes());
   parallel_for(down * across, 1, threads, [&](int64_t item, int64_t, int thread) {
-    const int64_t row = item / across * height, column = item % across * kTilePairColumns;
-    const int64_t rows = pairs.tracks.tracks - row < height ? pairs.tracks.tracks - row : height;
+    const int64_t row = args.row_begin + item / across * height;
+    const int64_t column = first + item % across * kTilePairColumns;
+    const int64_t rows = row_end - row < height ? row_end - row : height;
     const int64_t rest = pairs.other.tracks - column;
     const int64_t columns = rest < kTilePairColumns ? rest : kTilePairColumns;
     if (pairs.symmetric && column + columns <= row) return;

@@ -102,7 +102,8 @@ void nearest_track(const NearestTrack& args, int device, void* stream) {
   const int64_t rows = args.row_end - args.row_begin;
   if (rows == 0) return;
   use_device(device);
-  distance_rows({args.pairs, false, args.row_begin, args.row_end, args.workspace, nullptr}, stream);
+  distance_rows({args.pairs, false, args.row_begin, args.row_end, args.row_begin, args.workspace, nullptr},
+                stream);
   with_dtype(args.pairs.tracks.dtype, [&](auto zero) {
     launch(nearest_kernel<decltype(zero)>, grid_of(rows, dim3(kThreads)), dim3(kThreads), 0, stream,
            on_device(args.pairs.tracks), args);

@@ -106,11 +106,12 @@ struct TrackPair {
   }
 };
 
-// Distances of rows row_begin..row_end of x to all of y, `distance` and `layer` starting at row_begin.
+// Distances of rows row_begin..row_end of x to all of y.
 struct DistanceRows {
   TrackPairs pairs;
   bool mirrored = false;  // only pairs i <= j, each written twice
   int64_t row_begin = 0, row_end = 0;
+  int64_t first_written = 0;  // which row `distance` and `layer` start with
   void* distance = nullptr;
   int32_t* layer = nullptr;
 };

@@ -183,7 +183,7 @@ struct DistanceTile {
         if (static_cast<int>(threadIdx.x) % kWarp == lane) found = measured;
       }
       if (!exists) continue;
-      write(i - work.row_begin, j, found);
+      write(i - work.first_written, j, found);
       if (work.mirrored && i != j) write(j, i, found);
     }
   }
@@ -236,8 +236,10 @@ void distance_rows(const DistanceRows& work, void* stream) {
 }
 
 void track_distance_forward(const TrackDistance& args, int device, void* stream) {
+  const int64_t row_end = args.row_end < 0 ? args.pairs.tracks.tracks : args.row_end;
+  if (row_end == args.row_begin) return;
   use_device(device);
-  distance_rows({args.pairs, args.pairs.symmetric, 0, args.pairs.tracks.tracks, args.distance, args.layer},
+  distance_rows({args.pairs, args.pairs.symmetric, args.row_begin, row_end, 0, args.distance, args.layer},
                 stream);
 }
 

@@ -6,21 +6,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from geodesic_fast._extension import engine, on_device, place_of
 from geodesic_fast._tracks import batch_shape, step_count
+from geodesic_fast.operations._parts import triangle_parts
 from geodesic_fast.operations.track_distance import Pairs
 
-_ROWS, _COLUMNS = 192, 192  # the least part handed to the engine, as far as there are so many tracks
-_FIRST_PART = 4e9  # multiply-adds
-_PART_SECONDS = 1.0  # how long a later part takes, between two looks for an interrupt
-_BAR_AFTER = 5.0  # seconds
 _GPU_PAIRS, _GPU_ROWS = 1 << 26, 128  # distances held at once on a GPU, in whole tiles of so many rows
 
 
@@ -46,7 +41,8 @@ def nearest_track(layers: Sequence[Tensor], labels: Tensor | None) -> tuple[Tens
         parts = _rows_of_all(len(distance))
         workspace = pairs.squares.new_empty(min(len(distance), _gpu_rows(len(distance))) * len(distance))
     else:
-        parts = _parts(len(distance), (step_count(layers) + 1) * layers[0].shape[-1])
+        work = (step_count(layers) + 1) * layers[0].shape[-1]
+        parts = triangle_parts(len(distance), work, "nearest tracks")
         workspace = pairs.squares.new_empty(0)
     with on_device(distance.device):
         for rows, columns in parts:
@@ -80,31 +76,3 @@ def _rows_of_all(m: int) -> Iterator[tuple[range, range]]:
     """Yield some rows at a time, and all columns."""
     for first in range(0, m, _gpu_rows(m)):
         yield range(first, min(m, first + _gpu_rows(m))), range(m)
-
-
-def _parts(m: int, work: int) -> Iterator[tuple[range, range]]:
-    """Yield rows and columns that together cover the pairs i < j, about a second's work at a time."""
-    rate = _FIRST_PART / work  # pairs
-    with tqdm(
-        total=m * (m - 1) // 2, desc="nearest tracks", unit=" pairs", unit_scale=True, leave=False,
-        delay=_BAR_AFTER, disable=None,
-    ) as bar:  # fmt: skip
-        first = 0
-        while first < m:
-            rows = range(first, min(m, first + max(1, int(rate // (m - first) // _ROWS)) * _ROWS))
-            left = first
-            while left < m:
-                width = max(1, int(rate // len(rows) // _COLUMNS)) * _COLUMNS
-                columns = range(left, min(m, left + width))
-                started = time.monotonic()
-                yield rows, columns
-                seconds = time.monotonic() - started
-                rate = len(rows) * len(columns) * _PART_SECONDS / max(seconds, 1e-6)
-                bar.update(_pairs_above(rows, columns))
-                left = columns.stop
-            first = rows.stop
-
-
-def _pairs_above(rows: range, columns: range) -> int:
-    """Count i < j with i in rows and j in columns."""
-    return sum(min(max(columns.stop - i - 1, 0), len(columns)) for i in rows)

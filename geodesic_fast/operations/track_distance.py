@@ -14,6 +14,7 @@ from torch import Tensor
 
 from geodesic_fast._extension import engine, on_device, place_of
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, engine_tracks, readable, step_count
+from geodesic_fast.operations._parts import row_parts
 
 
 class Pairs:
@@ -68,10 +69,17 @@ def track_distance(layers: Sequence[Tensor], other: Sequence[Tensor], keep: bool
     if distance.numel():
         assert engine is not None
         pairs = Pairs(layers, other or None)
+        addresses = distance.data_ptr(), layer.data_ptr() if keep else 0
+        if distance.is_cuda:  # a launch returns at once: nothing to show or to interrupt
+            parts = iter([range(len(distance))])
+        else:
+            work = (step_count(layers) + 1) * layers[0].shape[-1]
+            parts = row_parts(len(distance), distance.shape[1], work, pairs.symmetric, "track distances")
         with on_device(distance.device):
-            engine.track_distance_forward(
-                pairs.view, distance.data_ptr(), layer.data_ptr() if keep else 0, place_of(distance.device)
-            )
+            for rows in parts:
+                engine.track_distance_forward(
+                    pairs.view, rows.start, rows.stop, *addresses, place_of(distance.device)
+                )
     return outputs
 
 
