@@ -70,7 +70,7 @@ struct NearestOfRow {
 };
 
 template <class T, class Acc = typename AccOf<T>::type>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     nearest_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ NearestTrack args) {
   __shared__ Acc buffer[kMaxWarps];
   __shared__ Neighbour found[kWarps];
@@ -103,7 +103,7 @@ void nearest_track(const NearestTrack& args, int device, void* stream) {
   if (rows == 0) return;
   use_device(device);
   distance_rows({args.pairs, false, args.row_begin, args.row_end, args.row_begin, args.workspace, nullptr},
-                stream);
+                device, stream);
   with_dtype(args.pairs.tracks.dtype, [&](auto zero) {
     launch(nearest_kernel<decltype(zero)>, grid_of(rows, dim3(kThreads)), dim3(kThreads), 0, stream,
            on_device(args.pairs.tracks), args);

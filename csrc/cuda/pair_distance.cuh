@@ -20,7 +20,7 @@ constexpr Acc kLeastPairSquare = sizeof(Acc) == 8 ? Acc(1e-280) : Acc(1e-26f);
 template <class Acc>
 GEODESIC_FAST_INLINE Acc pair_rounding(int64_t features) {
   const Acc unit = sizeof(Acc) == 8 ? Acc(0x1p-52) : Acc(0x1p-23);
-  return unit * Acc(kPairSlice + 16 + features / kPairSlice);
+  return unit * Acc(kPairSlice + 16 + features / 16);  // tensor cores end their sums after 16 features
 }
 
 __device__ __forceinline__ double warp_sum(double value) {
@@ -115,7 +115,17 @@ struct DistanceRows {
   void* distance = nullptr;
   int32_t* layer = nullptr;
 };
-void distance_rows(const DistanceRows& work, void* stream);
+void distance_rows(const DistanceRows& work, int device, void* stream);
+void tensor_distance_rows(const DistanceRows& work, int device, void* stream);
+
+// Whether tensor cores can multiply the points: only as they are, so the preparation leaves the centre at
+// zero where it finds it near enough to the origin.
+inline bool may_use_tensor_cores(const TrackPairs& pairs) {
+  const TracksView& tracks = pairs.tracks;
+  return bytes_of(tracks.dtype) == 2 && tracks.features >= kPairSlice && tracks.points < (1 << 16) &&
+         rows_on_16_bytes(tracks) && rows_on_16_bytes(pairs.other);
+}
+__device__ __forceinline__ bool products_as_they_are(const TrackPairs& pairs) { return pairs.scale[1] != 0; }
 
 }  // namespace cuda
 }  // namespace geodesic_fast

@@ -6,7 +6,7 @@
 //          distance is taken anew in float64 from the coordinates.
 // Bound:  multiply-adds.
 #include "cuda_kernels.h"
-#include "pair_distance.cuh"
+#include "pair_end.cuh"
 
 namespace geodesic_fast {
 namespace cuda {
@@ -39,6 +39,7 @@ struct DistanceTile {
   using S = Shape<Acc>;
   const DeviceTracks &tracks, &other;
   const DistanceRows& work;
+  PairEnd<T> end;
   Tile<Acc>& tile;
   int64_t first_row, first_column;
   Acc totals[S::kRowsEach][kColumnsEach];
@@ -128,30 +129,18 @@ struct DistanceTile {
     }
   }
 
-  __device__ __forceinline__ Acc square_of_row(int64_t layer, int64_t i) const {
-    return i < work.row_end ? static_cast<const Acc*>(work.pairs.squares)[layer * tracks.view.tracks + i]
-                            : Acc(0);
-  }
-  __device__ __forceinline__ Acc square_of_column(int64_t layer, int64_t j) const {
-    const Acc* squares = static_cast<const Acc*>(work.pairs.other_squares);
-    return j < other.view.tracks ? squares[layer * other.view.tracks + j] : Acc(0);
-  }
-
-  // Lowers the bounds of the thread's pairs to those of this layer. A square of at least half of
-  // |a|^2 + |b|^2, which lost no digits, is its own bound.
+  // Lowers the bounds of the thread's pairs to those of this layer.
   __device__ __forceinline__ void lower(int64_t layer) const {
     const Acc slack = pair_rounding<Acc>(tracks.view.features);
     Acc right[kColumnsEach];
 #pragma unroll
-    for (int c = 0; c < kColumnsEach; ++c) right[c] = square_of_column(layer, first_column + column(c));
+    for (int c = 0; c < kColumnsEach; ++c) right[c] = end.square_of_column(layer, first_column + column(c));
 #pragma unroll
     for (int r = 0; r < S::kRowsEach; ++r) {
-      const Acc left = square_of_row(layer, first_row + row(r));
+      const Acc left = end.square_of_row(layer, first_row + row(r));
 #pragma unroll
       for (int c = 0; c < kColumnsEach; ++c) {
-        const Acc total = left + right[c], square = total - 2 * totals[r][c];
-        const Acc doubtful = square + (2 * square - total) * slack;
-        const Acc bound = doubtful < square ? doubtful : square;
+        const Acc bound = PairEnd<T>::bound_of(left + right[c], totals[r][c], slack);
         Acc& best = tile.best[r * kColumnsEach + c][threadIdx.x];
         if (!(bound < best)) continue;
         best = bound;
@@ -160,59 +149,27 @@ struct DistanceTile {
     }
   }
 
-  // Turns bounds into distances; pairs that lost too many digits are measured, one after another, by the
-  // warp.
   __device__ __forceinline__ void finish() const {
-    const double scale = *work.pairs.scale;
 #pragma unroll 1
     for (int k = 0; k < S::kEach; ++k) {
-      const int64_t i = first_row + row(k / kColumnsEach), j = first_column + column(k % kColumnsEach);
-      const bool exists = i < work.row_end && j < other.view.tracks && (!work.mirrored || i <= j);
-      const Acc square = tile.best[k][threadIdx.x];
-      ClosestLayer found{0, tile.layer[k][threadIdx.x]};
-      const Acc total = square_of_row(found.layer, i) + square_of_column(found.layer, j);
-      const bool sound = square >= total * Acc(0.5) && square >= kLeastPairSquare<Acc>;
-      if (sound) found.distance = static_cast<double>(sqrt(square) * static_cast<Acc>(1 / scale));
-      unsigned doubtful = __ballot_sync(0xffffffffu, exists && !sound);
-      while (doubtful != 0) {
-        const int lane = __ffs(static_cast<int>(doubtful)) - 1;
-        doubtful &= doubtful - 1;
-        const ClosestLayer measured =
-            measure(__shfl_sync(0xffffffffu, i, lane), __shfl_sync(0xffffffffu, j, lane),
-                    __shfl_sync(0xffffffffu, found.layer, lane));
-        if (static_cast<int>(threadIdx.x) % kWarp == lane) found = measured;
-      }
-      if (!exists) continue;
-      write(i - work.first_written, j, found);
-      if (work.mirrored && i != j) write(j, i, found);
+      end.finish(first_row + row(k / kColumnsEach), first_column + column(k % kColumnsEach),
+                 tile.best[k][threadIdx.x], tile.layer[k][threadIdx.x]);
     }
-  }
-
-  __device__ __forceinline__ ClosestLayer measure(int64_t i, int64_t j, int32_t layer) const {
-    const uint8_t kind = work.pairs.kinds[i] | work.pairs.other_kinds[j];
-    if (kind >= kNaNTrack && work.layer == nullptr) return {NAN, -1};
-    const TrackPair<T> pair{tracks, other, tracks.view.offset(i), other.view.offset(j)};
-    if (kind != kFiniteTrack) return pair.closest({INFINITY, -1}, true);
-    return pair.closest({pair.distance(layer, INFINITY), layer}, false);
-  }
-
-  __device__ __forceinline__ void write(int64_t i, int64_t j, const ClosestLayer& found) const {
-    const int64_t at = i * other.view.tracks + j;
-    static_cast<Acc*>(work.distance)[at] = static_cast<Acc>(found.distance);
-    if (work.layer != nullptr) work.layer[at] = found.layer;
   }
 };
 
 template <class T, class Acc = typename AccOf<T>::type>
 __global__ void __launch_bounds__(kThreads, 2)
     distance_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ DeviceTracks other,
-                    const __grid_constant__ DistanceRows work, int64_t across) {
+                    const __grid_constant__ DistanceRows work, int64_t across, bool shares_work) {
   extern __shared__ __align__(16) char shared[];
   const int64_t first_row = work.row_begin + blockIdx.x / across * Shape<Acc>::kRows;
   const int64_t first_column = blockIdx.x % across * kColumns;
+  if (shares_work && products_as_they_are(work.pairs)) return;
   if (work.mirrored && first_column + kColumns <= first_row) return;
-  DistanceTile<T> tile{tracks,    other,        work, *reinterpret_cast<Tile<Acc>*>(shared),
-                       first_row, first_column, {}};
+  DistanceTile<T> tile{
+      tracks,    other,        work, {tracks, other, work}, *reinterpret_cast<Tile<Acc>*>(shared),
+      first_row, first_column, {}};
   tile.start();
   for (int64_t layer = 0; layer < tracks.view.points; ++layer) {
     tile.multiply(layer);
@@ -222,17 +179,21 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class T, class Acc = typename AccOf<T>::type>
-void launch_rows(const DistanceRows& work, void* stream) {
+void launch_rows(const DistanceRows& work, bool shares_work, void* stream) {
   const int64_t across = (work.pairs.other.tracks + kColumns - 1) / kColumns;
   const int64_t down = (work.row_end - work.row_begin + Shape<Acc>::kRows - 1) / Shape<Acc>::kRows;
   launch(distance_kernel<T>, dim3(static_cast<unsigned>(across * down)), dim3(kThreads), sizeof(Tile<Acc>),
-         stream, on_device(work.pairs.tracks), on_device(work.pairs.other), work, across);
+         stream, on_device(work.pairs.tracks), on_device(work.pairs.other), work, across, shares_work);
 }
 
 }  // namespace
 
-void distance_rows(const DistanceRows& work, void* stream) {
-  with_dtype(work.pairs.tracks.dtype, [&](auto zero) { launch_rows<decltype(zero)>(work, stream); });
+// Which of the two kernels has work to do, only the device knows.
+void distance_rows(const DistanceRows& work, int device, void* stream) {
+  const bool shares_work = may_use_tensor_cores(work.pairs);
+  if (shares_work) tensor_distance_rows(work, device, stream);
+  with_dtype(work.pairs.tracks.dtype,
+             [&](auto zero) { launch_rows<decltype(zero)>(work, shares_work, stream); });
 }
 
 void track_distance_forward(const TrackDistance& args, int device, void* stream) {
@@ -240,7 +201,7 @@ void track_distance_forward(const TrackDistance& args, int device, void* stream)
   if (row_end == args.row_begin) return;
   use_device(device);
   distance_rows({args.pairs, args.pairs.symmetric, args.row_begin, row_end, 0, args.distance, args.layer},
-                stream);
+                device, stream);
 }
 
 }  // namespace cuda

@@ -13,7 +13,11 @@ constexpr int kThreads = 256;
 constexpr double kSmall = 0x1p-40;      // keeps sums of the largest float64 finite
 constexpr double kNotFinite = -0x1p90;  // a square no bound can pass over
 
-__global__ void clear_kernel(double* largest) { *largest = 0; }
+// `near`: whether tensor cores may be used, as far as is known.
+__global__ void clear_kernel(double* scale, double near) {
+  scale[0] = 0;
+  scale[1] = near;
+}
 
 // What kind of track each one is, and the largest finite coordinate of all: floats that are not negative are
 // ordered like their bits.
@@ -110,13 +114,57 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+constexpr double kNearSquare = 0.5;  // |centre|^2 over the mean |point - centre|^2: near the origin
+constexpr double kLeastScale = 0x1p-40, kMostScale = 0x1p10;  // so that unscaled products stay in range
+
+// Clears scale[1] where the centre of a layer is too far from the origin; a block for each layer.
+__global__ void __launch_bounds__(kThreads) compare_kernel(const __grid_constant__ TrackPairs pairs) {
+  __shared__ double sum_buffer[2][kMaxWarps][2];
+  TeamSum<double, 2> team_sum{sum_buffer};
+  const int64_t d = pairs.tracks.features, layer = blockIdx.x;
+  const float* centre = static_cast<const float*>(pairs.centre) + layer * d;
+  double sums[2] = {};
+  for (int64_t j = threadIdx.x; j < d; j += kThreads) sums[0] += static_cast<double>(centre[j]) * centre[j];
+  const auto add = [&](const void* squares, const uint8_t* kinds, int64_t m) {
+    for (int64_t i = threadIdx.x; i < m; i += kThreads) {
+      if (kinds[i] == kFiniteTrack) sums[1] += static_cast<const float*>(squares)[layer * m + i];
+    }
+    return static_cast<double>(m);
+  };
+  double count = add(pairs.squares, pairs.kinds, pairs.tracks.tracks);
+  if (!pairs.symmetric) count += add(pairs.other_squares, pairs.other_kinds, pairs.other.tracks);
+  team_sum(sums);
+  const bool near =
+      sums[0] * count <= kNearSquare * sums[1] && *pairs.scale < kMostScale && *pairs.scale > kLeastScale;
+  if (threadIdx.x == 0 && !near) pairs.scale[1] = 0;
+}
+__global__ void __launch_bounds__(kThreads) move_kernel(const __grid_constant__ TrackPairs pairs) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (pairs.scale[1] == 0 || index >= pairs.tracks.points * pairs.tracks.features) return;
+  static_cast<float*>(pairs.centre)[index] = 0;
+}
+
+template <class T>
+void measure_squares(const TrackPairs& pairs, const DeviceTracks& tracks, const DeviceTracks& other,
+                     void* stream) {
+  using Acc = typename AccOf<T>::type;
+  const dim3 block(kThreads);
+  const double* scale = pairs.scale;
+  const Acc* centre = static_cast<const Acc*>(pairs.centre);
+  launch(squares_kernel<T>, grid_of((tracks.view.points * tracks.view.tracks + 7) / 8, block), block, 0,
+         stream, tracks, scale, centre, pairs.kinds, static_cast<Acc*>(pairs.squares));
+  if (pairs.symmetric) return;
+  launch(squares_kernel<T>, grid_of((other.view.points * other.view.tracks + 7) / 8, block), block, 0, stream,
+         other, scale, centre, pairs.other_kinds, static_cast<Acc*>(pairs.other_squares));
+}
+
 template <class T>
 void prepare(const TrackPairs& pairs, void* stream) {
   using Acc = typename AccOf<T>::type;
   const DeviceTracks tracks = on_device(pairs.tracks), other = on_device(pairs.other);
   const dim3 block(kThreads), one(1);
   const int64_t points = pairs.tracks.points;
-  launch(clear_kernel, one, one, 0, stream, pairs.scale);
+  launch(clear_kernel, one, one, 0, stream, pairs.scale, may_use_tensor_cores(pairs) ? 1.0 : 0.0);
   launch(kinds_kernel<T>, grid_of(pairs.tracks.tracks, block), block, 0, stream, tracks, pairs.kinds,
          pairs.scale);
   if (!pairs.symmetric) {
@@ -127,11 +175,12 @@ void prepare(const TrackPairs& pairs, void* stream) {
   Acc* centre = static_cast<Acc*>(pairs.centre);
   launch(centre_kernel<T>, grid_of((points * pairs.tracks.features + kThreads - 1) / kThreads, block), block,
          0, stream, tracks, other, pairs.symmetric, pairs.scale, centre);
-  launch(squares_kernel<T>, grid_of(points * pairs.tracks.tracks, block), block, 0, stream, tracks,
-         pairs.scale, centre, pairs.kinds, static_cast<Acc*>(pairs.squares));
-  if (pairs.symmetric) return;
-  launch(squares_kernel<T>, grid_of(points * pairs.other.tracks, block), block, 0, stream, other, pairs.scale,
-         centre, pairs.other_kinds, static_cast<Acc*>(pairs.other_squares));
+  measure_squares<T>(pairs, tracks, other, stream);
+  if (!may_use_tensor_cores(pairs)) return;
+  launch(compare_kernel, dim3(static_cast<unsigned>(points)), block, 0, stream, pairs);
+  launch(move_kernel, grid_of((points * pairs.tracks.features + kThreads - 1) / kThreads, block), block, 0,
+         stream, pairs);
+  measure_squares<T>(pairs, tracks, other, stream);
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ class Pairs:
         first, points = layers[0], step_count(layers) + 1
         m, others = batch_shape(self.layers).numel(), batch_shape(self.other).numel()
         dtype = accumulation_dtype(first.dtype)
-        self.scale = first.new_empty(1, dtype=torch.float64)
+        self.scale = first.new_empty(2, dtype=torch.float64)
         self.centre = first.new_empty((points, first.shape[-1]), dtype=dtype)  # (n+1, d)
         self.squares = first.new_empty((points, m), dtype=dtype)
         self.other_squares = self.squares if other is None else first.new_empty((points, others), dtype=dtype)
