@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-EXTRAS := demo,test,bench,lint,transport,transformers,torchmetrics,lightning,tensorboard
+EXTRAS := demo,test,bench,lint,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
 .PHONY: help demo test bench gpu-check lint sanitize clean
 

@@ -2,6 +2,7 @@
 // Every CPU kernel, declared once for each instruction set it is compiled for.
 #pragma once
 
+#include "chord_deviation.h"
 #include "line_deviation.h"
 #include "lss_track_geometry.h"
 #include "nearest_track.h"
@@ -16,6 +17,8 @@
   void track_geometry_backward(const GeometryBackward& args, int threads);                  \
   void track_accumulator_update(const Accumulator& args, int threads);                      \
   void track_accumulator_finish(const Accumulator& args, int threads);                      \
+  void chord_deviation_forward(const ChordDeviation& args, int threads);                    \
+  void chord_deviation_backward(const ChordDeviationBackward& args, int threads);           \
   void line_deviation_forward(const LineDeviation& args, int threads);                      \
   void line_deviation_backward(const LineDeviationBackward& args, int threads);             \
   void track_pairs_prepare(const TrackPairs& pairs, int threads);                           \

@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "chord_deviation.h"
 #include "line_deviation.h"
 #include "lss_track_geometry.h"
 #include "nearest_track.h"
@@ -23,6 +24,8 @@ void track_geometry_forward(const GeometryForward& args, int device, void* strea
 void track_geometry_backward(const GeometryBackward& args, int device, void* stream);
 void track_accumulator_update(const Accumulator& args, int device, void* stream);
 void track_accumulator_finish(const Accumulator& args, int device, void* stream);
+void chord_deviation_forward(const ChordDeviation& args, int device, void* stream);
+void chord_deviation_backward(const ChordDeviationBackward& args, int device, void* stream);
 int64_t line_deviation_workspace(const TracksView& tracks, bool each, int device);  // bytes
 void line_deviation_forward(const LineDeviation& args, int device, void* stream);
 void line_deviation_backward(const LineDeviationBackward& args, int device, void* stream);
@@ -46,6 +49,8 @@ inline void track_geometry_forward(const GeometryForward& args, int, void*) { wi
 inline void track_geometry_backward(const GeometryBackward& args, int, void*) { without_cuda(args); }
 inline void track_accumulator_update(const Accumulator& args, int, void*) { without_cuda(args); }
 inline void track_accumulator_finish(const Accumulator& args, int, void*) { without_cuda(args); }
+inline void chord_deviation_forward(const ChordDeviation& args, int, void*) { without_cuda(args); }
+inline void chord_deviation_backward(const ChordDeviationBackward& args, int, void*) { without_cuda(args); }
 inline int64_t line_deviation_workspace(const TracksView&, bool, int) { return 0; }
 inline void line_deviation_forward(const LineDeviation& args, int, void*) { without_cuda(args); }
 inline void line_deviation_backward(const LineDeviationBackward& args, int, void*) { without_cuda(args); }

@@ -115,13 +115,15 @@ void track_geometry_backward(Tracks& tracks, Tracks& gradient, int zero_step, bo
 }
 
 // `finish`: write the numbers of the tracks instead of taking a step.
-void track_accumulator(Tracks& tracks, int zero_step, bool finish, uintptr_t step, uintptr_t direction_sum,
-                       uintptr_t sums, uintptr_t fields, uintptr_t zero_steps, const Place& place) {
+void track_accumulator(Tracks& tracks, int zero_step, bool finish, uintptr_t direction_sum,
+                       uintptr_t direction, uintptr_t direction_low, uintptr_t sums, uintptr_t fields,
+                       uintptr_t zero_steps, const Place& place) {
   Accumulator args;
   args.tracks = viewed(tracks);
   args.zero_step = static_cast<ZeroStep>(zero_step);
-  args.step = pointer<void>(step);
   args.direction_sum = pointer<void>(direction_sum);
+  args.direction = pointer<void>(direction);
+  args.direction_low = pointer<uint8_t>(direction_low);
   args.sums = pointer<double>(sums);
   args.fields = pointer<void>(fields);
   args.zero_steps = pointer<int64_t>(zero_steps);
@@ -136,6 +138,7 @@ void track_accumulator(Tracks& tracks, int zero_step, bool finish, uintptr_t ste
 
 }  // namespace
 
+#include "chord_deviation_bindings.h"
 #include "line_deviation_bindings.h"
 #include "ots_bindings.h"
 #include "track_distance_nearest_track_bindings.h"
@@ -168,6 +171,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("track_geometry_forward", &track_geometry_forward);
   m.def("track_geometry_backward", &track_geometry_backward);
   m.def("track_accumulator", &track_accumulator);
+  bind_chord_deviation(m);
   bind_line_deviation(m);
   bind_ots(m);
   bind_track_distance_nearest_track(m);

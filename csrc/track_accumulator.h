@@ -17,20 +17,23 @@ enum SumRow : int {
   kSumSteps,
   kSumZeros,
   kSumPairs,
-  kSumPending,    // one over the length of the step row, or 0 once it has joined direction_sum
-  kSumRowLength,  // of the step row; 1 where it is a unit vector or zero
+  kSumRowLength,  // of the row that holds the last direction
   kSumRows
 };
 
-// Acc is float, or double for float64 tracks.
+// Acc is float, or double for float64 tracks. The last direction is held for the next cosine alone, as any
+// row along it and the length of that row. On the CPU a float row is held in 24 bits of fixed point, scaled
+// to its largest feature: beside the rounding of a float32 sum that is nothing.
 struct Accumulator {
   TracksView tracks;  // two points: x^(l-1) and x^(l) for an update, x^(0) and x^(n) at the end
   ZeroStep zero_step = ZeroStep::kSkip;
-  void* step = nullptr;           // (m, d) Acc, along the last step that has a direction
-  void* direction_sum = nullptr;  // (m, d) Acc
-  double* sums = nullptr;         // (kSumRows, m)
-  void* fields = nullptr;         // (kFieldCount, m) Acc, written at the end
-  int64_t* zero_steps = nullptr;  // (m), written at the end
+  void* direction_sum = nullptr;     // (m, d) Acc, u_1 + ... + u_l; the first step writes it unread
+  void* direction = nullptr;         // (m, d) along the last direction; unread before there is one. Acc, or
+                                     // int16 for the upper 16 of 24 bits
+  uint8_t* direction_low = nullptr;  // (m, d) the lower 8
+  double* sums = nullptr;            // (kSumRows, m)
+  void* fields = nullptr;            // (kFieldCount, m) Acc, written at the end
+  int64_t* zero_steps = nullptr;     // (m), written at the end
 };
 
 // One track's column of `sums`.

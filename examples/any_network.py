@@ -13,6 +13,6 @@ with record(network, layers="blocks.*") as recording:
     network(points)
 print(lss(recording.tracks).mean(), ots(recording.tracks).score)
 
-with torch.no_grad(), watch(network, layers="blocks.*") as w:
+with torch.no_grad(), watch(network, layers="blocks.*", ends=True) as w:
     network(points)
-print(w.geometry.lss.mean(), w.geometry.turning_angle.mean())
+print(w.geometry.lss.mean(), w.geometry.turning_angle.mean(), ots(*w.ends).score)

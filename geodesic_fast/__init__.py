@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """How close a deep network's layers come to a geodesic of the Wasserstein space (arXiv:2102.09235)."""
 
+from geodesic_fast import plot
+from geodesic_fast.metrics.action import action, action_reference
+from geodesic_fast.metrics.chord_deviation import chord_deviation, chord_deviation_reference
 from geodesic_fast.metrics.geodesic_bound import (
     GeodesicBoundSummary,
     geodesic_bound,
@@ -8,6 +11,7 @@ from geodesic_fast.metrics.geodesic_bound import (
     geodesic_bound_summary,
     geodesic_bound_summary_reference,
 )
+from geodesic_fast.metrics.geodesic_gap import GeodesicGap, geodesic_gap, geodesic_gap_reference
 from geodesic_fast.metrics.line_deviation import line_deviation, line_deviation_reference
 from geodesic_fast.metrics.lss import lss, lss_reference
 from geodesic_fast.metrics.nearest_track import NearestTrack, nearest_track, nearest_track_reference
@@ -19,15 +23,22 @@ from geodesic_fast.recording import TrackAccumulator, record, watch
 
 __all__ = [
     "GeodesicBoundSummary",
+    "GeodesicGap",
     "NearestTrack",
     "OTSResult",
     "SoftOTSResult",
     "TrackAccumulator",
     "TrackGeometry",
+    "action",
+    "action_reference",
+    "chord_deviation",
+    "chord_deviation_reference",
     "geodesic_bound",
     "geodesic_bound_reference",
     "geodesic_bound_summary",
     "geodesic_bound_summary_reference",
+    "geodesic_gap",
+    "geodesic_gap_reference",
     "line_deviation",
     "line_deviation_reference",
     "lss",
@@ -36,6 +47,7 @@ __all__ = [
     "nearest_track_reference",
     "ots",
     "ots_reference",
+    "plot",
     "record",
     "soft_ots",
     "soft_ots_reference",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -73,9 +74,15 @@ def place_of(device: torch.device) -> Any:
     """Return where a kernel is to run: this many threads, or a GPU and its current stream."""
     assert engine is not None
     if device.type == "cpu":
-        return engine.Place(threads=torch.get_num_threads(), device=-1, stream=0)
+        return _cpu_place(torch.get_num_threads())
     stream = torch.cuda.current_stream(device).cuda_stream
     return engine.Place(threads=0, device=device.index, stream=stream)
+
+
+@functools.cache
+def _cpu_place(threads: int) -> Any:
+    assert engine is not None
+    return engine.Place(threads=threads, device=-1, stream=0)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

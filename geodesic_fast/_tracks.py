@@ -19,7 +19,7 @@ ZERO_STEP_CODES = {"skip": 0, "keep": 1, "propagate": 2}
 def layers_of(tracks: Tensor | Sequence[Tensor], dim: int) -> list[Tensor]:
     """Return tracks as the operations take them: one stacked (n+1, *batch, d), or n+1 of (*batch, d)."""
     if isinstance(tracks, Tensor):
-        return [tracks.movedim(dim, 0)]
+        return [tracks.movedim(dim, 0) if dim else tracks]
     return list(tracks)
 
 
@@ -55,24 +55,31 @@ def engine_tracks(layers: Sequence[Tensor]) -> Any:
     layout = _batch_layout(layers[0], 1 if stacked else 0)
     assert engine is not None
     assert layout is not None
+    first = layers[0]
     return engine.Tracks(
-        addresses=[layer.data_ptr() for layer in layers],
-        layer_stride=layers[0].stride(0) if stacked else 0,
-        points=step_count(layers) + 1,
-        batch_size=layout[0],
-        batch_stride=layout[1],
-        features=layers[0].shape[-1],
-        dtype=_DTYPE_CODES[layers[0].dtype],
+        [layer.data_ptr() for layer in layers],
+        first.stride(0) if stacked else 0,
+        step_count(layers) + 1,
+        *layout,
+        first.shape[-1],
+        _DTYPE_CODES[first.dtype],
     )
+
+
+def address(tensor: Tensor | None) -> int:
+    """Return where a tensor lies, 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _batch_layout(layer: Tensor, first: int) -> tuple[list[int], list[int]] | None:
     """Merge the batch axes from `first` on; None where features are not contiguous or axes too many."""
-    if layer.shape[-1] > 1 and layer.stride(-1) != 1:
+    shape, steps = layer.shape, layer.stride()
+    if shape[-1] > 1 and steps[-1] != 1:
         return None
     sizes: list[int] = []
     strides: list[int] = []
-    for size, stride in zip(layer.shape[first:-1], layer.stride()[first:-1], strict=True):
+    for axis in range(first, len(shape) - 1):
+        size, stride = shape[axis], steps[axis]
         if size == 1:
             continue
         if sizes and strides[-1] == size * stride:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from geodesic_fast._validation import check_choice as check_choice  # for the importers of this module
@@ -70,8 +71,7 @@ def check_single_layer_is_called_through(name: str, names: Sequence[str]) -> Non
     if len(names) == 1:
         raise RuntimeError(
             f"layers must hold more than {name!r} when the model itself is not what is called, got this "
-            "one layer: "
-            "pass the module that is called as model."
+            "one layer: pass the module that is called as model."
         )
 
 
@@ -79,8 +79,7 @@ def layer_ran_twice(name: str) -> RuntimeError:
     """Say that a layer ran twice in one pass."""
     return RuntimeError(
         f"each layer must run once per pass, got a second run of {name!r}: pass repeats='append' if the "
-        "network "
-        "applies the same block several times, or pass the module that is called as model."
+        "network applies the same block several times, or pass the module that is called as model."
     )
 
 
@@ -89,10 +88,8 @@ def layers_did_not_run(missing: Sequence[str], total: int) -> RuntimeError:
     listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
     return RuntimeError(
         f"all {total} layers must run in a pass, got no run of {len(missing)} of them ({listed}): call the "
-        "model "
-        "inside the with block, name only layers that run, enter the block before the first call of a "
-        "compiled "
-        "model, or pass missing='skip' for networks that drop layers."
+        "model inside the with block, name only layers that run, enter the block before the first call of a "
+        "compiled model, or pass missing='skip' for networks that drop layers."
     )
 
 
@@ -103,8 +100,7 @@ def layers_not_seen(missing: Sequence[str]) -> RuntimeError:
         f"every layer must run in a measured training step, got none of {listed}: nothing is logged for "
         "this step. Name "
         "layers that run in training, pass missing='skip' for networks that drop layers, or start the "
-        "callback "
-        "before the model is compiled."
+        "callback before the model is compiled."
     )
 
 
@@ -118,7 +114,8 @@ def no_pass(names: Sequence[str]) -> RuntimeError:
     """Say that nothing was recorded."""
     return RuntimeError(
         f"the model must be called inside the with block before its tracks are read, got no pass through its "
-        f"{len(names)} layers: call it there, and for a compiled model enter the block before its first call."
+        f"{len(names)} layers: call it there, in the same thread, and enter the block before the first call "
+        "of a compiled model."
     )
 
 
@@ -127,17 +124,21 @@ def no_state(name: str, what: str, value: object) -> TypeError:
     inside = f" of {', '.join(type(v).__name__ for v in value)}" if isinstance(value, tuple | list) else ""
     return TypeError(
         f"the {what} of layer {name!r} must hold a floating-point tensor, got "
-        f"{type(value).__name__}{inside}: "
-        "name layers whose output is the hidden state."
+        f"{type(value).__name__}{inside}: name layers whose output is the hidden state."
     )
 
 
-def check_not_nested(name: str, what: str, state: Tensor) -> None:
-    """Refuse a nested tensor, which has no (*batch, d)."""
+def check_plain(name: str, what: str, state: Tensor) -> None:
+    """Refuse a nested tensor, which has no (*batch, d), and one inside vmap, which has no values."""
     if state.is_nested:
         raise TypeError(
             f"the {what} of layer {name!r} must be a dense tensor, got a nested one: build a "
             "torch.nn.TransformerEncoder with enable_nested_tensor=False."
+        )
+    if torch._C._functorch.is_functorch_wrapped_tensor(state):
+        raise TypeError(
+            f"the {what} of layer {name!r} must be a plain tensor, got one inside torch.func: call the model "
+            "itself on the whole batch, without vmap or grad around it."
         )
 
 
@@ -146,8 +147,7 @@ def several_groups(shapes: Sequence[tuple[str, int]]) -> ValueError:
     listed = ", ".join(f"{name} (width {width})" for name, width in shapes[:_LISTED])
     return ValueError(
         f"tracks must stay in one space, got {len(shapes)} groups of layers of different shape, from "
-        f"{listed}: "
-        "take each group from .groups."
+        f"{listed}: take each group from .groups."
     )
 
 
@@ -159,12 +159,16 @@ def no_group(count: int) -> ValueError:
     )
 
 
+def no_ends() -> RuntimeError:
+    """Say that the ends of the tracks were not asked for."""
+    return RuntimeError(".ends needs what the watch did not keep, got none: pass ends=True to watch.")
+
+
 def gradient_lost(name: str) -> RuntimeError:
     """Say that a state that should carry gradients does not."""
     return RuntimeError(
         f"detach=False needs states that carry a gradient, got one without at {name!r}: leave "
-        "torch.no_grad(), "
-        "and with activation checkpointing use use_reentrant=False."
+        "torch.no_grad(), and with activation checkpointing use use_reentrant=False."
     )
 
 
@@ -172,8 +176,7 @@ def changed_in_place(name: str) -> RuntimeError:
     """Say that a state changed while it was still needed."""
     return RuntimeError(
         f"the state {name} must stay as it was until the next layer has run, got one that was changed in "
-        "place: "
-        "pass copy=True."
+        "place: pass copy=True."
     )
 
 
@@ -189,8 +192,7 @@ def check_push(state: object, shape: tuple[int, ...] | None) -> None:
     if shape is not None and tuple(state.shape) != shape:
         raise ValueError(
             f"state must have the shape of the states before it, {shape}, got {tuple(state.shape)}: a "
-            "track stays "
-            "in one space, so use one accumulator for each width."
+            "track stays in one space, so use one accumulator for each width."
         )
 
 
@@ -213,8 +215,7 @@ def check_mask(name: str, mask: object, shape: tuple[int, ...]) -> None:
             f"{name} must have one value per track, shape {shape}, got {tuple(mask.shape)}: pass the mask "
             "of the "
             "tokens that the layers see (2-d, without a cache of earlier tokens; decoder_attention_mask "
-            "for a "
-            "decoder), or None to count every token."
+            "for a decoder), or None to count every token."
         )
     if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(
@@ -247,8 +248,7 @@ def check_final_norm(final_norm: object) -> None:
             f"final_norm must be 'exclude' or 'include', got {final_norm!r}: language models such as "
             "GPT-2, Llama and T5 "
             "return the state after their final norm as the last entry (exclude it), models such as BERT "
-            "and ViT the "
-            "last block's own output (include it)."
+            "and ViT the last block's own output (include it)."
         )
 
 
@@ -275,8 +275,7 @@ def check_hidden_states(states: object) -> None:
     if any(isinstance(state, tuple | list) for state in states):
         raise TypeError(
             "output must hold one tensor per layer, got one tuple per generated token: call the model "
-            "itself on the "
-            "generated text instead of model.generate."
+            "itself on the generated text instead of model.generate."
         )
 
 
@@ -285,8 +284,7 @@ def check_no_placeholders(absent: Sequence[int]) -> None:
     if absent:
         raise ValueError(
             f"hidden_states must hold a tensor for every layer, got None at {', '.join(map(str, absent))}: "
-            "call the "
-            "model with output_hidden_states=True, or pass missing='skip' to go through the others."
+            "call the model with output_hidden_states=True, or pass missing='skip' to go through the others."
         )
 
 
@@ -295,6 +293,5 @@ def check_no_zero_step_among(zero_steps: Tensor) -> None:
     if found := int(zero_steps.sum()):
         raise ValueError(
             f"zero_step='raise' allows no step of length zero, got {found} of them among the tracks that "
-            "count: "
-            "pass zero_step='skip' to leave such steps out."
+            "count: pass zero_step='skip' to leave such steps out."
         )

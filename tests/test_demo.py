@@ -17,13 +17,17 @@ from scipy.spatial.distance import cdist
 from scipy.stats import directional_stats
 
 from geodesic_fast.__main__ import main
-from geodesic_fast.demo import command, digits, finding, measuring, networks, pictures, results, training
+from geodesic_fast.demo import command, digits, finding, measuring, networks, results, training
 
 # The demo runs on the plain-torch reference as well, and says so with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:geodesic_fast answers from its slower:RuntimeWarning")
 
 TINY = ["demo", "--width", "12", "--depth", "3", "--epochs", "2", "--l2", "0", "0.005", "--device", "cpu"]
-PICTURES = [f"{name}{dark}.png" for name in ("tracks", "scores", "training") for dark in ("", "-dark")]
+PICTURES = [
+    f"{name}{dark}.png"
+    for name in ("tracks", "scores", "deviation", "margins", "training")
+    for dark in ("", "-dark")
+]
 CPU = torch.device("cpu")
 SETTINGS = training.Settings(
     width=12, depth=3, epochs=2, seed=0, l2=(0.0,), learning_rate=0.05, samples=0, device="cpu"
@@ -111,7 +115,7 @@ def test_another_seed_other_weights_split_and_batches(data):
     assert not torch.equal(digits.load(7, CPU).test_images, data.test_images)
     same_weights = (networks.build("plain", 12, 3, 0, CPU) for _ in range(2))
     losses = [
-        next(training.train(network, 0.0, dataclasses.replace(SETTINGS, seed=seed), data)).loss
+        next(training.train(network, 0.0, dataclasses.replace(SETTINGS, seed=seed), data))[0].loss
         for network, seed in zip(same_weights, (0, 7), strict=True)
     ]
     assert losses[0] != losses[1], "other batches"
@@ -131,6 +135,11 @@ def test_scores_match_scipy(kind, data):
     assert result.after.ots.samples == len(set(chosen.tolist())) == 200
     assert result.after.ots.score == np.mean(rows == columns)
     assert result.after.ots.efficiency == pytest.approx(cost[rows, columns].sum() / cost.trace(), rel=1e-6)
+    between = np.min([cdist(layer, layer) for layer in states], axis=0)
+    other = data.test_classes.numpy()[:, None] != data.test_classes.numpy()[None, :]
+    margins = np.where(other, between, np.inf).min(axis=1) / np.sqrt((cdist(*states[[0, 0]]) ** 2).mean())
+    assert result.after.margin.least == pytest.approx(margins.min(), rel=1e-5)
+    assert result.after.margin.median == pytest.approx(np.sort(margins)[(450 - 1) // 2], rel=1e-5)
     assert result.tracks_before.shape == result.tracks_after.shape == (4, 450, 12)
 
 
@@ -275,23 +284,3 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(monkeypatch, tmp_path):
         results.write_whole(target, b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_projection_keeps_a_plane_exactly():
-    generator = torch.Generator().manual_seed(0)
-    flat = torch.randn(4, 30, 2, generator=generator, dtype=torch.float64)
-    plane = torch.linalg.qr(torch.randn(9, 2, generator=generator, dtype=torch.float64)).Q
-    points, kept, left_out = pictures.project(flat @ plane.T + 100)
-    assert kept == pytest.approx(1)
-    assert left_out == 0
-    before = torch.cdist(flat[0], flat[3]).numpy()
-    assert cdist(points[:, 0], points[:, 3]) == pytest.approx(before, abs=1e-9)
-
-
-def test_projection_leaves_out_tracks_that_are_not_finite():
-    tracks = torch.randn(4, 30, 5, generator=torch.Generator().manual_seed(0))
-    tracks[2, 7, 1] = float("nan")
-    points, kept, left_out = pictures.project(tracks)
-    assert points.shape == (29, 4, 2)
-    assert left_out == 1
-    assert 0 < kept < 1

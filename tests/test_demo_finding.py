@@ -17,10 +17,10 @@ def outcome(kind, l2, lss=1.5, ots=1.0, test_accuracy=0.97, std=0.1, steps=3):
     """Make the outcome of a network that scored so, to put before the decision rule."""
     line = measuring.LineShape(mean=lss, std=std, samples=100, undefined=0)
     moved = measuring.Transport(ots, 0.9, 1.0, 0.9, True, 100) if ots is not None else None
-    measured = measuring.Measurement(1.0, test_accuracy, line, moved)
+    measured = measuring.Measurement(1.0, test_accuracy, line, moved, measuring.Margin(0.5, 0.1))
     tracks = torch.zeros(steps + 1, 100, 4)
     history = (training.Epoch(0, None, test_accuracy, line),)
-    return training.Outcome(kind, l2, measured, measured, history, tracks, tracks, 0.0)
+    return training.Outcome(kind, l2, measured, measured, history, (), tracks, tracks, 0.0)
 
 
 HELD = [outcome("residual", 0.0, 1.2), outcome("plain", 0.0, 5.0, 0.1)]

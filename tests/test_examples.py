@@ -43,6 +43,24 @@ def test_any_network(capsys, monkeypatch):
     stored, watched = run("any_network", capsys, monkeypatch).splitlines()
     score = re.compile(r"tensor\((\d\.\d+)")
     assert score.match(stored)[1] == score.match(watched)[1]
+    assert stored.split()[-1] == watched.split()[-1]
+
+
+def test_between_tracks(capsys, monkeypatch, tmp_path):
+    picture = tmp_path / "spirals.png"
+    gap, margin = run("between_tracks", capsys, monkeypatch, "--picture", str(picture)).splitlines()
+    gap, bending, detour = (float(number) for number in re.findall(r"\d+\.\d+", gap))
+    assert gap == pytest.approx(bending * detour - 1, abs=0.01)
+    assert detour >= 1
+    assert all(float(number) >= 0 for number in re.findall(r"\d+\.\d+", margin))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_arrays(capsys, monkeypatch):
+    score, chord, share = run("arrays", capsys, monkeypatch).split("\n")[0].split()
+    assert 1 <= float(score) < 12**0.5 * 1.5
+    assert float(chord) > 0
+    assert 0 <= float(share) <= 1
 
 
 def test_lss_in_training(capsys, monkeypatch):
@@ -143,24 +161,22 @@ def test_compiled_penalty_is_the_same(name):
         torch.testing.assert_close(a, b)
 
 
-def blocks_of_code() -> list[tuple[str, str, str]]:
-    """Every Python block of the README and the docs that names its file: (page, file, code)."""
-    pattern = re.compile(r"<!-- (examples/\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    return [
-        (page.name, *match) for page in pages if page.exists() for match in pattern.findall(page.read_text())
-    ]
+def blocks_of_code() -> list[tuple[str, str]]:
+    """Every block of code of the README that names its file: (file, code)."""
+    pattern = re.compile(r"<!-- (examples/[\w.]+) -->\n```\w+\n(.*?)```", re.DOTALL)
+    return pattern.findall((ROOT / "README.md").read_text())
 
 
-@pytest.mark.parametrize(("page", "file", "code"), blocks_of_code(), ids=lambda value: str(value)[:40])
-def test_blocks_of_code_are_parts_of_the_examples(page, file, code):
+@pytest.mark.parametrize(("file", "code"), blocks_of_code(), ids=lambda value: str(value)[:40])
+def test_blocks_of_code_are_parts_of_the_examples(file, code):
     lines, count = (ROOT / file).read_text().splitlines(keepends=True), code.count("\n")
     parts = (textwrap.dedent("".join(lines[at : at + count])) for at in range(len(lines)))
-    assert code in parts, f"{page} shows code that is not in {file}"
+    assert code in parts, f"README.md shows code that is not in {file}"
 
 
 def test_every_example_is_shown_and_every_block_has_a_file():
-    shown = {file for _, file, _ in blocks_of_code()}
-    assert shown == {f"examples/{path.name}" for path in EXAMPLES.glob("*.py")} - {"examples/spirals.py"}
-    page = (ROOT / "docs" / "ways_of_use.md").read_text()
-    assert page.count("```python") == page.count("<!-- examples/")
+    shown = {file for file, _ in blocks_of_code()}
+    written = {f"examples/{path.name}" for path in EXAMPLES.glob("*.*") if path.suffix in (".py", ".sh")}
+    assert shown == written - {"examples/spirals.py"}
+    ways = (ROOT / "README.md").read_text().split("## Ways of use")[1].split("\n## ")[0]
+    assert ways.count("```") == 2 * ways.count("<!-- examples/")

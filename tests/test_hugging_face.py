@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
+from assert_accurate import assert_accurate
 
 import geodesic_fast
 from geodesic_fast.integrations.hugging_face import hidden_state_geometry, hidden_state_tracks
@@ -128,6 +129,62 @@ def test_placeholders_are_refused_or_skipped():
         hidden_state_tracks(output, final_norm="include")
     tracks = hidden_state_tracks(output, final_norm="include", missing="skip")
     assert len(tracks) == 3
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_passes_with_a_cache_have_the_mask_of_their_own_tokens(name):
+    model, inputs, _ = build(name)
+    ids, mask = inputs["input_ids"].flip(1), inputs["attention_mask"].flip(1)  # padding comes first
+    with torch.no_grad(), watch(model) as whole:
+        model(ids, attention_mask=mask)
+    with torch.no_grad():
+        cache = model(ids[:, :-3], attention_mask=mask[:, :-3], use_cache=True).past_key_values
+        with watch(model) as rest:
+            model(ids[:, -3:], attention_mask=mask, past_key_values=cache)
+    real = torch.arange(ids.shape[1]).expand_as(ids)[mask.bool()]
+    torch.testing.assert_close(
+        rest.geometry.lss, whole.geometry.lss[real >= ids.shape[1] - 3], rtol=1e-4, atol=0
+    )
+    with torch.no_grad(), watch(model) as w:
+        model.generate(ids, attention_mask=mask, max_new_tokens=3, do_sample=False)
+    assert w.geometry.lss.shape == (2,)  # the last pass: one token of each sentence
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_every_pass_of_a_training_loop_is_that_of_the_stored_states(autocast):
+    """Dropout, gradient accumulation, autocast, padding, evaluation between the steps."""
+    model = tiny.gpt2().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for step in range(4):
+        inputs = tiny.padded_batch(tokens=5 + step)
+        model.train(step != 2)
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+            watch(model) as w,
+            record(model) as stored,
+        ):
+            loss = model(**inputs, labels=inputs["input_ids"]).loss / 2
+        real = inputs["attention_mask"].bool()
+        plain, truth = (
+            geodesic_fast.lss_reference([state.to(dtype) for state in stored.tracks])[real]
+            for dtype in (torch.float32, torch.float64)
+        )
+        assert_accurate(w.geometry.lss, plain, truth)
+        loss.backward()
+        if step % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_models_that_accelerate_moves_about():
+    accelerate = pytest.importorskip("accelerate", reason="needs the package accelerate")
+    model, inputs, _ = build("gpt2")
+    with torch.no_grad(), watch(model) as plain:
+        model(**inputs)
+    offloaded = accelerate.cpu_offload(tiny.gpt2(), execution_device="cpu")
+    with torch.no_grad(), watch(offloaded) as w:
+        offloaded(**inputs)
+    assert torch.equal(w.geometry.lss, plain.geometry.lss)
 
 
 def test_bf16_models():

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: MIT
 import json
+import os
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +97,32 @@ def test_undefined_tracks_are_counted(tmp_path, capsys, tracks):
     assert told["mean"] == pytest.approx(geodesic_fast.lss(broken).nanmean().item(), rel=1e-6)
 
 
+def test_transport_score_of_the_ends(tmp_path, capsys, tracks):
+    path = save(tmp_path / "tracks.npy", tracks, "array")
+    expected = geodesic_fast.ots(tracks)
+    told = measure(tmp_path, capsys, path)["groups"][0]["ots"]
+    assert (told["points"], told["of"], told["certified"]) == (30, 30, True)
+    assert told["score"] == expected.score
+    assert told["efficiency"] == pytest.approx(expected.efficiency, rel=1e-12)
+    assert "optimal transport score" in (tmp_path / "out" / "report.html").read_text().lower()
+    few = measure(tmp_path, capsys, path, "--ots-points", 10)["groups"][0]["ots"]
+    assert (few["points"], few["of"]) == (10, 30)
+    assert few["map_cost"] != told["map_cost"]
+    assert measure(tmp_path, capsys, path, "--ots-points", 0)["groups"][0]["ots"] is None
+
+
+def test_transport_score_that_cannot_be_is_a_sentence(tmp_path, capsys, tracks, monkeypatch):
+    broken = tracks.clone()
+    broken[0, 5] = torch.nan
+    path = save(tmp_path / "broken.npy", broken, "array")
+    assert "NaN or inf first in row 5" in measure(tmp_path, capsys, path)["groups"][0]["ots"]["refused"]
+    assert main(["measure", str(path), "--output", str(tmp_path / "out")]) == 0
+    assert "Optimal transport score of 30 points: none, for" in capsys.readouterr().out
+    monkeypatch.setattr("geodesic_fast.transport.planner.free_memory", lambda device: 1000)
+    path = save(tmp_path / "tracks.npy", tracks, "array")
+    assert "memory_budget must hold" in measure(tmp_path, capsys, path)["groups"][0]["ots"]["refused"]
+
+
 def test_files_that_cannot_be_read(tmp_path, capsys):
     assert "got no such file: check the path" in refusal(capsys, tmp_path / "missing.npy")
     assert "pass --text FILE for a language model" in refusal(capsys, "gpt2")
@@ -152,6 +182,7 @@ def test_language_model_in_a_local_folder(tmp_path, capsys, gpt2_folder, words):
     assert group["fields"]["lss"]["mean"] == pytest.approx(torch.cat(scores).double().mean().item(), rel=1e-5)
     limited = measure(tmp_path, capsys, gpt2_folder, "--text", words, "--tokens", "10", "--limit", "2")
     assert limited["groups"][0]["tracks"] == 20
+    assert limited["groups"][0]["ots"]["points"] == 20
     chosen = measure(
         tmp_path, capsys, gpt2_folder, "--text", words, "--random-weights", "--layers", "h.1", "h.2"
     )
@@ -182,18 +213,42 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_hugging_face_vision_model(tmp_path, capsys, pictures):
-    tiny = pytest.importorskip("tiny_transformers", reason="needs the package transformers")
-    folder = tmp_path / "tiny-vit"
+def save_vit(tiny, folder) -> None:
     tiny.vit().save_pretrained(folder)
     settings = {
         "image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, "do_resize": True,
         "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    found = measure(tmp_path, capsys, folder, "--images", pictures)
+
+
+def test_hugging_face_vision_model(tmp_path, capsys, pictures):
+    save_vit(pytest.importorskip("tiny_transformers", reason="needs transformers"), tmp_path / "tiny-vit")
+    found = measure(tmp_path, capsys, tmp_path / "tiny-vit", "--images", pictures)
     assert found["groups"][0]["tracks"] == 3 * 5
     assert found["groups"][0]["steps"] == 4
+
+
+def test_example_of_the_command_line(tmp_path, tracks, words, gpt2_folder, pictures):
+    """The commands of the README, on small things of the same names."""
+    tiny = pytest.importorskip("tiny_transformers", reason="needs the package transformers")
+    save(tmp_path / "tracks.npy", tracks, "array")
+    for name, target in (("book.txt", words), ("gpt2", gpt2_folder), ("photos", pictures)):
+        (tmp_path / name).symlink_to(target)
+    save_vit(tiny, tmp_path / "vit")
+    script = Path(__file__).parent.parent / "examples" / "command_line.sh"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["bash", script],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("Optimal transport score") == 3
+    assert (tmp_path / "results" / "measure" / "report.html").is_file()
 
 
 def image_library(name: str):

@@ -181,6 +181,20 @@ def test_the_distance_has_the_gradient_of_the_reference(device):
 
 
 @needs_engine
+def test_forward_mode_says_what_to_do():
+    tracks = random_tracks((4, 3, 5), torch.float64)
+
+    def along(metric):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(tracks, torch.ones_like(tracks))
+            return torch.autograd.forward_ad.unpack_dual(metric(dual).distance).tangent
+
+    with pytest.raises(NotImplementedError, match="use nearest_track_reference for jvp"):
+        along(nearest_track)
+    assert along(nearest_track_reference).abs().max() < 1e-12  # moving all points alike changes nothing
+
+
+@needs_engine
 def test_opcheck_and_one_graph(device):
     tracks = random_tracks((3, 20, 6), torch.float32, device)
     opcheck(operation.nearest_track, ([tracks], None))

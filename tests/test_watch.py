@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
+import threading
+
 import pytest
 import torch
+from assert_accurate import assert_accurate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from geodesic_fast import TrackGeometry, track_geometry
+from geodesic_fast import TrackGeometry, ots, track_geometry_reference
 from geodesic_fast.recording import record, watch
 
 
@@ -35,16 +38,19 @@ def x():
     return torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
 
 
-def assert_equal(got: TrackGeometry, expected: TrackGeometry) -> None:
-    for name, a, b in zip(TrackGeometry._fields, got, expected, strict=True):
-        tolerance = 1e-13 if a.dtype == torch.float64 else 2e-7
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True, msg=name)
-
-
-def stored(net: nn.Module, x: torch.Tensor, **options) -> TrackGeometry:
+def stored(net: nn.Module, x: torch.Tensor, **options) -> list[torch.Tensor]:
     with record(net, **options) as recording:
         net(x)
-    return track_geometry(recording.tracks)
+    return recording.tracks
+
+
+def assert_equal(got: TrackGeometry, tracks: list[torch.Tensor], mask: torch.Tensor | None = None) -> None:
+    """Compare what was watched with the definition on stored tracks, in their own precision and in double."""
+    plain = track_geometry_reference(tracks)
+    truth = track_geometry_reference([state.double() for state in tracks])
+    for name, a, b, c in zip(TrackGeometry._fields, got, plain, truth, strict=True):
+        b, c = (b, c) if mask is None else (b[mask], c[mask])
+        assert torch.equal(a, b) if name == "zero_steps" else assert_accurate(a, b, c, name=name) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
@@ -71,10 +77,25 @@ def test_mask_of_the_call_leaves_padding_out(x, how):
         else:
             net(x, mask) if how == "position" else net(x)
     expected = stored(net, x)
-    assert_equal(w.geometry, TrackGeometry._make(field[mask.bool()] for field in expected))
+    assert_equal(w.geometry, expected, mask.bool())
     with watch(net, mask=None) as w:
         net(x, attention_mask=mask)
     assert_equal(w.geometry, expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_ends_are_what_ots_takes(x, mode):
+    net, mask = Net(between=lambda state: state.mul_(2)), torch.ones(3, 7)
+    mask[1, 4:] = 0
+    with mode(), watch(net, ends=True, copy=True) as w, record(net) as recording:
+        net(x, attention_mask=mask)
+    for end, expected in zip(w.ends, (recording.tracks[0], recording.tracks[-1]), strict=True):
+        assert torch.equal(end, expected[mask.bool()])
+    assert ots(*w.ends).certified
+    with mode(), watch(net, copy=True) as without:
+        net(x)
+    with pytest.raises(RuntimeError, match="pass ends=True to watch"):
+        _ = without.ends
 
 
 def test_mask_reaches_layers_inside_a_model_that_is_not_called(x):
@@ -150,7 +171,7 @@ def test_widths_become_groups():
         net(x)
     assert [(g.names[0], g.names[-1], g.width) for g in w.groups] == [("input of 0", "1", 4), ("2", "3", 6)]
     for group, expected in zip(w.groups, recording.groups, strict=True):
-        assert_equal(group.geometry, track_geometry(expected.tracks))
+        assert_equal(group.geometry, expected.tracks)
     with pytest.raises(ValueError, match="got 2 groups of layers"):
         _ = w.geometry
 
@@ -171,6 +192,36 @@ def test_autocast_keeps_the_numbers_of_the_states(x):
     assert w.geometry.lss.dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert_equal(w.geometry, stored(net, x, layers="blocks.*.linear"))
+
+
+def test_threads_that_share_a_model_measure_their_own_passes():
+    net, measured = Net(), {}
+
+    def run(size):
+        generator = torch.Generator().manual_seed(size)
+        for _ in range(5):
+            x = torch.randn(size, 16, generator=generator)
+            with torch.no_grad(), watch(net) as w:
+                net(x)
+            with torch.no_grad(), record(net) as recording:
+                net(x)
+            measured[size] = w.geometry, recording.tracks
+
+    threads = [threading.Thread(target=run, args=(size,)) for size in (40, 50, 60, 70)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(measured) == [40, 50, 60, 70]
+    for size, (geometry, tracks) in measured.items():
+        assert geometry.lss.shape == (size,)
+        assert_equal(geometry, tracks)
+
+
+def test_tensors_inside_vmap_are_refused(x):
+    net = Net()
+    with torch.no_grad(), pytest.raises(TypeError, match=r"got one inside torch\.func"), watch(net):
+        torch.vmap(net)(x)
 
 
 def test_nested_tensors_are_refused(x):

@@ -40,7 +40,8 @@ GEODESIC_FAST_INLINE void sum_each<float>(const Vector<float> (&v)[kTileColumns]
                       _mm512_maskz_permute_ps(0xffff, all, 0xb1));  // four lanes of a, four of b, of c, of d
   all = _mm512_add_ps(all, _mm512_maskz_permute_ps(0xffff, all, 0x4e));
   const __m512i firsts = _mm512_set_epi32(12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0);
-  _mm_storeu_ps(sums, _mm512_castps512_ps128(_mm512_maskz_permutexvar_ps(0xffff, firsts, all)));
+  all = _mm512_maskz_permutexvar_ps(0xffff, firsts, all);
+  std::memcpy(sums, &all, sizeof(sums));
 }
 #endif
 

@@ -33,7 +33,8 @@ GEODESIC_FAST_INLINE PanelPlan plan_panels(const TracksView& tracks, bool one_by
   plan.groups = (tracks.tracks + plan.together - 1) / plan.together;
   const bool shared = tracks.steps() >= kSharedSteps;
   plan.team = shared ? threads : 1;
-  plan.parts = shared ? 1 : useful_threads(plan.groups, threads);
+  const int64_t worth = tracks.tracks / chunk_of(tracks) + 1;  // threads that have enough to do
+  plan.parts = shared ? 1 : useful_threads(worth < plan.groups ? worth : plan.groups, threads);
   return plan;
 }
 

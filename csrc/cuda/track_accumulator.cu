@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
 // One more layer for tracks that are measured while they arrive, and their numbers at the end.
-// Memory: an update reads x^(l-1), x^(l), the step and the sum of directions, writes the last two: 6 m d
-// values
-//         (what the second sweep over a row reads again comes from the cache); two sums per warp shared.
+// Memory: an update reads x^(l-1), x^(l), the last step and the sum of directions, writes the last two: 6 m d
+//         values (what the second sweep over a row reads again comes from the cache); two sums per warp
+//         shared.
 // Work:   9 operations per value.
 // Numbers: as in track_geometry: float32 sums (float64 for float64 tracks), float64 for what has one value
-// per
-//          track.
+//         per track.
 // Bound:  memory bandwidth.
 #include "track_accumulator.h"
 
@@ -32,7 +31,7 @@ template <class T>
 struct Track {
   using Acc = typename AccOf<T>::type;
   const T *before, *after;
-  Acc *step, *direction_sum;
+  Acc *direction, *direction_sum;  // `direction` holds the last step that has one, scaled
   int64_t features;
 
   __device__ Track(const TwoLayers& layers, const Accumulator& args, int64_t track) {
@@ -40,7 +39,7 @@ struct Track {
     features = args.tracks.features;
     before = reinterpret_cast<const T*>(layers.before + offset);
     after = reinterpret_cast<const T*>(layers.after + offset);
-    step = static_cast<Acc*>(args.step) + track * features;
+    direction = static_cast<Acc*>(args.direction) + track * features;
     direction_sum = static_cast<Acc*>(args.direction_sum) + track * features;
   }
 
@@ -62,14 +61,12 @@ struct Track {
   }
 };
 
-// What turns the step row into its direction, or into zero once that has joined the sum: the quotient to the
-// last bit, for unit steps along an axis must cancel exactly.
+// A row over its length, to the last bit: unit steps along an axis must cancel exactly.
 template <class Acc>
-struct Pending {
+struct Quotient {
   Acc length, inverse;
 
-  __device__ explicit Pending(const HeldSums& held)
-      : length(static_cast<Acc>(held.at(kSumRowLength))), inverse(static_cast<Acc>(held.at(kSumPending))) {}
+  __device__ explicit Quotient(Acc of) : length(of == 0 ? Acc(1) : of), inverse(of == 0 ? Acc(0) : 1 / of) {}
 
   __device__ __forceinline__ Acc operator()(Acc v) const {
     const Acc u = v * inverse;
@@ -85,7 +82,7 @@ struct Scaling {
 };
 
 template <class T, class Sum>
-__device__ Scaling<typename AccOf<T>::type> rescale(const Track<T>& track,
+__device__ Scaling<typename AccOf<T>::type> rescale(const Track<T>& track, bool turns,
                                                     typename AccOf<T>::type (&totals)[2], Sum& team_sum,
                                                     typename AccOf<T>::type* max_buffer) {
   using Acc = typename AccOf<T>::type;
@@ -100,7 +97,7 @@ __device__ Scaling<typename AccOf<T>::type> rescale(const Track<T>& track,
   track.for_owned([&](int64_t j) {
     const Acc v = track.difference(j, scaling.half) / scaling.divisor;
     totals[0] += v * v;
-    totals[1] += v * track.step[j];
+    if (turns) totals[1] += v * track.direction[j];
   });
   team_sum(totals);
   return scaling;
@@ -118,32 +115,34 @@ __global__ void __launch_bounds__(kThreads)
        index += stride) {
     const Track<T> track(layers, args, index);
     const HeldSums held{args.sums + index, m};
-    const Pending<Acc> pending(held);
+    const GeometrySums earlier = held.load();
+    const bool first = earlier.steps == 0, turns = has_direction(earlier, args.zero_step);
     Acc totals[2] = {};
     track.for_owned([&](int64_t j) {
       const Acc v = track.difference(j, false);
       totals[0] += v * v;
-      totals[1] += v * track.step[j];
+      if (turns) totals[1] += v * track.direction[j];
     });
     team_sum(totals);
     Scaling<Acc> scaling;
-    if (!is_safe_square(totals[0])) scaling = rescale(track, totals, team_sum, max_buffer);
+    if (!is_safe_square(totals[0])) scaling = rescale(track, turns, totals, team_sum, max_buffer);
     const Acc root = sqrt(totals[0]);
     const double length = static_cast<double>(root) * scaling.divisor * (scaling.half ? 2 : 1);
     const bool directed = length != 0 || args.zero_step == ZeroStep::kKeep;
+    const Quotient<Acc> unit(root);
     track.for_owned([&](int64_t j) {
-      track.direction_sum[j] += pending(track.step[j]);
-      if (directed) track.step[j] = track.difference(j, scaling.half) / scaling.divisor;
+      const Acc v = track.difference(j, scaling.half) / scaling.divisor, u = unit(v);
+      track.direction_sum[j] = first ? u : track.direction_sum[j] + u;
+      if (directed) track.direction[j] = v;
     });
     __syncwarp();  // what the other lanes read is written only now
     if (threadIdx.x != 0) continue;
     GeometrySums sums = held.load();
     // Exactly 1 or -1 along an axis.
-    const double cosine = length == 0 ? Acc(0) : totals[1] / (root * pending.length);
-    if (directed && has_direction(sums, args.zero_step)) sums.add_cosine(cosine);
+    const Acc both = root * static_cast<Acc>(held.at(kSumRowLength));
+    if (directed && turns) sums.add_cosine(length == 0 ? Acc(0) : totals[1] / both);
     sums.add_length(length);
     held.store(sums);
-    held.at(kSumPending) = length == 0 ? Acc(0) : 1 / root;
     if (directed) held.at(kSumRowLength) = length == 0 ? Acc(1) : root;
   }
 }
@@ -160,10 +159,9 @@ __global__ void __launch_bounds__(kThreads)
        index += stride) {
     const Track<T> track(layers, args, index);
     const HeldSums held{args.sums + index, m};
-    const Pending<Acc> pending(held);
     Acc totals[2] = {};  // |u_1 + ... + u_n|^2 and |x^(n) - x^(0)|^2
     track.for_owned([&](int64_t j) {
-      const Acc total = track.direction_sum[j] + pending(track.step[j]), v = track.difference(j, false);
+      const Acc total = track.direction_sum[j], v = track.difference(j, false);
       totals[0] += total * total;
       totals[1] += v * v;
     });
@@ -172,7 +170,7 @@ __global__ void __launch_bounds__(kThreads)
     Scaling<Acc> scaling;
     if (!is_safe_square(totals[1])) {
       Acc scaled[2];
-      scaling = rescale(track, scaled, team_sum, max_buffer);
+      scaling = rescale(track, false, scaled, team_sum, max_buffer);
       totals[1] = scaled[0];
     }
     const double chord = sqrt(static_cast<double>(totals[1])) * scaling.divisor * (scaling.half ? 2 : 1);

@@ -37,6 +37,14 @@ class Transport:
 
 
 @dataclass(frozen=True)
+class Margin:
+    """Distance to the nearest track of another class, over samples, in units of `margins`."""
+
+    median: float
+    least: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Everything the demo reports about one network at one moment."""
 
@@ -44,6 +52,7 @@ class Measurement:
     test_accuracy: float
     lss: LineShape
     ots: Transport | None
+    margin: Margin
 
 
 def states_of(network: Network, images: Tensor) -> list[Tensor]:
@@ -63,9 +72,9 @@ def accuracy(network: Network, images: Tensor, classes: Tensor) -> float:
     return float((guesses == classes).double().mean())
 
 
-def line_shape(states: list[Tensor]) -> LineShape:
-    """Return mean and standard deviation (over samples) of the LSS of every track."""
-    scores = geodesic_fast.lss(states).double()  # (m,)
+def line_shape(scores: Tensor) -> LineShape:
+    """Return mean and standard deviation over samples of their LSS (m,)."""
+    scores = scores.double()
     defined = scores[~scores.isnan()]
     return LineShape(
         mean=float(defined.mean()),
@@ -91,12 +100,31 @@ def transport(states: list[Tensor], chosen: Tensor) -> Transport | None:
     )
 
 
+def margins(tracks: Tensor, classes: Tensor) -> Tensor:
+    """Return how far each track (n+1, m, d) keeps from those of other classes (m), in multiples of the root
+    mean squared distance of two first states.
+    """
+    first = tracks[0]
+    spread = (2 * first.var(dim=0, correction=0).sum()).sqrt()
+    return geodesic_fast.nearest_track(tracks, labels=classes).distance / spread
+
+
+def margin(tracks: Tensor, classes: Tensor) -> Margin:
+    """Return the median and the least margin of all samples; NaN if any is."""
+    found = margins(tracks, classes)
+    broken = bool(found.isnan().any())
+    return Margin(
+        median=math.nan if broken else float(found.median()), least=math.nan if broken else float(found.min())
+    )
+
+
 def measure(network: Network, digits: Digits, chosen: Tensor) -> Measurement:
     """Measure `network`: LSS over all test samples, OTS over the `chosen` ones."""
     states = states_of(network, digits.test_images)
     return Measurement(
         train_accuracy=accuracy(network, digits.train_images, digits.train_classes),
         test_accuracy=accuracy(network, digits.test_images, digits.test_classes),
-        lss=line_shape(states),
+        lss=line_shape(geodesic_fast.lss(states)),
         ots=transport(states, chosen),
+        margin=margin(torch.stack(states), digits.test_classes),
     )

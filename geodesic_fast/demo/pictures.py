@@ -8,17 +8,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from PIL import Image
 from torch import Tensor
 
+from geodesic_fast import line_deviation, plot
+from geodesic_fast.demo import measuring
 from geodesic_fast.demo.digits import CLASSES
 from geodesic_fast.demo.networks import KINDS
 from geodesic_fast.demo.training import Outcome
@@ -58,34 +58,11 @@ def draw_all(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> dict
     figures = {
         "tracks": tracks_figure(outcomes, classes, theme),
         "scores": scores_figure(outcomes, theme),
+        "deviation": deviation_figure(outcomes, theme),
+        "margins": margins_figure(outcomes, classes, theme),
         "training": training_figure(outcomes, theme),
     }
     return {name: _png(figure, theme) for name, figure in figures.items()}
-
-
-def project(tracks: Tensor) -> tuple[np.ndarray, float, int]:
-    """Project tracks (n+1, m, d) on the two main directions of all their states.
-
-    Returns the points (m', n+1, 2), the share of variance they keep, and how many of the m tracks
-    were left out because they hold NaN or inf.
-    """
-    finite = torch.isfinite(tracks).all(dim=-1).all(dim=0)
-    states = tracks[:, finite].double()
-    left_out = int((~finite).sum())
-    if states.numel() == 0:
-        return np.empty((0, len(tracks), 2)), math.nan, left_out
-    cloud = states.flatten(0, 1)
-    cloud = cloud - cloud.mean(dim=0)  # ((n+1) m', d)
-    variances, directions = torch.linalg.eigh(cloud.T @ cloud)  # ascending
-    axes = directions.flip(1)[:, :2]  # (d, 2), or (1, 1) at width 1
-    largest = axes.abs().argmax(dim=0)
-    axes = axes * axes.gather(0, largest[None]).sign()  # an eigenvector's sign is arbitrary: fix it
-    points = (cloud @ axes).reshape(len(states), -1, axes.shape[1]).transpose(0, 1)
-    if points.shape[-1] == 1:
-        points = torch.cat([points, torch.zeros_like(points)], dim=-1)
-    total = float(variances.sum())
-    kept = float(variances[-2:].sum()) / total if total > 0 else math.nan
-    return points.numpy(), kept, left_out
 
 
 def tracks_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> Figure:
@@ -93,7 +70,7 @@ def tracks_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) ->
     figure = _figure(9.6, 9.0, theme)
     grid = figure.subplots(2, 2)
     for row, kind in zip(grid, KINDS, strict=True):
-        outcome = max((o for o in outcomes if o.kind == kind), key=lambda o: o.l2)
+        outcome = _strongest(outcomes, kind)
         moments = (
             ("before training", outcome.tracks_before, outcome.before),
             (f"after training, L2 {outcome.l2:g}", outcome.tracks_after, outcome.after),
@@ -118,21 +95,46 @@ def tracks_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) ->
 
 
 def _draw_tracks(axes: Axes, tracks: Tensor, classes: Tensor, theme: Theme) -> float:
-    points, kept, left_out = project(tracks)
-    finite = torch.isfinite(tracks).all(dim=-1).all(dim=0)
-    colours = [theme.classes[int(digit)] for digit in classes.cpu()[finite]]
-    axes.add_collection(LineCollection(list(points), colors=colours, linewidths=0.6, alpha=0.45))
-    axes.scatter(
-        points[:, 0, 0], points[:, 0, 1], s=7, facecolors="none", edgecolors=colours, lw=0.5, zorder=3
-    )
-    axes.scatter(points[:, -1, 0], points[:, -1, 1], s=9, color=colours, lw=0, zorder=4)
-    axes.autoscale_view()
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set(xticks=[], yticks=[])
-    if left_out:
-        note = f"{left_out} of {tracks.shape[1]} tracks hold NaN or inf and are not drawn"
-        axes.text(0.5, 0.02, note, transform=axes.transAxes, color=theme.ink, fontsize=9, ha="center")
-    return kept
+    """Draw the tracks, and return the share of the variance that the picture keeps."""
+    present = classes.unique()
+    plot.plot_tracks(tracks, classes, colors=[theme.classes[digit] for digit in present], ax=axes)
+    axes.set(xlabel="", ylabel="")
+    for note in axes.texts:
+        note.set_color(theme.ink)
+    return sum(plot.project_tracks(tracks)[1])
+
+
+def deviation_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
+    """Draw which pairs of layers bend against each other, for the strongest L2 of each kind."""
+    figure = _figure(9.6, 4.4, theme)
+    for axes, kind in zip(figure.subplots(1, 2), KINDS, strict=True):
+        outcome = _strongest(outcomes, kind)
+        plot.plot_line_deviation(line_deviation(outcome.tracks_after), colorbar=kind == KINDS[-1], ax=axes)
+        _titled(axes, f"{kind}, after training, L2 {outcome.l2:g}", theme)
+        axes.grid(visible=False)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_color(theme.ink)
+    return figure
+
+
+def margins_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> Figure:
+    """Draw which share of the samples keeps at least how far from other classes, before and after."""
+    figure = _figure(9.6, 4.2, theme)
+    axes = figure.subplots()
+    for kind in KINDS:
+        outcome = _strongest(outcomes, kind)
+        moments = (("before training", ":", outcome.tracks_before), ("after", "-", outcome.tracks_after))
+        for moment, style, tracks in moments:
+            found = measuring.margins(tracks, classes.cpu())
+            found = found[found.isfinite()].sort().values
+            share = torch.linspace(1, 0, len(found) + 1)[:-1]
+            label = f"{kind}, {moment}" + (f", L2 {outcome.l2:g}" if moment == "after" else "")
+            axes.step(found, share, where="pre", color=theme.kinds[kind], ls=style, lw=2, label=label)
+    axes.set(xlim=(0, None), ylim=(0, 1.02))
+    axes.set_xlabel("margin, in root mean squared distances of two first states", color=theme.ink)
+    _titled(axes, "Share of test samples whose track keeps at least this far from every other class", theme)
+    axes.legend(frameon=False, labelcolor=theme.ink)
+    return figure
 
 
 def scores_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
@@ -169,19 +171,22 @@ def training_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
     strengths = sorted({outcome.l2 for outcome in outcomes})
     for outcome in outcomes:
         style = LINE_STYLES[strengths.index(outcome.l2) % len(LINE_STYLES)]
-        axes.plot(
-            [epoch.epoch for epoch in outcome.history],
-            [epoch.lss.mean for epoch in outcome.history],
-            color=theme.kinds[outcome.kind], ls=style, lw=1.8, marker="." if len(outcome.history) < 3 else "",
+        plot.plot_geometry(
+            outcome.geometries, color=theme.kinds[outcome.kind], ls=style, lw=1.8, ax=axes,
             label=f"{outcome.kind}, L2 {outcome.l2:g}",
         )  # fmt: skip
     steps = len(outcomes[0].tracks_after) - 1
     _reference_line(axes, math.sqrt(steps), f"random directions, √{steps}", theme)
     axes.set_ylim(bottom=0)
+    axes.set_ylabel("")
     axes.set_xlabel("epoch (0: before training)", color=theme.ink)
     _titled(axes, "Mean LSS over the test samples during training (1: straight line)", theme)
     axes.legend(frameon=False, labelcolor=theme.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _strongest(outcomes: Sequence[Outcome], kind: str) -> Outcome:
+    return max((outcome for outcome in outcomes if outcome.kind == kind), key=lambda outcome: outcome.l2)
 
 
 def _reference_line(axes: Axes, height: float, label: str, theme: Theme) -> None:

@@ -20,7 +20,14 @@ CAPTIONS = {
     "scores": "Both scores after training against the L2 strength. Bars: one standard deviation over the "
     "test samples. The dotted line is what steps in random directions give in high dimension; steps that "
     "turn back on each other score above it.",
-    "training": "Mean LSS over the test samples, before training and after every epoch.",
+    "deviation": "Which pairs of layers bend against each other: one minus the cosine between their steps, "
+    "averaged over the test samples; strongest L2. Blue: the two steps point the same way, white: they are "
+    "orthogonal, red: they are opposite. All blue is a straight line.",
+    "margins": "How far the track of a sample keeps from the nearest track of another class, at the layer "
+    "where the two come nearest: the margin by which the network tells them apart all the way. Strongest L2. "
+    "Higher and further right is more robust.",
+    "training": "LSS of the test samples, before training and after every epoch: the mean, and a band that "
+    "holds four out of five samples.",
 }
 
 STYLE = """
@@ -121,6 +128,9 @@ def _definitions(settings: Settings) -> str:
         "optimal transport map between its first and last states sends them. 1 means that the network's own "
         "map is an optimal transport map.",
         "W2 efficiency": "the optimal transport cost over the cost of the network's own map, at most 1.",
+        "Margin": "the distance of a sample's track from the nearest track of another class, at the layer "
+        "where the two come nearest, over the root mean squared distance of two first states. The table "
+        "gives the median over the test samples.",
         "Networks": "a linear embedding of the 64 pixels gives x⁽⁰⁾; each layer then computes "
         "g(x) = W relu(batchnorm(x)) + b, and x + g(x) if residual; a linear classifier reads x⁽ⁿ⁾. "
         "Both kinds start from the same weights and see the same batches.",

@@ -19,6 +19,7 @@ from geodesic_fast.demo.training import Outcome, Settings
 
 COLUMNS = (
     "network", "L2", "train acc.", "test acc.", "LSS before", "LSS", "OTS before", "OTS", "W2 efficiency",
+    "margin",
 )  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def table(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
             finding.figure(outcome.before.ots.score, 3) if outcome.before.ots else "undefined",
             finding.figure(outcome.after.ots.score, 3) if outcome.after.ots else "undefined",
             finding.figure(outcome.after.ots.efficiency, 3) if outcome.after.ots else "undefined",
+            finding.figure(outcome.after.margin.median),
         )
         for outcome in outcomes
     ]

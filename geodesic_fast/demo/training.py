@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from geodesic_fast import TrackGeometry, track_geometry
 from geodesic_fast.demo import measuring, networks
 from geodesic_fast.demo.digits import Digits
 from geodesic_fast.demo.networks import Network
@@ -51,6 +52,7 @@ class Outcome:
     before: measuring.Measurement
     after: measuring.Measurement
     history: tuple[Epoch, ...]
+    geometries: tuple[TrackGeometry, ...]  # one per epoch of the history, on the CPU, for the pictures
     tracks_before: Tensor  # (n+1, m, d) on the CPU, for the pictures
     tracks_after: Tensor
     seconds: float
@@ -66,8 +68,10 @@ def run_one(
     before = measuring.measure(network, digits, chosen)
     tracks_before = torch.stack(measuring.states_of(network, digits.test_images)).cpu()
     history = [Epoch(0, None, before.test_accuracy, before.lss)]
-    for epoch in train(network, l2, settings, digits):
+    geometries = [_on_cpu(track_geometry(tracks_before))]
+    for epoch, geometry in train(network, l2, settings, digits):
         history.append(epoch)
+        geometries.append(_on_cpu(geometry))
         after_epoch(epoch)
     return Outcome(
         kind=kind,
@@ -75,6 +79,7 @@ def run_one(
         before=before,
         after=measuring.measure(network, digits, chosen),
         history=tuple(history),
+        geometries=tuple(geometries),
         tracks_before=tracks_before,
         tracks_after=torch.stack(measuring.states_of(network, digits.test_images)).cpu(),
         seconds=time.perf_counter() - started,
@@ -87,8 +92,14 @@ def choose_samples(count: int, settings: Settings) -> Tensor:
     return shuffled[: settings.samples] if settings.samples else shuffled
 
 
-def train(network: Network, l2: float, settings: Settings, digits: Digits) -> Iterator[Epoch]:
-    """Yield an `Epoch` after each pass over the training images."""
+def _on_cpu(geometry: TrackGeometry) -> TrackGeometry:
+    return TrackGeometry._make(field.cpu() for field in geometry)
+
+
+def train(
+    network: Network, l2: float, settings: Settings, digits: Digits
+) -> Iterator[tuple[Epoch, TrackGeometry]]:
+    """Yield an `Epoch` and the geometry of the test samples after each pass over the training images."""
     optimizer = torch.optim.SGD(
         network.parameters(), lr=settings.learning_rate, momentum=MOMENTUM, weight_decay=l2
     )
@@ -97,9 +108,9 @@ def train(network: Network, l2: float, settings: Settings, digits: Digits) -> It
     for number in range(1, settings.epochs + 1):
         loss = _one_pass(network, optimizer, digits, order)
         schedule.step()
-        states = measuring.states_of(network, digits.test_images)
+        geometry = track_geometry(measuring.states_of(network, digits.test_images))
         test_accuracy = measuring.accuracy(network, digits.test_images, digits.test_classes)
-        yield Epoch(number, loss, test_accuracy, measuring.line_shape(states))
+        yield Epoch(number, loss, test_accuracy, measuring.line_shape(geometry.lss)), geometry
 
 
 def _one_pass(

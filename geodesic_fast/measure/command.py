@@ -15,7 +15,7 @@ from tqdm import tqdm
 from geodesic_fast import TrackGeometry
 from geodesic_fast._command_line import UserError, whole_number
 from geodesic_fast._validation import ZERO_STEPS
-from geodesic_fast.measure import image_models, language_models, report, track_files
+from geodesic_fast.measure import image_models, language_models, report, track_files, transport
 from geodesic_fast.measure.source import Options, Source
 
 HELP = (
@@ -39,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=whole_number(1), default=8, help="pieces of text, or images, in one pass")
     add("--limit", type=whole_number(1), default=512, help="pieces of text, or images, in all")
     add("--zero-step", choices=ZERO_STEPS, default="skip", help="what a step of length zero means")
+    add("--ots-points", type=whole_number(0), default=4096, metavar="N",
+        help="points of the optimal transport score, at random if there are more; 0: none")  # fmt: skip
+    add("--ots-seconds", type=whole_number(1), default=60, metavar="S",
+        help="time for that score; after it the answer is an interval")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if there is a GPU")
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of random weights")
     add("--json", action="store_true", help="print JSON instead of a table")
@@ -60,7 +64,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
     if not parts:
         raise UserError(f"{args.source} must give at least 1 track, got none: pass more text or images.")
-    found = report.summarise(source, options, parts, time.perf_counter() - began)
+    scores = {name: transport.score(ends, options) for name, ends in source.ends.items()}
+    found = report.summarise(source, options, parts, scores, time.perf_counter() - began)
     folder = report.write(args.output, found)
     print(report.as_json(found) if args.json else report.as_text(found))
     print(f"Report: {folder / 'report.html'}", file=sys.stderr)
@@ -76,6 +81,7 @@ def _options(args: argparse.Namespace) -> Options:
         layers=args.layers, dim=args.dim, key=args.key, random_weights=args.random_weights,
         tokens=args.tokens, batch=args.batch, limit=args.limit, zero_step=args.zero_step,
         device=torch.device(device), seed=args.seed,
+        ots_points=args.ots_points, ots_seconds=args.ots_seconds,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from geodesic_fast import TrackGeometry, info
 from geodesic_fast.demo.report import STYLE
+from geodesic_fast.measure import transport
 from geodesic_fast.measure.source import Options, Source
 
 STATISTICS = ("mean", "std", "min", "median", "max", "undefined")
@@ -34,7 +35,11 @@ _BARS = 40
 
 
 def summarise(
-    source: Source, options: Options, parts: Mapping[str, Sequence[TrackGeometry]], seconds: float
+    source: Source,
+    options: Options,
+    parts: Mapping[str, Sequence[TrackGeometry]],
+    scores: Mapping[str, Mapping[str, Any]],
+    seconds: float,
 ) -> dict[str, Any]:
     """Return everything that is told, as plain values."""
     groups = []
@@ -48,6 +53,7 @@ def summarise(
                 "tracks": len(fields[0]),
                 "fields": {field: _statistics(values) for field, values in named.items()},
                 "lss_histogram": _histogram(named["lss"]),
+                "ots": scores.get(name),
             }
         )
     return {
@@ -80,14 +86,15 @@ def _statistics(values: Tensor) -> dict[str, float]:
 def _histogram(lss: Tensor) -> dict[str, Any]:
     values = lss[lss.isfinite()].double()
     if not len(values):
-        return {"from": math.nan, "to": math.nan, "counts": []}
+        return {"from": math.nan, "to": math.nan, "counts": [], "above": 0}
     low, high = (
         values.min().item(),
         values.quantile(0.995).item() if len(values) < 1 << 24 else values.max().item(),
     )
     high = max(high, low + 1e-6)
     counts = torch.histc(values[values <= high], _BARS, low, high)
-    return {"from": low, "to": high, "counts": [int(count) for count in counts]}
+    counts_above = len(lss) - int(lss.isnan().sum()) - int(counts.sum())
+    return {"from": low, "to": high, "counts": [int(count) for count in counts], "above": counts_above}
 
 
 def as_json(found: Mapping[str, Any]) -> str:
@@ -118,6 +125,8 @@ def as_text(found: Mapping[str, Any]) -> str:
             )
             for row in rows
         ]
+        if group["ots"] is not None:
+            lines += ["", transport.sentence(group["ots"])]
     return "\n".join(lines)
 
 
@@ -169,11 +178,12 @@ def _section(group: Mapping[str, Any]) -> str:
         for row in _rows(group)
     )
     meanings = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in MEANING.items())
+    scored = "" if group["ots"] is None else f"<p>{escape(transport.sentence(group['ots']))}</p>"
     mean, steps = group["fields"]["lss"]["mean"], group["steps"]
     return f"""<h2>{escape(group["layers"])}</h2>
 <div class="finding"><p>Mean line-shape score {_figure(mean)} over {group["tracks"]} tracks of {steps} steps:
-1 would be straight lines, {steps**0.5:.3g} steps in random directions.</p></div>
-{_picture(group["lss_histogram"])}
+1 would be straight lines, {steps**0.5:.3g} steps in random directions.</p>{scored}</div>
+{_picture(group["lss_histogram"], steps**0.5)}
 <div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
 {body}
 </tbody></table></div>
@@ -181,19 +191,28 @@ def _section(group: Mapping[str, Any]) -> str:
 """
 
 
-def _picture(histogram: Mapping[str, Any]) -> str:
+def _picture(histogram: Mapping[str, Any], random: float) -> str:
     counts = histogram["counts"]
     if not counts:
         return "<p>No track has a defined score.</p>"
     width, height, tallest = 16, 160, max(counts)
     bars = "".join(
         f'<rect x="{k * width}" y="{height - count / tallest * height:.1f}" width="{width - 2}" '
-        f'height="{count / tallest * height:.1f}"/>'
+        f'height="{count / tallest * height:.1f}"><title>{count}</title></rect>'
         for k, count in enumerate(counts)
     )
-    box = f"0 0 {width * len(counts)} {height}"
+    low, high = histogram["from"], histogram["to"]
+    mark, marked = "", ""
+    if low <= random <= high:
+        at = (random - low) / (high - low) * width * len(counts)
+        mark = f'<path d="M{at:.1f} 0V{height}" stroke="currentColor" stroke-dasharray="4 4"/>'
+        marked = f" The dashed line is at {random:.3g}, steps in random directions."
+    above = f" {histogram['above']} tracks lie above and are not drawn." if histogram["above"] else ""
+    axis = "".join(f"<span>{_figure(value)}</span>" for value in (low, (low + high) / 2, high))
     return f"""<figure>
-<svg viewBox="{box}" role="img" fill="currentColor" preserveAspectRatio="none"
-     style="width:100%;max-height:12rem">{bars}</svg>
-<figcaption>Line-shape score of the tracks, from {_figure(histogram["from"])} to {_figure(histogram["to"])};
-what lies above is left out.</figcaption></figure>"""
+<svg viewBox="0 0 {width * len(counts)} {height}" role="img" fill="currentColor" fill-opacity="0.6"
+     preserveAspectRatio="none" style="width:100%;max-height:12rem">{bars}{mark}</svg>
+<div class="soft" style="display:flex;justify-content:space-between">{axis}</div>
+<figcaption>How many tracks have which line-shape score; at most {tallest} in a bar.{marked}{above}
+</figcaption>
+</figure>"""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geodesic_fast import TrackGeometry
 from geodesic_fast.recording import watch
@@ -27,6 +27,34 @@ class Options:
     zero_step: str
     device: torch.device
     seed: int
+    ots_points: int  # 0: without the score
+    ots_seconds: float
+
+
+class Ends:
+    """The first and the last states of the tracks that `ots` scores: all, or so many chosen at random."""
+
+    def __init__(self, most: int, seed: int):
+        self.most, self.seen = most, 0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._keys = torch.empty(0)  # the lowest stay
+        self._points: list[Tensor] = []  # two, each (m, d)
+
+    def add(self, first: Tensor, last: Tensor) -> None:
+        """Take points (*batch, d) and their images."""
+        ends = [end.reshape(-1, end.shape[-1]).cpu() for end in (first, last)]
+        self.seen += len(ends[0])
+        self._keys = torch.cat([self._keys, torch.rand(len(ends[0]), generator=self._generator)])
+        if self._points:
+            ends = [torch.cat(pair) for pair in zip(self._points, ends, strict=True)]
+        if len(self._keys) > self.most:
+            kept = self._keys.argsort()[: self.most].sort().values
+            self._keys, ends = self._keys[kept], [end[kept] for end in ends]
+        self._points = ends
+
+    def points(self) -> tuple[Tensor, Tensor]:
+        """Return both ends, each (m, d)."""
+        return self._points[0], self._points[1]
 
 
 @dataclass
@@ -39,6 +67,13 @@ class Source:
     unit: str
     measure: Callable[[], Iterator[tuple[int, str, TrackGeometry]]]
     steps: dict[str, int] = field(default_factory=dict)  # per group of layers
+    ends: dict[str, Ends] = field(default_factory=dict)  # per group of layers
+
+    def take_ends(self, name: str, first: Tensor, last: Tensor, options: Options) -> None:
+        """Add points (*batch, d) of a group of layers and their images to those that are scored."""
+        if options.ots_points:
+            ends = self.ends.setdefault(name, Ends(options.ots_points, options.seed))
+            ends.add(first, last)
 
 
 def watched(
@@ -46,7 +81,7 @@ def watched(
 ) -> Iterator[tuple[int, str, TrackGeometry]]:
     """Run a model over batches of keyword arguments and yield the numbers of its tracks."""
     model.eval().to(options.device)
-    watching = watch(model, options.layers, zero_step=options.zero_step)
+    watching = watch(model, options.layers, zero_step=options.zero_step, ends=options.ots_points > 0)
     with torch.inference_mode():
         for count, batch in batches():
             with watching:
@@ -54,5 +89,7 @@ def watched(
             for group in watching.groups:
                 name = f"{group.names[0]} to {group.names[-1]}"
                 source.steps[name] = len(group.names) - 1
+                if group.ends is not None:
+                    source.take_ends(name, *group.ends, options)
                 yield count, name, group.geometry
                 count = 0

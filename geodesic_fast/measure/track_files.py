@@ -38,9 +38,11 @@ def open_source(path: Path, options: Options) -> Source:
         for piece in _pieces(layers):
             moved = [layer.to(options.device) for layer in piece]
             geometry = track_geometry(moved, zero_step=options.zero_step)
+            source.take_ends("tracks", piece[0], piece[-1], options)
             yield geometry.lss.numel(), "tracks", geometry
 
-    return Source(path.name, about, batch, "track", measure, {"tracks": len(layers) - 1})
+    source = Source(path.name, about, batch, "track", measure, {"tracks": len(layers) - 1})
+    return source
 
 
 def _pieces(layers: list[Tensor]) -> Iterator[list[Tensor]]:

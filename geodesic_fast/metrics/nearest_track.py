@@ -12,7 +12,7 @@ from torch import Tensor
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
-from geodesic_fast._validation import check_labels, check_tracks
+from geodesic_fast._validation import check_labels, check_no_forward_mode, check_tracks
 from geodesic_fast.metrics.track_distance import layer_distances, norm
 from geodesic_fast.operations import nearest_track as operation
 
@@ -72,6 +72,7 @@ def nearest_track(
     check_labels(labels, layers)
     if not has_engine(layers[0].device):
         return nearest_track_reference(tracks, labels=labels, dim=dim)
+    check_no_forward_mode(layers, "nearest_track")
     distance, index, layer = operation.nearest_track([t.detach() for t in layers], labels)
     return _result(layers, distance, index, layer.long())
 

@@ -90,8 +90,9 @@ def track_geometry(
     strict = zero_step == "raise"
     keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
     policy = "propagate" if strict else zero_step
-    fields, zero_steps, _, lengths = operation.track_geometry(layers, policy, only_lss=False, keep=keep)
+    fields, zero_steps, _, lengths = operation.forward(layers, policy, only_lss=False, keep=keep)
     if strict:
+        assert lengths is not None
         check_no_zero_step(lengths)
     return TrackGeometry._make([*fields.unbind(0), zero_steps])
 

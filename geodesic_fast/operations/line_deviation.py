@@ -21,6 +21,7 @@ from geodesic_fast._tracks import (
     readable,
     step_count,
 )
+from geodesic_fast.operations.direct import goes_direct
 
 
 def _outputs(layers: Sequence[Tensor], each: bool) -> tuple[Tensor, Tensor]:
@@ -41,6 +42,15 @@ def _outputs(layers: Sequence[Tensor], each: bool) -> tuple[Tensor, Tensor]:
 )
 def line_deviation(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Tensor, Tensor]:
     """Return each track's deviations (*batch, n, n), or sums of <u_k, u_l> (n, n) and how many were added."""
+    return _run(layers, zero_step, each)
+
+
+def forward(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Tensor, Tensor]:
+    """Run the operation, without the dispatcher where that would do nothing but call the kernel."""
+    return (_run if goes_direct(layers) else line_deviation)(layers, zero_step, each)
+
+
+def _run(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Tensor, Tensor]:
     result, counts = _outputs(layers, each)
     if batch_shape(layers).numel():
         assert engine is not None
@@ -70,6 +80,10 @@ def _(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Tensor, Ten
 )
 def line_deviation_backward(weights: Tensor, layers: Sequence[Tensor], each: bool) -> list[Tensor]:
     """Return the gradient of sum weights_kl <u_k, u_l> / 2 for each tensor in `layers`, laid out like it."""
+    return _run_backward(weights, layers, each)
+
+
+def _run_backward(weights: Tensor, layers: Sequence[Tensor], each: bool) -> list[Tensor]:
     gradient = [torch.empty_like(layer) for layer in layers]
     if gradient[0].numel():
         assert engine is not None
@@ -103,7 +117,8 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], None, None]
         grad = -grad
     weights = (grad + grad.mT).to(accumulation_dtype(layers[0].dtype))
     weights = weights.masked_fill(torch.eye(weights.shape[-1], dtype=torch.bool, device=weights.device), 0.0)
-    return line_deviation_backward(weights.contiguous(), layers, ctx.each), None, None
+    backward = _run_backward if goes_direct((weights, *layers)) else line_deviation_backward
+    return backward(weights.contiguous(), layers, ctx.each), None, None
 
 
 line_deviation.register_autograd(_backward, setup_context=_keep_for_backward)

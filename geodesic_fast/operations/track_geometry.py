@@ -8,7 +8,7 @@ Both lss and track_geometry are one pass over the tracks; `only_lss` says which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,13 @@ from geodesic_fast._extension import engine, on_device, place_of
 from geodesic_fast._tracks import (
     ZERO_STEP_CODES,
     accumulation_dtype,
+    address,
     batch_shape,
     engine_tracks,
     readable,
     step_count,
 )
+from geodesic_fast.operations.direct import goes_direct
 
 FIELD_COUNT = 9  # float fields of TrackGeometry
 
@@ -32,15 +34,55 @@ def _wide_on_gpu(layer: Tensor) -> bool:
     return layer.is_cuda and layer.shape[-1] > engine.wide_features
 
 
-def _outputs(layers: Sequence[Tensor], only_lss: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Allocate (fields, zero_steps, direction_sum, lengths) of one forward pass."""
+class Outputs(NamedTuple):
+    """What one forward pass writes."""
+
+    fields: Tensor  # (1 or 9, *batch)
+    zero_steps: Tensor | None  # (*batch) int64, with all fields
+    direction_sum: Tensor | None  # (*batch, d), kept for backward
+    lengths: Tensor | None  # (n, *batch), kept for backward
+
+
+def forward(layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool) -> Outputs:
+    """Run the operation, without the dispatcher where that would do nothing but call the kernel."""
+    if goes_direct(layers):
+        return _run(layers, zero_step, only_lss, keep)
+    return Outputs(*track_geometry(layers, zero_step, only_lss, keep))
+
+
+def _allocate(layers: Sequence[Tensor], only_lss: bool, keep: bool) -> Outputs:
     batch, first = batch_shape(layers), layers[0]
     sums: dict[str, Any] = {"dtype": accumulation_dtype(first.dtype), "device": first.device}
-    fields = torch.empty((1 if only_lss else FIELD_COUNT, *batch), **sums)
-    zero_steps = torch.empty((0,) if only_lss else batch, dtype=torch.int64, device=first.device)
-    direction_sum = torch.empty((*batch, first.shape[-1]) if keep else (0,), **sums)
-    lengths = torch.empty((step_count(layers), *batch) if keep else (0,), **sums)
-    return fields, zero_steps, direction_sum, lengths
+    return Outputs(
+        torch.empty((1 if only_lss else FIELD_COUNT, *batch), **sums),
+        None if only_lss else torch.empty(batch, dtype=torch.int64, device=first.device),
+        torch.empty((*batch, first.shape[-1]), **sums) if keep else None,
+        torch.empty((step_count(layers), *batch), **sums) if keep else None,
+    )
+
+
+def _run(layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool) -> Outputs:
+    outputs = fields, zero_steps, direction_sum, lengths = _allocate(layers, only_lss, keep)
+    if fields.numel():
+        assert engine is not None
+        layers = readable(layers)
+        if lengths is None and _wide_on_gpu(layers[0]):
+            lengths = fields.new_empty((step_count(layers), *batch_shape(layers)))
+        with on_device(fields.device):
+            engine.track_geometry_forward(
+                engine_tracks(layers), ZERO_STEP_CODES[zero_step], only_lss, fields.data_ptr(),
+                address(zero_steps), address(direction_sum), address(lengths), place_of(fields.device),
+            )  # fmt: skip
+    return outputs
+
+
+def _all_tensors(outputs: Outputs) -> tuple[Tensor, ...]:
+    """Give an operation, which returns tensors only, an empty one for each that is absent."""
+    dtypes = (None, torch.int64, None, None)
+    return tuple(
+        outputs.fields.new_empty(0, dtype=dtype) if tensor is None else tensor
+        for tensor, dtype in zip(outputs, dtypes, strict=True)
+    )
 
 
 @torch.library.custom_op(
@@ -51,30 +93,14 @@ def _outputs(layers: Sequence[Tensor], only_lss: bool, keep: bool) -> tuple[Tens
 )
 def track_geometry(
     layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Return fields (1 or 9, *batch), zero_steps (*batch), and for backward sum (*batch, d), lengths."""
-    outputs = fields, zero_steps, direction_sum, lengths = _outputs(layers, only_lss, keep)
-    if fields.numel():
-        assert engine is not None
-        layers = readable(layers)
-        if _wide_on_gpu(layers[0]) and not keep:
-            lengths_used = fields.new_empty((step_count(layers), *batch_shape(layers)))
-        else:
-            lengths_used = lengths
-        with on_device(fields.device):
-            engine.track_geometry_forward(
-                engine_tracks(layers), ZERO_STEP_CODES[zero_step], only_lss, fields.data_ptr(),
-                zero_steps.data_ptr(), direction_sum.data_ptr(), lengths_used.data_ptr(),
-                place_of(fields.device),
-            )  # fmt: skip
-    return outputs
+    return _all_tensors(_run(layers, zero_step, only_lss, keep))
 
 
 @track_geometry.register_fake
-def _(
-    layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _outputs(layers, only_lss, keep)
+def _(layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool) -> tuple[Tensor, ...]:
+    return _all_tensors(_allocate(layers, only_lss, keep))
 
 
 @torch.library.custom_op(
@@ -93,6 +119,17 @@ def track_geometry_backward(
     only_lss: bool,
 ) -> list[Tensor]:
     """Return the gradient of each tensor in `layers`, laid out like it."""
+    return _run_backward(grad_fields, layers, direction_sum, lengths, zero_step, only_lss)
+
+
+def _run_backward(
+    grad_fields: Tensor,
+    layers: Sequence[Tensor],
+    direction_sum: Tensor,
+    lengths: Tensor,
+    zero_step: str,
+    only_lss: bool,
+) -> list[Tensor]:
     gradient = [torch.empty_like(layer) for layer in layers]
     if gradient[0].numel():
         assert engine is not None
@@ -132,9 +169,9 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward(ctx: Any, grad_fields: Tensor, *_: Any) -> tuple[list[Tensor], None, None, None]:
     direction_sum, lengths, *layers = ctx.saved_tensors
-    gradient = track_geometry_backward(
-        grad_fields, layers, direction_sum, lengths, ctx.zero_step, ctx.only_lss
-    )
+    direct = goes_direct((grad_fields, direction_sum, lengths, *layers))
+    backward = _run_backward if direct else track_geometry_backward
+    gradient = backward(grad_fields, layers, direction_sum, lengths, ctx.zero_step, ctx.only_lss)
     return gradient, None, None, None
 
 

@@ -24,14 +24,15 @@ from geodesic_fast.recording.accumulator_state import (
 class TrackAccumulator:
     """Measure tracks layer by layer, in memory that does not grow with the number of layers.
 
-    Holds x^(0), x^(l), the sum of directions u_1 + ... + u_l, the last direction and a few sums per track,
-    and gives the numbers that `track_geometry` gives of the stored track.
+    Holds x^(0), x^(l), the sum of directions u_1 + ... + u_l, the last direction (in 3 bytes per feature on
+    the CPU) and a few sums per track, and gives the numbers that `track_geometry` gives of the stored track.
 
     Args:
         zero_step: what a step of length zero means, as in `track_geometry`.
         mask: (*batch), true where a track counts; padding is left out of every result. `None`: all count.
         copy: copy the states that are held. `False` holds the tensors themselves, which must then stay as
-            they are until the next push; a change in place that torch can see is refused.
+            they are until the next push; a change in place is refused. Tensors of `torch.inference_mode`,
+            whose changes torch does not see, are copied all the same.
 
     Returns:
         `.push(state)` takes the next layer, (*batch, d), of any floating-point dtype and on any device:
@@ -81,26 +82,43 @@ class TrackAccumulator:
             self.shape = tuple(state.shape)
             if self._mask is not None:
                 _validation.check_mask("mask", self._mask, self.shape[:-1])
-        if self._copy or current.is_inference():
-            current = current.clone()
         self._check_unchanged("last")
         if self._first is None:
-            self._first = current
-            self._remember("first", current)
+            self._first = self._held(current, None)
+            self._remember("first", self._first)
+            self._remember("last", self._first)
         else:
             self._take_step(current)
-        self._remember("last", current)
         self.points += 1
 
     def _take_step(self, current: Tensor) -> None:
         assert self._first is not None
         if self._state is None:
             self._state = new_state(self._first, current)
-        self._state = to_device(self._state, current.device)
-        zeros = self._state.sums[ZEROS].sum() if self._zero_step == "raise" else None
-        update(self._state, current, self._zero_step)
-        if zeros is not None and (found := int(self._state.sums[ZEROS].sum() - zeros)):
+        self._state = state = to_device(self._state, current.device)
+        zeros = self._zero_steps(state) if self._zero_step == "raise" else 0
+        own = None if state.last is state.first else state.last
+        update(state, current, self._zero_step)
+        state.last = self._held(current, own)
+        self._remember("last", state.last)
+        if self._zero_step == "raise" and (found := self._zero_steps(state) - zeros):
             raise _validation.zero_step_found(self.points, found)
+
+    def _zero_steps(self, state: TrackState) -> int:
+        """How many steps of length zero the tracks that count have had."""
+        found = state.sums[ZEROS]
+        if self._mask is not None:
+            found = found[self._mask.to(device=found.device, dtype=torch.bool).reshape(-1)]
+        return int(found.sum())
+
+    def _held(self, current: Tensor, own: Tensor | None) -> Tensor:
+        """What stays of a state until the next push: itself, or a copy, in the memory of the copy before."""
+        if not (self._copy or current.is_inference()):  # torch counts no changes of inference tensors
+            return current
+        writable = own is not None and (torch.is_inference_mode_enabled() or not own.is_inference())
+        if own is not None and writable and own.dtype == current.dtype:
+            return own.copy_(current)
+        return current.clone()
 
     def _remember(self, what: str, tensor: Tensor) -> None:
         if not tensor.is_inference():
@@ -132,6 +150,22 @@ class TrackAccumulator:
                 fields = (field[counts] for field in fields)
             self._result = TrackGeometry._make(fields)
         return self._result
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Copies of x^(0) and x^(l), for `ots`: each (*batch, d), or (tracks that count, d)."""
+        _validation.check_pushed(self.points)
+        assert self._state is not None
+        assert self.shape is not None
+        self._check_unchanged("first")
+        self._check_unchanged("last")
+        ends = [self._state.first, self._state.last]
+        dtype = torch.promote_types(ends[0].dtype, ends[1].dtype)
+        ends = [end.reshape(self.shape).to(dtype, copy=True) for end in ends]
+        if self._mask is not None:
+            counts = self._mask.to(device=ends[0].device, dtype=torch.bool)
+            ends = [end[counts] for end in ends]
+        return ends[0], ends[1]
 
     def close(self) -> TrackGeometry:
         """Return `.geometry` and let go of everything else that is held."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,10 +14,15 @@ from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, engine_tr
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.operations.track_geometry import FIELD_COUNT
 
-# The rows of `sums`. `step` lies along the last direction and has the length ROW_LENGTH (1 where it is zero);
-# PENDING is one over that, or 0 once the direction has joined the sum of directions.
-PATH, SQUARES, MEAN, SCATTER, COSINES, ANGLES, STEPS, ZEROS, PAIRS, PENDING, ROW_LENGTH = range(11)
-SUM_ROWS = 11
+# The rows of `sums`; ROW_LENGTH is that of the row that holds the last direction.
+PATH, SQUARES, MEAN, SCATTER, COSINES, ANGLES, STEPS, ZEROS, PAIRS, ROW_LENGTH = range(10)
+SUM_ROWS = 10
+
+# The last direction is held for the next cosine alone, as any row along it and the length of that row. On
+# the CPU a float32 row is held in 24 bits of fixed point, the upper 16 and the lower 8 apart, scaled to its
+# largest feature: beside the rounding of a float32 sum that is nothing.
+LARGEST = 2**23 - 4
+UNITS = 256  # what the engine reads for one of these
 
 _CHUNK_BYTES = {"cpu": 1 << 20}  # per temporary: stays in the cache
 _OTHER_CHUNK_BYTES = 64 << 20
@@ -29,26 +34,48 @@ class TrackState:
 
     first: Tensor  # (m, d), x^(0)
     last: Tensor  # (m, d), x^(l)
-    step: Tensor  # (m, d), along the last step that has a direction
-    direction_sum: Tensor  # (m, d), u_1 + ... + u_l, but for what is pending
+    direction_sum: Tensor  # (m, d), u_1 + ... + u_l, once there is a step
+    direction: Tensor  # (m, d), along the last direction, once there is one; int16: its upper bits
+    direction_low: Tensor  # (m, d), uint8: its lower bits, or nothing
     sums: Tensor  # (SUM_ROWS, m), float64
 
 
 def new_state(first: Tensor, current: Tensor) -> TrackState:
     """Return the state of tracks that stand at their first point (m, d)."""
     accumulate = accumulation_dtype(torch.promote_types(first.dtype, current.dtype))
-    step, direction_sum = (torch.zeros_like(first, dtype=accumulate) for _ in range(2))  # (m, d)
-    sums = torch.zeros(SUM_ROWS, len(first), dtype=_wide(first), device=first.device)
-    sums[ROW_LENGTH] = 1
-    return TrackState(first, first, step, direction_sum, sums)
+    direction_sum = torch.empty(
+        first.shape, dtype=accumulate, device=first.device
+    )  # written before it is read
+    sums = torch.zeros(SUM_ROWS, len(first), dtype=_wide(first.device), device=first.device)
+    return TrackState(first, first, direction_sum, *_direction_rows(direction_sum), sums)
+
+
+def _direction_rows(direction_sum: Tensor) -> tuple[Tensor, Tensor]:
+    """Allocate what holds the last direction: two planes of bits, or rows and nothing."""
+    if direction_sum.device.type == "cpu" and direction_sum.dtype == torch.float32:
+        high, low = (torch.empty(direction_sum.shape, dtype=dtype) for dtype in (torch.int16, torch.uint8))
+        return high, low
+    return torch.empty_like(direction_sum), direction_sum.new_empty((0, 0), dtype=torch.uint8)
 
 
 def to_device(state: TrackState, device: torch.device) -> TrackState:
     """Return the state on another device, where the next layer lies."""
     if state.last.device == device:
         return state
-    parts = (state.first, state.last, state.step, state.direction_sum, state.sums)
-    return TrackState(*(part.to(device) for part in parts))
+    moved = TrackState(**{name: part.to(device) for name, part in vars(state).items()})
+    moved.sums = moved.sums.to(_wide(device))
+    return hold_anew(moved)
+
+
+def hold_anew(state: TrackState) -> TrackState:
+    """Return the state with its last direction held as its device needs it."""
+    rows, low = _direction_rows(state.direction_sum)
+    if rows.dtype == state.direction.dtype:
+        return state
+    u = _held_direction(state, slice(None))
+    held = replace(state, direction=rows, direction_low=low, sums=state.sums.clone())
+    _hold_direction(held, slice(None), u)
+    return held
 
 
 def update(state: TrackState, current: Tensor, zero_step: str) -> None:
@@ -66,7 +93,7 @@ def finish(state: TrackState, zero_step: str) -> TrackGeometry:
     if not has_engine(state.last.device):
         return finish_reference(state, zero_step)
     m, device = len(state.last), state.last.device
-    fields = torch.empty((FIELD_COUNT, m), dtype=state.step.dtype, device=device)
+    fields = torch.empty((FIELD_COUNT, m), dtype=state.direction_sum.dtype, device=device)
     zero_steps = torch.empty(m, dtype=torch.int64, device=device)
     if m:
         _call_engine(state, _alike(state, state.first, state.last), zero_step, True, fields, zero_steps)
@@ -87,8 +114,9 @@ def _call_engine(
     with on_device(device):
         engine.track_accumulator(
             engine_tracks(layers), ZERO_STEP_CODES[policy], finish,
-            state.step.data_ptr(), state.direction_sum.data_ptr(), state.sums.data_ptr(),
-            0 if fields is None else fields.data_ptr(), 0 if zero_steps is None else zero_steps.data_ptr(),
+            state.direction_sum.data_ptr(), state.direction.data_ptr(), state.direction_low.data_ptr(),
+            state.sums.data_ptr(), 0 if fields is None else fields.data_ptr(),
+            0 if zero_steps is None else zero_steps.data_ptr(),
             place_of(device),
         )  # fmt: skip
 
@@ -96,8 +124,8 @@ def _call_engine(
 def _alike(state: TrackState, before: Tensor, after: Tensor) -> list[Tensor]:
     """Two points of one dtype, that of the sums or narrower, which the engine can read where they lie."""
     dtype = torch.promote_types(before.dtype, after.dtype)
-    if accumulation_dtype(dtype) != state.step.dtype:
-        dtype = state.step.dtype
+    if accumulation_dtype(dtype) != state.direction_sum.dtype:
+        dtype = state.direction_sum.dtype
     return readable([before.to(dtype), after.to(dtype)])
 
 
@@ -111,13 +139,12 @@ def update_reference(state: TrackState, current: Tensor, zero_step: str) -> None
 
 
 def _update_rows(state: TrackState, current: Tensor, zero_step: str, part: slice) -> None:
-    sums, step, direction_sum = state.sums[:, part], state.step[part], state.direction_sum[part]
+    sums, direction_sum = state.sums[:, part], state.direction_sum[part]
     wide = sums.dtype
     v = current[part].to(wide) - state.last[part].to(wide)  # (rows, d)
     s, u = length_and_direction(v)  # (rows), (rows, d)
-    before = step.to(wide) / sums[ROW_LENGTH, :, None]
-    direction_sum += before.where(sums[PENDING, :, None] != 0, 0.0)
-    direction_sum += u
+    before = _held_direction(state, part)
+    direction_sum.copy_(direction_sum.where(sums[STEPS, :, None] > 0, 0.0) + u)
     directed = torch.ones_like(s, dtype=torch.bool) if zero_step == "keep" else s != 0
     directions = sums[STEPS] if zero_step == "keep" else sums[STEPS] - sums[ZEROS]
     pair = directed & (directions > 0)
@@ -125,8 +152,7 @@ def _update_rows(state: TrackState, current: Tensor, zero_step: str, part: slice
     sums[COSINES] += cosine.where(pair, 0.0)
     sums[ANGLES] += cosine.clamp(-1, 1).acos().where(pair, 0.0)
     sums[PAIRS] += pair
-    step.copy_(torch.where(directed[:, None], u, before))
-    sums[PENDING], sums[ROW_LENGTH] = 0, 1
+    _hold_direction(state, part, torch.where(directed[:, None], u, before))
     sums[STEPS] += 1
     sums[ZEROS] += s == 0
     sums[PATH] += s
@@ -136,6 +162,29 @@ def _update_rows(state: TrackState, current: Tensor, zero_step: str, part: slice
     sums[SCATTER] += off * (s - sums[MEAN])
 
 
+def _held_direction(state: TrackState, part: slice) -> Tensor:
+    """Return the last direction of some tracks, (rows, d)."""
+    rows = state.direction[part]
+    if rows.dtype == torch.int16:
+        rows = ((rows.to(torch.int32) << 8) + state.direction_low[part]) * UNITS
+    return rows.to(state.sums.dtype) / state.sums[ROW_LENGTH, part, None]
+
+
+def _hold_direction(state: TrackState, part: slice, u: Tensor) -> None:
+    """Hold the last direction of some tracks, (rows, d), for the next step."""
+    rows = u
+    if state.direction.dtype == torch.int16:
+        largest = u.abs().amax(-1, keepdim=True)
+        rows = (u / largest.where(largest > 0, 1.0) * LARGEST).nan_to_num().round()
+        units = rows.to(torch.int32)
+        state.direction[part], state.direction_low[part] = units >> 8, units & 255
+        rows = rows * UNITS
+    else:
+        state.direction[part] = u
+    length = torch.linalg.vector_norm(rows, dim=-1)
+    state.sums[ROW_LENGTH, part] = length.where(length > 0, 1.0).to(state.sums.dtype)
+
+
 def finish_reference(state: TrackState, zero_step: str) -> TrackGeometry:
     """Return the numbers of the tracks as they stand, each (m): their definition, in plain torch."""
     sums, out = state.sums, state.direction_sum.dtype
@@ -143,10 +192,7 @@ def finish_reference(state: TrackState, zero_step: str) -> TrackGeometry:
     rows = _rows_at_once(state.first)
     for begin in range(0, sums.shape[1], rows):
         part = slice(begin, begin + rows)
-        lacking = state.step[part].to(sums.dtype) / sums[ROW_LENGTH, part, None]
-        lacking = lacking.where(sums[PENDING, part, None] != 0, 0.0)
-        total = state.direction_sum[part].to(sums.dtype) + lacking
-        resultant[part] = length_and_direction(total)[0]
+        resultant[part] = length_and_direction(state.direction_sum[part].to(sums.dtype))[0]
         across = state.last[part].to(sums.dtype) - state.first[part].to(sums.dtype)
         chord[part] = length_and_direction(across)[0]
     n = sums[STEPS] - sums[ZEROS] if zero_step == "skip" else sums[STEPS]
@@ -184,5 +230,5 @@ def _rows_at_once(current: Tensor) -> int:
     return max(1, budget // (8 * current.shape[1]))
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.device.type == "mps" else torch.float64  # MPS has no float64
+def _wide(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64

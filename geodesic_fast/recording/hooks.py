@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +18,7 @@ from geodesic_fast.recording.layers import Found
 
 REPEATS = ("raise", "append")
 MISSING = ("raise", "skip")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Sink(Protocol):
@@ -49,6 +52,7 @@ class LayerHooks:
         self._open = False  # a pass has begun and has not ended
         self._caller: nn.Module | None = None  # the module whose call spans the pass
         self._awake = False
+        self._thread = 0  # that entered the block; what runs in others is not its business
         # Made once: code that torch.compile traced with these hooks works whenever they are awake again.
         self._before_call, self._after_call = _eager(self._before_holder), _eager(self._after_holder)
         self._layer_hooks = [self._hooks_of(name) for name in self.names]
@@ -56,6 +60,7 @@ class LayerHooks:
     def attach(self) -> None:
         """Put the hooks in place, awake."""
         self._awake, self._open, self._caller = True, False, None
+        self._thread = threading.get_ident()
         if self._handles:
             return
         for holder in self._found.holders:
@@ -84,9 +89,16 @@ class LayerHooks:
 
     def _asleep(self) -> bool:
         # Activation checkpointing runs a layer again inside the backward pass: that is no second layer.
-        return not self._awake or torch._C._current_graph_task_id() != -1
+        return (
+            not self._awake
+            or threading.get_ident() != self._thread
+            or torch._C._current_graph_task_id() != -1
+        )
 
-    def _before_holder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    # A hook that another thread removes meanwhile may be called without the keywords it asked for.
+    def _before_holder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] = NOTHING
+    ) -> None:
         if self._asleep():
             return
         if self._caller is None or self._caller is module:  # its own call again: the last one failed half-way
@@ -104,7 +116,7 @@ class LayerHooks:
             self._close()
 
     def _hooks_of(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
-        def before(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        def before(module: nn.Module, args: Any, kwargs: Mapping[str, Any] = NOTHING) -> None:
             if self._asleep():
                 return
             first = self._start_layer(name)
@@ -169,7 +181,7 @@ def first_state(name: str, what: str, value: Any) -> Tensor:
     found = _first_tensor(value)
     if found is None:
         raise _validation.no_state(name, what, value)
-    _validation.check_not_nested(name, what, found)
+    _validation.check_plain(name, what, found)
     # A state spread over devices by tensor parallelism is measured whole: its features may be what is spread.
     return found.full_tensor() if hasattr(found, "full_tensor") else found
 

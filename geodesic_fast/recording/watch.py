@@ -26,6 +26,7 @@ class MeasuredGroup:
     names: list[str]
     width: int
     geometry: TrackGeometry
+    ends: tuple[Tensor, Tensor] | None = None  # x^(0) and x^(n), with ends=True
 
 
 class watch:
@@ -39,18 +40,21 @@ class watch:
         layers: as for `record`. `None`: the one stack of equal blocks; of a transformer, its blocks, so that
             x^(n) is the residual stream before the final norm.
         mask: which tracks count. `"auto"`: the 2-d `attention_mask` with which the modules around the layers
-            are called, where there is one; masks of other names are not looked for. A tensor (*batch), true
-            where a track counts (of torch.nn.Transformer: `~src_key_padding_mask`). `None`: every track
-            counts.
+            are called, where there is one; with a cache of earlier tokens, its last ones. Masks of other
+            names are not looked for. A tensor (*batch), true where a track counts (of torch.nn.Transformer:
+            `~src_key_padding_mask`). `None`: every track counts.
         zero_step: as in `track_geometry`; bf16 residual streams do hold steps of length zero.
         inputs, flatten, repeats, missing: as for `record`.
         copy: copy the two states that are held. `False` holds the tensors of the network, and refuses one
-            that changes in place before the next layer has run.
+            that changes in place before the next layer has run. In `torch.inference_mode`, where torch does
+            not see such changes, states are copied all the same.
+        ends: keep copies of x^(0) and x^(n), in `.ends`: `ots(*w.ends)` is the optimal transport score.
 
     Returns:
         A context manager. After a pass, `.geometry` is a `TrackGeometry` of (*batch) tensors, or
-        (tracks that count,) under a mask; `.groups` holds one `MeasuredGroup` per shape of a network that
-        changes its width; `.names` says where each point was taken. They are of the last whole pass.
+        (tracks that count,) under a mask; `.ends` are x^(0) and x^(n), where asked for; `.groups` holds one
+        `MeasuredGroup` per shape of a network that changes its width; `.names` says where each point was
+        taken. They are of the last whole pass.
 
     Raises:
         ValueError: nothing matches `layers`; a mask of another shape; `.geometry` of a network of several
@@ -82,15 +86,18 @@ class watch:
         repeats: str = "raise",
         missing: str = "raise",
         copy: bool = False,
+        ends: bool = False,
     ):
         _validation.check_choice("flatten", flatten, FLATTEN)
         _validation.check_watch_mask(mask)
         check_zero_step(zero_step)
         self._mask, self._zero_step, self._flatten, self._copy = mask, zero_step, flatten, copy
+        self._ends = ends
         self.hooks = LayerHooks(
             find_layers(model, layers), self, inputs=inputs, repeats=repeats, missing=missing
         )
         self._found_mask: Tensor | None = None
+        self._earlier_tokens = False  # whether a cache holds tokens before those of the pass
         self._running: list[_Running] = []
         self._last: list[MeasuredGroup] | None = None
         self._points = 0
@@ -119,6 +126,7 @@ class watch:
     def begin(self) -> None:
         """Start a pass (called by the hooks)."""
         self._running, self._found_mask, self._points = [], None, 0
+        self._earlier_tokens = False
 
     def call(self, arguments: Mapping[str, Any]) -> None:
         """Look for a mask among the arguments of a call around the layers (called by the hooks)."""
@@ -127,6 +135,7 @@ class watch:
         mask = arguments.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2:
             self._found_mask = mask
+            self._earlier_tokens = arguments.get("past_key_values") is not None
 
     def state(self, name: str, state: Tensor) -> None:
         """Measure a state (called by the hooks)."""
@@ -134,7 +143,7 @@ class watch:
         self._points += 1
         if not self._running or self._running[-1].accumulator.shape != point.shape:
             self._let_go()
-            self._running.append(_Running([], self._accumulator()))
+            self._running.append(_Running([], self._accumulator(point)))
         self._running[-1].accumulator.push(point)
         self._running[-1].names.append(name)
 
@@ -145,13 +154,17 @@ class watch:
         self._last = [_measured(run) for run in tracks]
         self._running = []
 
-    def _accumulator(self) -> TrackAccumulator:
+    def _accumulator(self, point: Tensor) -> TrackAccumulator:
         mask = self._found_mask if isinstance(self._mask, str) else self._mask
+        if mask is not None and mask is self._found_mask and self._earlier_tokens and point.ndim == 3:
+            mask = mask[:, -point.shape[1] :]  # the tokens before these are in the cache, not in the layers
         return TrackAccumulator(zero_step=self._zero_step, mask=mask, copy=self._copy)
 
     def _let_go(self) -> None:
         if self._running and len(self._running[-1].names) > 1:
-            self._running[-1].accumulator.close()
+            run = self._running[-1]
+            run.ends = run.accumulator.ends if self._ends else None
+            run.accumulator.close()
 
     @property
     def groups(self) -> list[MeasuredGroup]:
@@ -175,6 +188,14 @@ class watch:
         return self._only_group.geometry
 
     @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """x^(0) and x^(n), each (*batch, d) or (tracks that count, d), of a watch with ends=True."""
+        ends = self._only_group.ends
+        if ends is None:
+            raise _validation.no_ends()
+        return ends
+
+    @property
     def names(self) -> list[str]:
         """Where each point of the tracks was taken."""
         return self._only_group.names
@@ -184,8 +205,9 @@ class watch:
 class _Running:
     names: list[str]
     accumulator: TrackAccumulator
+    ends: tuple[Tensor, Tensor] | None = None
 
 
 def _measured(run: _Running) -> MeasuredGroup:
     assert run.accumulator.shape is not None
-    return MeasuredGroup(run.names, run.accumulator.shape[-1], run.accumulator.geometry)
+    return MeasuredGroup(run.names, run.accumulator.shape[-1], run.accumulator.geometry, run.ends)

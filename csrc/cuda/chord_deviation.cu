@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: MIT
+// chord_deviation, forward and backward.
+// Memory: forward reads the tracks once, what its second loop reads of a group of points comes from the first
+//         cache; backward reads them once and writes the gradient once.
+// Work:   7 operations a value forward, 10 backward; two sums over the features per group of points.
+// Numbers: float32 sums (float64 for float64 tracks), in units of the chord.
+// Bound:  memory bandwidth.
+#include "chord_deviation.h"
+
+#include "cuda_kernels.h"
+#include "track_ring.cuh"
+
+namespace geodesic_fast {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;         // on one track, but for narrow ones
+constexpr int kNarrowFeatures = 512;  // up to these a warp has a track to itself
+constexpr int kTracksPerBlock = 8;
+constexpr int kPoints = 4;  // at a time
+
+// The features of one track that a thread walks, `kWidth` at a time; each value is read where it lies.
+template <class Value_, bool kAligned>
+struct Features {
+  using Value = Value_;
+  using Acc = typename AccOf<Value>::type;
+  static constexpr int kWidth = kPack<Value, kAligned>;
+  using Packed = Pack<Value, kWidth>;
+  const DeviceTracks& tracks;
+  int64_t offset;
+
+  __device__ __forceinline__ const Value* point(int64_t layer) const {
+    return reinterpret_cast<const Value*>(tracks.row(layer, offset));
+  }
+  // Calls body(first feature of a pack).
+  template <class Body>
+  __device__ __forceinline__ void for_packs(const Body& body) const {
+    const int64_t step = static_cast<int64_t>(blockDim.x) * kWidth;
+    for (int64_t j = static_cast<int64_t>(threadIdx.x) * kWidth; j < tracks.view.features; j += step) body(j);
+  }
+  template <class Body>
+  __device__ __forceinline__ void for_owned(const Body& body) const {
+    for_packs([&](int64_t j) {
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) body(i, j + i);
+    });
+  }
+};
+
+template <class Value, int kWidth>
+__device__ __forceinline__ Pack<Value, kWidth> load_pack(const Value* from) {
+  return *reinterpret_cast<const Pack<Value, kWidth>*>(from);
+}
+
+// What a thread needs of the chord at its features: the first point, and the direction.
+template <class Team>
+struct ChordPack {
+  using Acc = typename Team::Acc;
+  Acc first[Team::kWidth], direction[Team::kWidth];
+
+  __device__ __forceinline__ ChordPack(const Team& team, const Chord<Acc>& chord, int64_t j) {
+    const auto start = load_pack<typename Team::Value, Team::kWidth>(team.point(0) + j);
+    const auto end = load_pack<typename Team::Value, Team::kWidth>(team.point(team.tracks.view.steps()) + j);
+#pragma unroll
+    for (int i = 0; i < Team::kWidth; ++i) {
+      first[i] = widen(start.value[i]);
+      direction[i] = (widen(end.value[i]) - first[i]) * chord.scale / chord.length;
+    }
+  }
+};
+
+// sums[k] <- the sum over the features of term(k, w, e) for `count` points from `layer` on.
+template <class Team, class Sum, class Term>
+__device__ __forceinline__ void sum_over_points(const Team& team, const Chord<typename Team::Acc>& chord,
+                                                int64_t layer, int count, Sum& team_sum,
+                                                typename Team::Acc (&sums)[kPoints], const Term& term) {
+#pragma unroll
+  for (int k = 0; k < kPoints; ++k) sums[k] = 0;
+  team.for_packs([&](int64_t j) {
+    typename Team::Packed x[kPoints];
+#pragma unroll
+    for (int k = 0; k < kPoints; ++k) {
+      if (k < count) x[k] = load_pack<typename Team::Value, Team::kWidth>(team.point(layer + k) + j);
+    }
+    const ChordPack<Team> at(team, chord, j);
+#pragma unroll
+    for (int k = 0; k < kPoints; ++k) {
+      if (k >= count) continue;
+#pragma unroll
+      for (int i = 0; i < Team::kWidth; ++i) {
+        sums[k] += term(k, (widen(x[k].value[i]) - at.first[i]) * chord.scale, at.direction[i]);
+      }
+    }
+  });
+  team_sum(sums);
+}
+
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 1)
+    forward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ ChordDeviation args) {
+  using Acc = typename AccOf<T>::type;
+  __shared__ Acc sum_buffer[2][kMaxWarps][kPoints], max_buffer[kMaxWarps];
+  TeamSum<Acc, kPoints> team_sum{sum_buffer};
+  const int64_t m = tracks.view.tracks, n = tracks.view.steps();
+  Acc *deviations = static_cast<Acc*>(args.deviation), *fractions = static_cast<Acc*>(args.along);
+  for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
+       track += static_cast<int64_t>(gridDim.x) * blockDim.y) {
+    const Features<T, kAligned> team{tracks, tracks.view.offset(track)};
+    const Chord<Acc> chord(team_chord(team, tracks, team.offset, team_sum, max_buffer));
+    const auto write = [&](int64_t layer, Acc deviation, Acc fraction) {
+      if (threadIdx.x != 0) return;
+      deviations[layer * m + track] = chord.defined() ? deviation : Acc(NAN);
+      if (fractions != nullptr) fractions[layer * m + track] = fraction;
+    };
+    write(0, 0, 0);
+    write(n, 0, 1);
+    for (int64_t layer = 1; layer < n; layer += kPoints) {
+      const int count = n - layer < kPoints ? static_cast<int>(n - layer) : kPoints;
+      Acc along[kPoints], squares[kPoints];
+      sum_over_points(team, chord, layer, count, team_sum, along, [](int, Acc w, Acc e) { return w * e; });
+      sum_over_points(team, chord, layer, count, team_sum, squares, [&](int k, Acc w, Acc e) {
+        const Acc off = w - along[k] * e;
+        return off * off;
+      });
+#pragma unroll
+      for (int k = 0; k < kPoints; ++k) {
+        if (k < count) write(layer + k, sqrt(squares[k]) / chord.length, along[k] / chord.length);
+      }
+    }
+  }
+}
+
+// g_l r_l / c at one pack of features, for each inner point in turn; ends get what makes the sum zero.
+template <class Team>
+__device__ void write_pack(const Team& team, const Chord<typename Team::Acc>& chord,
+                           const DeviceTracks& gradient, int64_t out, const ChordDeviationBackward& args,
+                           int64_t track, double stretch, int64_t j) {
+  using Acc = typename Team::Acc;
+  using T = typename Team::Value;
+  const int64_t m = team.tracks.view.tracks, n = team.tracks.view.steps();
+  const ChordPack<Team> at(team, chord, j);
+  Acc shift[Team::kWidth] = {}, turn[Team::kWidth] = {};
+  typename Team::Packed packed;
+  for (int64_t layer = 1; layer < n; ++layer) {
+    const auto x = load_pack<T, Team::kWidth>(team.point(layer) + j);
+    const Acc deviation = static_cast<const Acc*>(args.deviation)[layer * m + track];
+    const Acc fraction = static_cast<const Acc*>(args.along)[layer * m + track];
+    const Acc unit = deviation == 0 ? Acc(0) : 1 / (deviation * chord.length);
+    const Acc weight =
+        static_cast<Acc>(static_cast<const Acc*>(args.grad)[layer * m + track] / chord.true_length);
+#pragma unroll
+    for (int i = 0; i < Team::kWidth; ++i) {
+      const Acc w = (widen(x.value[i]) - at.first[i]) * chord.scale;
+      const Acc g = (w - fraction * chord.length * at.direction[i]) * unit * weight;
+      shift[i] += g;
+      turn[i] += fraction * g;
+      narrow(g, &packed.value[i]);
+    }
+    *reinterpret_cast<typename Team::Packed*>(reinterpret_cast<T*>(gradient.row(layer, out)) + j) = packed;
+  }
+  typename Team::Packed first;
+#pragma unroll
+  for (int i = 0; i < Team::kWidth; ++i) {
+    const Acc on_last = -turn[i] - static_cast<Acc>(stretch) * at.direction[i];
+    narrow(on_last, &packed.value[i]);
+    narrow(-shift[i] - on_last, &first.value[i]);
+  }
+  *reinterpret_cast<typename Team::Packed*>(reinterpret_cast<T*>(gradient.row(n, out)) + j) = packed;
+  *reinterpret_cast<typename Team::Packed*>(reinterpret_cast<T*>(gradient.row(0, out)) + j) = first;
+}
+
+template <class Team>
+__device__ __forceinline__ void write_zeros(const Team& team, const DeviceTracks& gradient, int64_t out) {
+  for (int64_t layer = 0; layer < gradient.view.points; ++layer) {
+    auto* row = reinterpret_cast<typename Team::Value*>(gradient.row(layer, out));
+    team.for_owned([&](int, int64_t j) { narrow(typename Team::Acc(0), row + j); });
+  }
+}
+
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 1)
+    backward_kernel(const __grid_constant__ DeviceTracks tracks,
+                    const __grid_constant__ DeviceTracks gradient,
+                    const __grid_constant__ ChordDeviationBackward args) {
+  using Acc = typename AccOf<T>::type;
+  __shared__ Acc sum_buffer[2][kMaxWarps][kPoints], max_buffer[kMaxWarps];
+  __shared__ double total_buffer[2][kMaxWarps][2];
+  TeamSum<Acc, kPoints> team_sum{sum_buffer};
+  TeamSum<double, 2> total_sum{total_buffer};
+  const int64_t m = tracks.view.tracks, n = tracks.view.steps();
+  for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
+       track += static_cast<int64_t>(gridDim.x) * blockDim.y) {
+    const Features<T, kAligned> team{tracks, tracks.view.offset(track)};
+    const int64_t out = gradient.view.offset(track);
+    double totals[2] = {};  // sum g_l deviation_l, and how many g_l are not zero
+    for (int64_t layer = 1 + threadIdx.x; layer < n; layer += blockDim.x) {
+      const double g = static_cast<const Acc*>(args.grad)[layer * m + track];
+      totals[0] += g * static_cast<const Acc*>(args.deviation)[layer * m + track];
+      totals[1] += g != 0;
+    }
+    total_sum(totals);
+    if (totals[1] == 0) {
+      write_zeros(team, gradient, out);
+      continue;
+    }
+    const Chord<Acc> chord(team_chord(team, tracks, team.offset, team_sum, max_buffer));
+    team.for_packs([&](int64_t j) {
+      write_pack(team, chord, gradient, out, args, track, totals[0] / chord.true_length, j);
+    });
+  }
+}
+
+// A warp per narrow track, else a block.
+dim3 team_of(int64_t features) {
+  return features <= kNarrowFeatures ? dim3(kWarp, kTracksPerBlock) : dim3(kThreads);
+}
+
+}  // namespace
+
+void chord_deviation_forward(const ChordDeviation& args, int device, void* stream) {
+  if (args.tracks.tracks == 0) return;
+  use_device(device);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  with_dtype(args.tracks.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto kernel = rows_on_16_bytes(args.tracks) ? forward_kernel<T, true> : forward_kernel<T, false>;
+    launch(kernel, grid, team, 0, stream, on_device(args.tracks), args);
+  });
+}
+
+void chord_deviation_backward(const ChordDeviationBackward& args, int device, void* stream) {
+  if (args.tracks.tracks == 0) return;
+  use_device(device);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const bool aligned = rows_on_16_bytes(args.tracks) && rows_on_16_bytes(args.gradient);
+  with_dtype(args.tracks.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto kernel = aligned ? backward_kernel<T, true> : backward_kernel<T, false>;
+    launch(kernel, grid, team, 0, stream, on_device(args.tracks), on_device(args.gradient), args);
+  });
+}
+
+}  // namespace cuda
+}  // namespace geodesic_fast

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""The optimal transport score between the first and the last states, or why there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from geodesic_fast import ots
+from geodesic_fast.measure.source import Ends, Options
+
+
+def score(ends: Ends, options: Options) -> dict[str, Any]:
+    """Return the score and what proves it, as plain values."""
+    first, last = (end.to(options.device) for end in ends.points())
+    told: dict[str, Any] = {"points": len(first), "of": ends.seen}
+    try:
+        result = ots(first, last, time_budget=float(options.ots_seconds), verbose=sys.stderr.isatty())
+    except (ValueError, MemoryError) as error:  # NaN in a state, or no room: the other numbers stand
+        return {**told, "refused": str(error)}
+    return {
+        **told,
+        "score": result.score,
+        "score_lower": result.score_lower,
+        "score_upper": result.score_upper,
+        "certified": result.certified,
+        "efficiency": result.efficiency,
+        "map_cost": result.map_cost,
+        "optimal_cost": result.optimal_cost,
+    }
+
+
+def sentence(told: Mapping[str, Any]) -> str:
+    """Say the score in words."""
+    some = "" if told["points"] == told["of"] else f" of {told['of']}, chosen at random"
+    points = f"{told['points']} points{some}"
+    if "refused" in told:
+        return f"Optimal transport score of {points}: none, for {told['refused']}"
+    cost = f"optimal cost {told['optimal_cost']:.4g} against {told['map_cost']:.4g} of the network's own map"
+    if not told["certified"]:
+        low, high = told["score_lower"], told["score_upper"]
+        return (
+            f"Optimal transport score between {low:.3f} and {high:.3f} on {points}, not proved further: "
+            f"allow more --ots-seconds; {cost} at most."
+        )
+    return (
+        f"Optimal transport score {told['score']:.3f} on {points}, proved exact: that share of them goes "
+        f"where the optimal transport map sends them; {cost}, efficiency {told['efficiency']:.4f}."
+    )

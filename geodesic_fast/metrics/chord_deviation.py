@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""Chord deviation: how far from the straight line between its ends does a track run?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._extension import has_engine
+from geodesic_fast._tracks import accumulation_dtype, layers_of
+from geodesic_fast._validation import check_no_forward_mode, check_tracks
+from geodesic_fast.metrics.lss import unit_steps
+from geodesic_fast.operations import chord_deviation as operation
+
+
+@takes_arrays
+def chord_deviation(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:
+    r"""Measure how far each point of a track lies from the line through its two ends.
+
+    With w_l = x^(l) - x^(0), the chord c = |w_n| and its direction e = w_n / c, l = 0..n,
+
+        deviation_l = |w_l - <w_l, e> e| / c.
+
+    0 for every l on a straight line, and always 0 at both ends; 0.5 halfway round a circle on its diameter.
+    It does not see how far along the line a point lies, or whether the track turns back on it.
+
+    Args:
+        tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
+            list or tuple of n+1 tensors of shape (*batch, d).
+        dim: the layer axis of a tensor; must be 0 for a list.
+
+    Returns:
+        (n+1, *batch), in units of the chord, float32 (float64 for float64 tracks). NaN for all points of a
+        track that ends where it began, or whose ends hold NaN or inf, and for any other point that does.
+
+    Raises:
+        TypeError, ValueError: as `geodesic_fast.lss`.
+
+    Differentiable once, in one more pass over the tracks; the gradient of a point on the line is 0. Lower is
+    straighter.
+
+    Source: the distance of a point from a line, for the straight tracks of Gai and Zhang, arXiv:2102.09235.
+
+    Example:
+        >>> import torch, geodesic_fast
+        >>> corner = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
+        >>> geodesic_fast.chord_deviation(corner)
+        tensor([0.0000, 0.5000, 0.0000])
+    """
+    check_tracks(tracks, dim)
+    layers = layers_of(tracks, dim)
+    if not has_engine(layers[0].device):
+        return chord_deviation_reference(tracks, dim=dim)
+    check_no_forward_mode(layers)
+    keep = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
+    return operation.forward(layers, keep)[0]
+
+
+def chord_deviation_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:
+    """Define `chord_deviation` in plain torch: |w - <w, e> e| / c."""
+    check_tracks(tracks, dim)
+    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
+    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
+    e, c = unit_steps(x[-1] - x[0])  # (*batch, d), (*batch)
+    w = (x - x[0])[1:-1] / c.unsqueeze(-1)  # (n-1, *batch, d)
+    _, inner = unit_steps(w - (w * e).sum(-1, keepdim=True) * e)  # (n-1, *batch)
+    end = torch.zeros_like(c).where((c > 0) & c.isfinite(), torch.nan)
+    return torch.cat((end.unsqueeze(0), inner.where(end == 0, torch.nan), end.unsqueeze(0)))
