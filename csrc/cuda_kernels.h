@@ -7,8 +7,10 @@
 #include "chord_deviation.h"
 #include "line_deviation.h"
 #include "lss_track_geometry.h"
+#include "nearest_track.h"
 #include "ots.h"
 #include "track_accumulator.h"
+#include "track_distance.h"
 
 namespace geodesic_fast {
 namespace cuda {
@@ -27,6 +29,10 @@ void chord_deviation_backward(const ChordDeviationBackward& args, int device, vo
 int64_t line_deviation_workspace(const TracksView& tracks, bool each, int device);  // bytes
 void line_deviation_forward(const LineDeviation& args, int device, void* stream);
 void line_deviation_backward(const LineDeviationBackward& args, int device, void* stream);
+void track_pairs_prepare(const TrackPairs& pairs, int device, void* stream);
+void track_distance_forward(const TrackDistance& args, int device, void* stream);
+void track_distance_backward(const TrackDistanceBackward& args, int device, void* stream);
+void nearest_track(const NearestTrack& args, int device, void* stream);
 void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int device, void* stream);
 void column_best_pass(const ProductTile& tile, const float* a, float* best, int device, void* stream);
 void list_pass(const ProductTile& tile, const ListArgs& args, int device, void* stream);
@@ -48,6 +54,10 @@ inline void chord_deviation_backward(const ChordDeviationBackward& args, int, vo
 inline int64_t line_deviation_workspace(const TracksView&, bool, int) { return 0; }
 inline void line_deviation_forward(const LineDeviation& args, int, void*) { without_cuda(args); }
 inline void line_deviation_backward(const LineDeviationBackward& args, int, void*) { without_cuda(args); }
+inline void track_pairs_prepare(const TrackPairs& pairs, int, void*) { without_cuda(pairs); }
+inline void track_distance_forward(const TrackDistance& args, int, void*) { without_cuda(args); }
+inline void track_distance_backward(const TrackDistanceBackward& args, int, void*) { without_cuda(args); }
+inline void nearest_track(const NearestTrack& args, int, void*) { without_cuda(args); }
 inline void softmin_pass(const ProductTile&, const SoftminArgs& args, int, void*) { without_cuda(args); }
 inline void column_best_pass(const ProductTile& tile, const float*, float*, int, void*) {
   without_cuda(tile);

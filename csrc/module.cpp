@@ -158,7 +158,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("openmp") = false;
 #endif
   m.attr("wide_features") = kWideFeatures;
-  m.attr("cuda_pairs") = kCudaPairs;
   m.attr("cuda_archs") = cuda::architectures();
   m.def("cuda_runtime_version", &cuda::runtime_version);
   m.def("cuda_driver_version", &cuda::driver_version);

@@ -9,6 +9,7 @@ namespace geodesic_fast {
 // Looks at the pairs i < j with i in rows, j in columns, each once, for the nearest of i and of j. Calls on
 // parts of the triangle add up, in any order, to the same answer: the smallest (distance, index, layer).
 // Pairs at distance NaN are left out; the caller gives tracks that hold NaN their NaN.
+// On a GPU each call looks for the nearest of its rows among all tracks instead, columns being all of them.
 struct NearestTrack {
   TrackPairs pairs;  // symmetric
   int64_t row_begin = 0, row_end = 0;
@@ -17,6 +18,7 @@ struct NearestTrack {
   double* distance = nullptr;       // (m), in and out: the smallest so far, inf at first
   int64_t* index = nullptr;         // (m), in and out: whose it is, -1 at first
   int32_t* layer = nullptr;         // (m), in and out: at which layer, -1 at first
+  void* workspace = nullptr;        // (rows, m) in the accumulation type on a GPU, else unused
 };
 
 }  // namespace geodesic_fast

@@ -15,7 +15,8 @@ struct TrackPairs {
   TracksView tracks;        // x, m tracks
   TracksView other;         // y, m' tracks; the same view as `tracks` where symmetric
   bool symmetric = true;    // y is x: d_ij = d_ji and d_ii = 0 exactly
-  double* scale = nullptr;  // (1): a power of two, about 1 / the largest finite coordinate
+  double* scale = nullptr;  // (2): a power of two, about 1 / the largest finite coordinate; on a GPU, whether
+                            // the centre is left at zero for tensor cores
   void* centre = nullptr;   // (n+1, d), accumulation type: mean of scale * x and scale * y, finite ones
   void* squares =
       nullptr;  // (n+1, m), accumulation type: |scale x - centre|^2, < 0 where a track is not finite

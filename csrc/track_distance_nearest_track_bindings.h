@@ -7,8 +7,6 @@
 
 namespace {
 
-constexpr bool kCudaPairs = false;  // whether there are CUDA kernels for pairs; Python asks before it calls
-
 // Keeps the tables of layer addresses alive beside the views of them.
 struct Pairs {
   Tracks tracks, other;
@@ -39,15 +37,11 @@ TrackPairs viewed(Pairs& pairs) {
   return pairs.view;
 }
 
-void only_on_cpu(const Place& place) {
-  if (place.device >= 0) throw std::runtime_error("pairs of tracks have no CUDA kernels in this build");
-}
-
 void pairs_prepare(Pairs& pairs, const Place& place) {
   const TrackPairs args = viewed(pairs);
-  only_on_cpu(place);
   py::gil_scoped_release release;
-  GEODESIC_FAST_CPU(track_pairs_prepare)(args, place.threads);
+  if (place.device < 0) return GEODESIC_FAST_CPU(track_pairs_prepare)(args, place.threads);
+  cuda::track_pairs_prepare(args, place.device, pointer<void>(place.stream));
 }
 
 void distance_forward(Pairs& pairs, int64_t row_begin, int64_t row_end, uintptr_t distance, uintptr_t layer,
@@ -61,9 +55,9 @@ void distance_forward(Pairs& pairs, int64_t row_begin, int64_t row_end, uintptr_
   args.row_end = row_end;
   args.distance = pointer<void>(distance);
   args.layer = pointer<int32_t>(layer);
-  only_on_cpu(place);
   py::gil_scoped_release release;
-  GEODESIC_FAST_CPU(track_distance_forward)(args, place.threads);
+  if (place.device < 0) return GEODESIC_FAST_CPU(track_distance_forward)(args, place.threads);
+  cuda::track_distance_forward(args, place.device, pointer<void>(place.stream));
 }
 
 void distance_backward(Tracks& tracks, Tracks& other, Tracks& gradient, bool of_other, uintptr_t weights,
@@ -75,13 +69,13 @@ void distance_backward(Tracks& tracks, Tracks& other, Tracks& gradient, bool of_
   args.of_other = of_other;
   args.weights = pointer<const void>(weights);
   args.layer = pointer<const int32_t>(layer);
-  only_on_cpu(place);
   py::gil_scoped_release release;
-  GEODESIC_FAST_CPU(track_distance_backward)(args, place.threads);
+  if (place.device < 0) return GEODESIC_FAST_CPU(track_distance_backward)(args, place.threads);
+  cuda::track_distance_backward(args, place.device, pointer<void>(place.stream));
 }
 
 void nearest_part(Pairs& pairs, int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end,
-                  uintptr_t labels, uintptr_t distance, uintptr_t index, uintptr_t layer,
+                  uintptr_t labels, uintptr_t distance, uintptr_t index, uintptr_t layer, uintptr_t workspace,
                   const Place& place) {
   NearestTrack args;
   args.pairs = viewed(pairs);
@@ -96,9 +90,10 @@ void nearest_part(Pairs& pairs, int64_t row_begin, int64_t row_end, int64_t colu
   args.distance = pointer<double>(distance);
   args.index = pointer<int64_t>(index);
   args.layer = pointer<int32_t>(layer);
-  only_on_cpu(place);
+  args.workspace = pointer<void>(workspace);
   py::gil_scoped_release release;
-  GEODESIC_FAST_CPU(nearest_track)(args, place.threads);
+  if (place.device < 0) return GEODESIC_FAST_CPU(nearest_track)(args, place.threads);
+  cuda::nearest_track(args, place.device, pointer<void>(place.stream));
 }
 
 void bind_track_distance_nearest_track(py::module_& m) {

@@ -70,19 +70,6 @@ def has_engine(device: torch.device) -> bool:
     return not reason
 
 
-def has_pair_kernels(device: torch.device) -> bool:
-    """Say whether `device` has kernels for pairs of tracks; where it does not, warn once."""
-    if not has_engine(device):
-        return False
-    assert engine is not None
-    if device.type == "cuda" and not engine.cuda_pairs:
-        _warn_once(
-            "cuda", "this version has no CUDA kernels for pairs of tracks. Move the tracks with .cpu()."
-        )
-        return False
-    return True
-
-
 def place_of(device: torch.device) -> Any:
     """Return where a kernel is to run: this many threads, or a GPU and its current stream."""
     assert engine is not None

@@ -98,6 +98,20 @@ def test_layers_that_products_cannot_tell_apart(device):
     assert_near_ones_right(track_distance(moving), true_distance(moving))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+@pytest.mark.parametrize(("points", "m", "features"), [(4, 40, 128), (3, 300, 200), (2, 130, 4096)])
+def test_halves_about_the_origin_and_away_from_it(points, m, features, shift, dtype, device):
+    """Where tensor cores multiply points as they are, and where their common centre keeps them from it."""
+    tracks = (torch.randn(points, m, features) + shift).to(dtype)
+    tracks[1, m // 2] = tracks[1, 3]
+    tracks = tracks.to(device)
+    got, truth = track_distance(tracks), true_distance(tracks)
+    assert torch.equal(got, got.mT)
+    assert_near_ones_right(got, truth)
+    assert_near_ones_right(track_distance(tracks, tracks[:, 5:27]), truth[:, 5:27])
+
+
 def test_duplicates_are_at_distance_zero(device):
     tracks = random_tracks((5, 30, 40), torch.float32, device)
     tracks[:, 11] = tracks[:, 3]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
-from geodesic_fast._extension import has_pair_kernels
+from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_labels, check_no_forward_mode, check_tracks
 from geodesic_fast.metrics.track_distance import layer_distances, norm
@@ -34,10 +34,10 @@ def nearest_track(
         distance_i = min over j != i of d_ij,   d_ij = min over layers l of |x_i^(l) - x_j^(l)|,
 
     and with `labels` over the j of another label alone: the margin by which sample i keeps clear of other
-    classes on its way through the layers. Each pair is looked at once; products of points only rule pairs
-    out, with a bound on their rounding, and the others are measured from their coordinates in float64. Takes
-    memory for a few numbers per track and layer, so that m may be 100,000 and more; long searches show a
-    progress bar on a terminal and can be interrupted.
+    classes on its way through the layers. Products of points only rule pairs out, with a bound on their
+    rounding, and the others are measured from their coordinates in float64. Takes memory for a few numbers
+    per track and layer, and on a GPU for a slice of the m x m distances (256 MB in float32), so that m may be
+    100,000 and more; long searches on the CPU show a progress bar on a terminal and can be interrupted.
 
     Args:
         tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
@@ -70,7 +70,7 @@ def nearest_track(
     check_tracks(tracks, dim)
     layers = layers_of(tracks, dim)
     check_labels(labels, layers)
-    if not has_pair_kernels(layers[0].device):
+    if not has_engine(layers[0].device):
         return nearest_track_reference(tracks, labels=labels, dim=dim)
     check_no_forward_mode(layers, "nearest_track")
     distance, index, layer = operation.nearest_track([t.detach() for t in layers], labels)

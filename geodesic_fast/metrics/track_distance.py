@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
-from geodesic_fast._extension import has_pair_kernels
+from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_alike, check_no_forward_mode, check_tracks
 from geodesic_fast.operations import track_distance as operation
@@ -73,7 +73,7 @@ def track_distance_reference(
 
 def distances_of(layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> Tensor:
     """Return the distances (m, m') of checked tracks, of one layer or more."""
-    if not has_pair_kernels(layers[0].device):
+    if not has_engine(layers[0].device):
         return layer_distances(layers, other).min(0).values
     check_no_forward_mode([*layers, *(other or [])], "track_distance")
     needs_layer = torch.is_grad_enabled() and any(t.requires_grad for t in (*layers, *(other or [])))

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from geodesic_fast._extension import engine, on_device, place_of
 from geodesic_fast._tracks import batch_shape, step_count
 from geodesic_fast.operations._parts import triangle_parts
 from geodesic_fast.operations.track_distance import Pairs
+
+_GPU_PAIRS, _GPU_ROWS = 1 << 26, 128  # distances held at once on a GPU, in whole tiles of so many rows
 
 
 @torch.library.custom_op(
@@ -35,12 +37,18 @@ def nearest_track(layers: Sequence[Tensor], labels: Tensor | None) -> tuple[Tens
     pairs = Pairs(layers, None)
     labels = None if labels is None else labels.reshape(-1).to(torch.int64).contiguous()
     addresses = (0 if labels is None else labels.data_ptr(), distance.data_ptr(), index.data_ptr())
-    work = (step_count(layers) + 1) * layers[0].shape[-1]
+    if distance.is_cuda:
+        parts = _rows_of_all(len(distance))
+        workspace = pairs.squares.new_empty(min(len(distance), _gpu_rows(len(distance))) * len(distance))
+    else:
+        work = (step_count(layers) + 1) * layers[0].shape[-1]
+        parts = triangle_parts(len(distance), work, "nearest tracks")
+        workspace = pairs.squares.new_empty(0)
     with on_device(distance.device):
-        for rows, columns in triangle_parts(len(distance), work, "nearest tracks"):
+        for rows, columns in parts:
             engine.nearest_track(
                 pairs.view, rows.start, rows.stop, columns.start, columns.stop, *addresses, layer.data_ptr(),
-                place_of(distance.device),
+                workspace.data_ptr(), place_of(distance.device),
             )  # fmt: skip
     distance.masked_fill_(pairs.kinds == 2, torch.nan)
     return outputs
@@ -58,3 +66,13 @@ def _outputs(layers: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 @nearest_track.register_fake
 def _(layers: Sequence[Tensor], labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     return _outputs(layers)
+
+
+def _gpu_rows(m: int) -> int:
+    return max(1, _GPU_PAIRS // m // _GPU_ROWS) * _GPU_ROWS
+
+
+def _rows_of_all(m: int) -> Iterator[tuple[range, range]]:
+    """Yield some rows at a time, and all columns."""
+    for first in range(0, m, _gpu_rows(m)):
+        yield range(first, min(m, first + _gpu_rows(m))), range(m)

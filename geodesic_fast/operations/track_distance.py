@@ -28,7 +28,7 @@ class Pairs:
         first, points = layers[0], step_count(layers) + 1
         m, others = batch_shape(self.layers).numel(), batch_shape(self.other).numel()
         dtype = accumulation_dtype(first.dtype)
-        self.scale = first.new_empty(1, dtype=torch.float64)
+        self.scale = first.new_empty(2, dtype=torch.float64)
         self.centre = first.new_empty((points, first.shape[-1]), dtype=dtype)  # (n+1, d)
         self.squares = first.new_empty((points, m), dtype=dtype)
         self.other_squares = self.squares if other is None else first.new_empty((points, others), dtype=dtype)
@@ -70,9 +70,13 @@ def track_distance(layers: Sequence[Tensor], other: Sequence[Tensor], keep: bool
         assert engine is not None
         pairs = Pairs(layers, other or None)
         addresses = distance.data_ptr(), layer.data_ptr() if keep else 0
-        work = (step_count(layers) + 1) * layers[0].shape[-1]
+        if distance.is_cuda:  # a launch returns at once: nothing to show or to interrupt
+            parts = iter([range(len(distance))])
+        else:
+            work = (step_count(layers) + 1) * layers[0].shape[-1]
+            parts = row_parts(len(distance), distance.shape[1], work, pairs.symmetric, "track distances")
         with on_device(distance.device):
-            for rows in row_parts(len(distance), distance.shape[1], work, pairs.symmetric, "track distances"):
+            for rows in parts:
                 engine.track_distance_forward(
                     pairs.view, rows.start, rows.stop, *addresses, place_of(distance.device)
                 )

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+// track_distance, backward.
+// Memory: the weights and layers once for each 128 features, and for each pair one row of either track;
+// writes
+//         the gradient once.
+// Work:   two operations a pair and feature. Numbers: differences and sums in float32 (float64 for float64).
+// Bound:  the cache that holds the tracks.
+#include "cuda_kernels.h"
+#include "track_distance.h"
+#include "track_ring.cuh"
+
+namespace geodesic_fast {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 128;      // features of a block, one for each thread
+constexpr int kLayersAtOnce = 64;  // whose sums fit in shared memory
+
+// The tracks whose gradient is written, the others, and where it goes.
+struct GradientTracks {
+  DeviceTracks own, against, gradient;
+};
+
+template <class T, class Acc = typename AccOf<T>::type>
+__global__ void __launch_bounds__(kThreads, 4)
+    gradient_kernel(const __grid_constant__ GradientTracks tracks,
+                    const __grid_constant__ TrackDistanceBackward args, int64_t slices) {
+  extern __shared__ __align__(16) char shared[];
+  Acc(*sums)[kThreads] = reinterpret_cast<Acc(*)[kThreads]>(shared);
+  const DeviceTracks &own = tracks.own, &against = tracks.against;
+  const int64_t columns = args.other.tracks;
+  for (int64_t work = blockIdx.x; work < own.view.tracks * slices; work += gridDim.x) {
+    const int64_t i = work / slices, j = work % slices * kThreads + threadIdx.x;
+    if (j >= own.view.features) continue;
+    const int64_t offset = own.view.offset(i);
+    for (int64_t first = 0; first < own.view.points; first += kLayersAtOnce) {
+      for (int l = 0; l < kLayersAtOnce; ++l) sums[l][threadIdx.x] = 0;
+#pragma unroll 1
+      for (int64_t k = 0; k < against.view.tracks; ++k) {
+        const int64_t at = args.of_other ? k * columns + i : i * columns + k;
+        const Acc weight = static_cast<const Acc*>(args.weights)[at];
+        const int64_t layer = args.layer[at];
+        if (weight == 0 || layer < first || layer >= first + kLayersAtOnce) continue;
+        const T* a = reinterpret_cast<const T*>(own.row(layer, offset));
+        const T* b = reinterpret_cast<const T*>(against.row(layer, against.view.offset(k)));
+        sums[layer - first][threadIdx.x] += (widen(a[j]) - widen(b[j])) * weight;
+      }
+      const int64_t to = tracks.gradient.view.offset(i);
+      for (int64_t layer = first; layer < own.view.points && layer < first + kLayersAtOnce; ++layer) {
+        narrow(sums[layer - first][threadIdx.x], reinterpret_cast<T*>(tracks.gradient.row(layer, to)) + j);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void track_distance_backward(const TrackDistanceBackward& args, int device, void* stream) {
+  use_device(device);
+  with_dtype(args.tracks.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const TracksView &own = args.of_other ? args.other : args.tracks,
+                     &against = args.of_other ? args.tracks : args.other;
+    const int64_t slices = (own.features + kThreads - 1) / kThreads;
+    launch(gradient_kernel<T>, grid_of(own.tracks * slices, dim3(kThreads)), dim3(kThreads),
+           sizeof(typename AccOf<T>::type) * kLayersAtOnce * kThreads, stream,
+           GradientTracks{on_device(own), on_device(against), on_device(args.gradient)}, args, slices);
+  });
+}
+
+}  // namespace cuda
+}  // namespace geodesic_fast
