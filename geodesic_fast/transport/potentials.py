@@ -37,7 +37,7 @@ class Schedule:
 
 def usual_schedule(d: int) -> Schedule:
     """Return the schedule that left few pairs to be mended, or none, in measurements of each width."""
-    return Schedule(6, _START, 0.002) if d >= _LOW_DIMENSION else Schedule(20, _START, 0.0005)
+    return Schedule(6, _START, 0.002) if d >= _LOW_DIMENSION else Schedule(12, _START, 0.0005)
 
 
 class Anneal:
