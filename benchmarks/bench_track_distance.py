@@ -5,8 +5,8 @@ python benchmarks/bench_track_distance.py [--device cuda] [--quick]
 
 Tracks are "random" (layers independent), a random "walk", or the walk of ten tight "classes", where a tenth
 of all distances cancel in products and are taken anew from the coordinates. The floor is the multiply-adds of
-half the pairs, (n+1) m^2 d / 2, at the rate of a large torch product of the same run, in the tracks' dtype on a
-GPU; above 100 % the kernel multiplies faster than that.
+half the pairs, (n+1) m^2 d / 2, at the rate of a large torch product of the same run, on a GPU in the tracks'
+dtype; above 100 % the kernel multiplies faster than that.
 """
 
 from __future__ import annotations
