@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Time `ots` against dense and entropic solvers, checking the answers first.
 
-python benchmarks/bench_ots.py [--device cuda] [--quick | --large] [--only FAMILY]
+python benchmarks/bench_ots.py [--device cuda] [--quick | --large | --low] [--only FAMILY]
 
 Every time includes the cost matrix. Ratios hold within one run. Peak memory is what a call adds to the
 process.
