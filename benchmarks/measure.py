@@ -85,7 +85,8 @@ def machine(device: str) -> dict[str, Any]:
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
 
-    dirty = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    but_results = ("--", ":/", ":(top,exclude)benchmarks/results")
+    dirty = "+changes" if git("status", "--porcelain", "--untracked-files=no", *but_results) else ""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
