@@ -157,6 +157,15 @@ def test_nan_and_inf(device):
     assert not (got.index == 2).any()
 
 
+def test_an_infinite_distance_is_nearer_than_none(device):
+    inf = math.inf
+    tracks = torch.tensor([[[-inf], [-1.0], [-0.4]], [[inf], [0.5], [inf]]], device=device)
+    broken = torch.tensor([[[1.0], [0.0]], [[inf], [math.nan]]], device=device)
+    for metric in (nearest_track, nearest_track_reference):
+        assert [field[0].item() for field in metric(tracks)] == [inf, 1, 0]
+        assert [field[0].item() for field in metric(broken)] == [inf, -1, -1]
+
+
 def test_the_distance_has_the_gradient_of_the_reference(device):
     for listed in (False, True):
         tracks = random_tracks((4, 30, 6), torch.float64, device).requires_grad_()

@@ -24,7 +24,7 @@ _PLAIN_NAMES = (
 
 
 def _plain_keys() -> Any:
-    """Return the keys that ask for nothing, or None from a torch that keeps no such: then all is dispatched."""
+    """Return the keys that ask for nothing, or None from a torch without such: all is dispatched."""
     try:
         keys = _C.DispatchKeySet(_C.DispatchKey.Undefined)
         for name in _PLAIN_NAMES:
