@@ -88,6 +88,17 @@ def test_ties_go_to_the_lowest(device):
     assert (got.layer == 0).all()
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("values", [1, 2, 5])
+def test_many_equal_tracks(values, labelled, device):
+    tracks = torch.randint(values, (3, 500, 2)).float().to(device)
+    labels = torch.randint(3, (500,)).to(device) if labelled else None
+    got, truth = nearest_track(tracks, labels=labels), true_nearest(tracks, labels)
+    assert torch.equal(got.distance.double().square().round().cpu(), truth[0].square().round())
+    assert torch.equal(got.index.cpu(), truth[1])
+    assert torch.equal(got.layer.cpu(), truth[2])
+
+
 def test_near_tracks_far_from_the_origin(device):
     tracks = 1e4 + torch.randn(6, 1, 40) * 5 + 1e-2 * torch.randn(6, 300, 40)
     tracks[:, ::2] += 30
