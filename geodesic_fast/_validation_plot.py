@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geodesic_fast._arrays import as_tensors
 from geodesic_fast._validation import check_float_tensor
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 
@@ -18,7 +19,7 @@ def classes_of(labels: Tensor | Sequence[int] | None, m: int) -> np.ndarray:
     """Return one class per track (m,), all the same where no labels are given."""
     if labels is None:
         return np.zeros(m, dtype=np.int64)
-    classes = torch.as_tensor(labels).detach().cpu().flatten()
+    classes = torch.as_tensor(as_tensors(labels)).detach().cpu().flatten()
     if classes.is_floating_point() or classes.is_complex():
         raise TypeError(f"labels must be integers, got {classes.dtype}: convert them with labels.long().")
     if len(classes) != m:

@@ -195,7 +195,7 @@ def plot_geometry(
     defined = [value[value.isfinite()] for value in values]
     mean = [value.mean().item() for value in defined]
     low, high = (
-        [value.quantile(share).item() if len(value) else math.nan for value in defined] for share in BAND
+        [np.quantile(value, share) if len(value) else math.nan for value in defined] for share in BAND
     )
     ax = _new_axes() if ax is None else ax
     (line,) = ax.plot(places, mean, label=label, marker="o" if len(places) == 1 else None, **style)

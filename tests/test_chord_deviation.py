@@ -183,7 +183,7 @@ def test_second_derivatives_and_forward_mode_say_what_to_do():
     (first,) = torch.autograd.grad(chord_deviation(tracks).sum(), tracks, create_graph=True)
     with pytest.raises(NotImplementedError, match="use chord_deviation_reference"):
         torch.autograd.grad(first.sum(), tracks)
-    with pytest.raises(NotImplementedError, match="forward-mode"):
+    with pytest.raises(NotImplementedError, match=r"forward-mode.*chord_deviation_reference"):
         torch.func.jvp(chord_deviation, (tracks.detach(),), (tracks.detach(),))
 
 

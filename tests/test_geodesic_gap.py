@@ -111,6 +111,13 @@ def test_a_time_budget_leaves_lower_bounds(device):
     assert short.gap <= full.gap
 
 
+@pytest.mark.parametrize("scale", [1e30, 1e-22, 1e-30])
+def test_huge_and_tiny_coordinates_in_float32(scale, device):
+    tracks = (random_tracks((5, 8, 3), torch.float64) * scale).float().to(device)
+    for got, expected in zip(geodesic_gap(tracks), geodesic_gap(tracks.double()), strict=True):
+        assert float(got) == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_numpy_in_numpy_out():
     found = geodesic_gap(np.array([[[0.0], [1.0]], [[3.0], [2.0]]]))
     assert isinstance(found.gap, np.ndarray)

@@ -158,6 +158,20 @@ def test_zero_steps_match_the_reference(shape, dtype, policy, reduction, device)
     assert_accurate(line_deviation(tracks, **options), line_deviation_reference(tracks, **options), truth)
 
 
+@pytest.mark.parametrize("policy", ["skip", "keep", "propagate"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nan_beside_a_step_of_length_zero(dtype, reduction, policy, device):
+    tracks = random_tracks((7, 2, 4), dtype, device)
+    tracks[2, 0], tracks[7, 0, 1] = tracks[1, 0], math.nan
+    found = line_deviation(tracks, reduction=reduction, zero_step=policy)
+    first = found[0] if reduction == "none" else found
+    assert first[6].isnan().all()
+    assert first[:, 6].isnan().all()
+    expected = line_deviation_reference(tracks, reduction=reduction, zero_step=policy)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, equal_nan=True)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     ("n", "features", "dtype"), [(6, 40, torch.float32), (20, 128, torch.float16)], ids=str

@@ -72,6 +72,21 @@ def test_a_step_of_length_zero_passes_no_gradient(policy, device):
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("policy", ["skip", "propagate"])
+def test_a_pair_without_any_track_passes_no_gradient_to_the_others(policy, device):
+    tracks = random_tracks((6, 1, 7), torch.float32, device)
+    tracks[3] = tracks[2]
+    weights = torch.randn(6, 6, dtype=torch.float64, device=device)
+
+    def mean_of_defined(metric):
+        return lambda x: metric(x, zero_step=policy).nan_to_num()
+
+    found = gradient(mean_of_defined(line_deviation), tracks.clone(), weights)
+    plain = gradient(mean_of_defined(line_deviation_reference), tracks.clone(), weights)
+    truth = gradient(mean_of_defined(line_deviation_reference), tracks.double(), weights)
+    assert_accurate(found, plain, truth)
+
+
 def test_a_broken_track_spoils_only_its_own_gradient(device):
     tracks = random_tracks((6, 3, 5), torch.float64, device)
     weights = torch.ones(6, 6, dtype=torch.float64, device=device)
@@ -92,8 +107,10 @@ def test_second_derivatives_say_what_to_do():
 def test_autocast_leaves_it_alone(device):
     tracks = random_tracks((6, 3, 50), torch.float32, device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        got = line_deviation(tracks)
+        got, plain = line_deviation(tracks), line_deviation_reference(tracks)
     assert torch.equal(got, line_deviation(tracks))
+    assert torch.equal(plain, line_deviation_reference(tracks))
+    assert line_deviation_reference(tracks.to("meta")).shape == (6, 6)
 
 
 @needs_engine

@@ -89,6 +89,17 @@ def test_ties_go_to_the_lowest(device):
     assert (got.layer == 0).all()
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("values", [1, 2, 5])
+def test_many_equal_tracks(values, labelled, device):
+    tracks = torch.randint(values, (3, 500, 2)).float().to(device)
+    labels = torch.randint(3, (500,)).to(device) if labelled else None
+    got, truth = nearest_track(tracks, labels=labels), true_nearest(tracks, labels)
+    assert torch.equal(got.distance.double().square().round().cpu(), truth[0].square().round())
+    assert torch.equal(got.index.cpu(), truth[1])
+    assert torch.equal(got.layer.cpu(), truth[2])
+
+
 def test_near_tracks_far_from_the_origin(device):
     tracks = 1e4 + torch.randn(6, 1, 40) * 5 + 1e-2 * torch.randn(6, 300, 40)
     tracks[:, ::2] += 30
@@ -159,6 +170,15 @@ def test_nan_and_inf(device):
     assert got.distance[4].isfinite()
     assert got.distance[5] == math.inf
     assert not (got.index == 2).any()
+
+
+def test_an_infinite_distance_is_nearer_than_none(device):
+    inf = math.inf
+    tracks = torch.tensor([[[-inf], [-1.0], [-0.4]], [[inf], [0.5], [inf]]], device=device)
+    broken = torch.tensor([[[1.0], [0.0]], [[inf], [math.nan]]], device=device)
+    for metric in (nearest_track, nearest_track_reference):
+        assert [field[0].item() for field in metric(tracks)] == [inf, 1, 0]
+        assert [field[0].item() for field in metric(broken)] == [inf, -1, -1]
 
 
 def test_the_distance_has_the_gradient_of_the_reference(device):

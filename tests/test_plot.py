@@ -9,6 +9,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
+from scipy.stats import norm
 from sklearn.decomposition import PCA
 
 from geodesic_fast import line_deviation, track_geometry
@@ -74,6 +75,22 @@ def test_every_kind_of_tracks(make, ax):
     tracks = make(torch.randn(4, 7, 1))
     plot_tracks(tracks, dim=1 if getattr(tracks, "shape", ())[:1] == (7,) else 0, ax=ax)
     assert lines_of(ax).shape == (7, 4, 2)
+
+
+@pytest.mark.parametrize("arrange", [lambda x: x[::-1], lambda x: x.astype(">i4")])
+def test_every_kind_of_labels(arrange, ax):
+    labels = arrange(np.arange(12) % 3)
+    colors = plot_tracks(torch.randn(4, 12, 5).numpy(), labels, ax=ax).collections[0].get_colors()
+    same = (colors[:, None] == colors).all(-1)
+    np.testing.assert_array_equal(same, labels[:, None] == labels)
+
+
+def test_a_band_over_more_tracks_than_torch_takes_quantiles_of(ax):
+    plot_geometry([track_geometry(torch.randn(2, 17_000_000, 1))], "chord", ax=ax)
+    low, high = norm.ppf([0.55, 0.95]) * np.sqrt(2)  # of |difference| of two normal numbers
+    (band,) = ax.collections[0].get_paths()
+    assert band.vertices[:, 1].min() == pytest.approx(low, abs=1e-3)
+    assert band.vertices[:, 1].max() == pytest.approx(high, abs=3e-3)
 
 
 def test_line_deviation_is_the_image(ax):

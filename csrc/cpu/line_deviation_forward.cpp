@@ -88,8 +88,9 @@ void finish_track(const TrackPanel<T>& panel, Acc undefined, Acc* matrix) {
   const int64_t n = panel.steps();
   for (int64_t k = 0; k < n; ++k) {
     for (int64_t l = 0; l <= k; ++l) {
-      const bool absent = panel.length(0, k) == 0 || panel.length(0, l) == 0;
-      const Acc product = k == l && matrix[k * n + k] == matrix[k * n + k] ? Acc(1) : matrix[k * n + l];
+      const bool defined = matrix[k * n + l] == matrix[k * n + l];  // NaN stays NaN beside a zero step
+      const bool absent = defined && (panel.length(0, k) == 0 || panel.length(0, l) == 0);
+      const Acc product = k == l && defined ? Acc(1) : matrix[k * n + l];
       matrix[k * n + l] = matrix[l * n + k] = absent ? undefined : 1 - product;
     }
   }

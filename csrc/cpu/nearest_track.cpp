@@ -95,6 +95,7 @@ class NearestInTile {
   void measure(int64_t r, int64_t c) {
     const int64_t i = tile_.row() + r, j = tile_.column() + c;
     if (args_.labels != nullptr && args_.labels[i] == args_.labels[j]) return;
+    if (!rows_[r].loses_to(0, j) && !columns_[c].loses_to(0, i)) return;  // both have an equal already
     const uint8_t kind = pairs_.kinds[i] | pairs_.kinds[j];
     if (kind >= kNaNTrack) return;
     const double most = rows_[r].distance > columns_[c].distance ? rows_[r].distance : columns_[c].distance;

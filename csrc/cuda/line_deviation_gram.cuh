@@ -95,7 +95,7 @@ struct PairOfBlocks {
       const int k = i / work.plan.block, l = i % work.plan.block;
       if (k >= rows || l >= columns || (!kApart && l < k)) continue;
       const Acc roots = row_scales[k].root * column_scales[l].root;
-      const bool absent = row_scales[k].root == 0 || column_scales[l].root == 0;
+      const bool absent = roots == 0;  // false where either is NaN
       const Product cosine =
           !kApart && k == l ? Product(roots == roots ? 1 : NAN) : products[k * stride + l] / roots;
       mean ? add(i, absent, cosine) : put(track, k, l, absent, cosine);

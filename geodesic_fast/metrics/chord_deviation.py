@@ -54,7 +54,7 @@ def chord_deviation(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tenso
     layers = layers_of(tracks, dim)
     if not has_engine(layers[0].device):
         return chord_deviation_reference(tracks, dim=dim)
-    check_no_forward_mode(layers)
+    check_no_forward_mode(layers, "chord_deviation")
     keep = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
     return operation.forward(layers, keep)[0]
 

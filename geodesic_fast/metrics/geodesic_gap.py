@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
-from geodesic_fast._tracks import accumulation_dtype, batch_shape, layers_of
+from geodesic_fast._tracks import batch_shape, layers_of
 from geodesic_fast._validation import check_points, check_tracks
 from geodesic_fast.metrics.action import action, action_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
+
+SMALLEST_SQUARE = 1e-30  # in float32: below, squares lose digits
 
 
 class GeodesicGap(NamedTuple):
@@ -81,7 +84,16 @@ def geodesic_gap(
     """
     first, last = _ends(tracks, dim)
     found = ots(first, last, memory_budget=memory_budget, time_budget=time_budget, verbose=verbose)
-    return _gap(action(tracks, dim=dim), first, last, found)
+    return _gap(_actions(tracks, dim), first, last, found)
+
+
+def _actions(tracks: Tensor | Sequence[Tensor], dim: int) -> Tensor:
+    """Return the action of each track (*batch), in float64 where squares leave the range of float32."""
+    found = action(tracks, dim=dim)
+    if found.dtype == torch.float64 or bool(((found > SMALLEST_SQUARE) & found.isfinite()).all()):
+        return found
+    layers = [layer.double() for layer in layers_of(tracks, dim)]
+    return action(layers[0] if len(layers) == 1 else layers)
 
 
 def geodesic_gap_reference(
@@ -94,7 +106,9 @@ def geodesic_gap_reference(
 ) -> GeodesicGap:
     """Define `geodesic_gap` on the plain action and SciPy's dense solver, which takes no budgets."""
     first, last = _ends(tracks, dim)
-    return _gap(action_reference(tracks, dim=dim), first, last, ots_reference(first, last))
+    layers = [layer.double() for layer in layers_of(tracks, dim)]
+    actions = action_reference(layers[0] if len(layers) == 1 else layers)
+    return _gap(actions, first, last, ots_reference(first, last))
 
 
 def _ends(tracks: Tensor | Sequence[Tensor], dim: int) -> tuple[Tensor, Tensor]:
@@ -107,13 +121,12 @@ def _ends(tracks: Tensor | Sequence[Tensor], dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _gap(actions: Tensor, first: Tensor, last: Tensor, found: OTSResult) -> GeodesicGap:
-    action = actions.double().mean()
+    mean_action = actions.double().mean()
     chord_cost, optimal_cost = _mean_cost(first, last), _mean_cost(first, last[found.permutation])
-    bending, detour = action / chord_cost, chord_cost / optimal_cost
-    gap = action / optimal_cost - 1
-    return GeodesicGap(gap, bending, detour, action, chord_cost, optimal_cost, found.certified)
+    bending, detour = mean_action / chord_cost, chord_cost / optimal_cost
+    gap = mean_action / optimal_cost - 1
+    return GeodesicGap(gap, bending, detour, mean_action, chord_cost, optimal_cost, found.certified)
 
 
 def _mean_cost(first: Tensor, last: Tensor) -> Tensor:
-    wide = accumulation_dtype(first.dtype)
-    return (last.to(wide) - first.to(wide)).square().sum(-1).double().mean()
+    return (last.double() - first.double()).square().sum(-1).mean()

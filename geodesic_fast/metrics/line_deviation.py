@@ -94,9 +94,12 @@ def line_deviation(
 def _mean_of(products: Tensor, counts: Tensor, zero_step: str, layers: Sequence[Tensor]) -> Tensor:
     """Turn sums of <u_k, u_l> over the tracks that have both directions into the mean deviation (n, n)."""
     m = batch_shape(layers).numel()
-    mean = products / (m if zero_step == "keep" else counts)
-    if zero_step == "propagate":
-        mean = mean.where(counts == m, torch.nan)
+    if zero_step == "keep":
+        mean = products / m
+    else:
+        needed = max(m, 1) if zero_step == "propagate" else 1
+        # Not 0 / 0, which autograd would carry from one pair into the gradient of every step.
+        mean = (products / counts.clamp(min=1)).where(counts >= needed, torch.nan)
     return (1 - mean).to(accumulation_dtype(layers[0].dtype))
 
 
@@ -117,9 +120,10 @@ def line_deviation_reference(
     if zero_step == "raise":
         check_no_zero_step(s)
     u, s = u.movedim(0, -2), s.movedim(0, -1)  # (*batch, n, d), (*batch, n)
-    dev = 1 - u @ u.mT  # (*batch, n, n)
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+        dev = 1 - u @ u.mT  # (*batch, n, n)
     dev = dev.where(dev.isnan() | ~torch.eye(len(x) - 1, dtype=torch.bool, device=x.device), 0.0)
-    defined = (s != 0).unsqueeze(-1) & (s != 0).unsqueeze(-2)
+    defined = ((s != 0).unsqueeze(-1) & (s != 0).unsqueeze(-2)) | dev.isnan()
     dev = dev.where(defined, 1.0 if zero_step == "keep" else torch.nan)
     if reduction == "none":
         return dev

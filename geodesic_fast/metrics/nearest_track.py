@@ -13,7 +13,7 @@ from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_labels, check_no_forward_mode, check_tracks
-from geodesic_fast.metrics.track_distance import layer_distances, norm
+from geodesic_fast.metrics.track_distance import flat_points, layer_distances, norm
 from geodesic_fast.operations import nearest_track as operation
 
 
@@ -90,9 +90,12 @@ def nearest_track_reference(
     left_out = torch.eye(m, dtype=torch.bool, device=distance.device) | distance.isnan()
     if labels is not None:
         left_out |= labels.reshape(-1, 1) == labels.reshape(-1)
-    nan = distance.diagonal().isnan() & each.isnan().all(2).any(0) if m else distance.isnan().any(1)
+    nan = flat_points(layers).detach().isnan().any(-1).any(0)
     rows = torch.arange(m, device=distance.device)
-    index = distance.masked_fill(left_out, torch.inf).argmin(1) if m else rows
+    index = rows
+    if m:
+        nearest, index = distance.masked_fill(left_out, torch.inf).min(1)
+        index = torch.where(nearest.isinf(), left_out.int().argmin(1), index)  # inf is nearer than nothing
     none = left_out[rows, index]
     layer = each[:, rows, index].argmin(0).masked_fill(none, -1)
     found = distance[rows, index].masked_fill(none, torch.inf).masked_fill(nan, torch.nan)
