@@ -63,3 +63,12 @@ def arc(steps, angle):
     return torch.cat((torch.zeros(1, 2, dtype=torch.float64), points)), steps * abs(
         math.sin(angle / 2) / math.sin(steps * angle / 2)
     )
+
+
+def gradient(metric, tracks, weights):
+    """Return d(sum weights * metric) / d tracks, for a tensor or a list."""
+    leaves = tracks if isinstance(tracks, list) else [tracks]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    found = torch.autograd.grad((metric(tracks) * weights).sum(), leaves)
+    return torch.stack(found) if isinstance(tracks, list) else found[0]

@@ -9,7 +9,7 @@ import torch
 from assert_accurate import assert_accurate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from known_tracks import DTYPES, LAYOUTS, SHAPES, laid_out, line, random_tracks
+from known_tracks import DTYPES, LAYOUTS, SHAPES, gradient, laid_out, line, random_tracks
 from torch.library import opcheck
 
 from geodesic_fast import chord_deviation, chord_deviation_reference
@@ -134,15 +134,6 @@ def test_does_not_depend_on_the_number_of_threads():
 def test_empty_and_single_shapes(device):
     assert chord_deviation(torch.zeros(3, 0, 5, device=device)).shape == (3, 0)
     assert torch.equal(chord_deviation(torch.randn(2, 5, device=device)), torch.zeros(2, device=device))
-
-
-def gradient(metric, tracks, weights):
-    """Return d(sum weights * deviation) / d tracks, for a tensor or a list."""
-    leaves = tracks if isinstance(tracks, list) else [tracks]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    found = torch.autograd.grad((metric(tracks) * weights).sum(), leaves)
-    return torch.stack(found) if isinstance(tracks, list) else found[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

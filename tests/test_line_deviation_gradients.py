@@ -4,7 +4,7 @@
 import pytest
 import torch
 from assert_accurate import assert_accurate
-from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
+from known_tracks import DTYPES, LAYOUTS, gradient, laid_out, random_tracks
 from torch.library import opcheck
 
 from geodesic_fast import line_deviation, line_deviation_reference
@@ -13,15 +13,6 @@ from geodesic_fast.operations import line_deviation as operation
 
 needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
 REDUCTIONS = ("mean", "none")
-
-
-def gradient(metric, tracks, weights):
-    """Return d(sum weights * deviation) / d tracks, for a tensor or a list."""
-    leaves = tracks if isinstance(tracks, list) else [tracks]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    found = torch.autograd.grad((metric(tracks) * weights).sum(), leaves)
-    return torch.stack(found) if isinstance(tracks, list) else found[0]
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from assert_accurate import assert_accurate
-from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
+from known_tracks import DTYPES, LAYOUTS, gradient, laid_out, random_tracks
 from torch.library import opcheck
 
 from geodesic_fast import track_distance, track_distance_reference
@@ -14,15 +14,6 @@ from geodesic_fast._extension import engine
 from geodesic_fast.operations import track_distance as operation
 
 needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
-
-
-def gradient(metric, tracks, weights):
-    """Return d(sum weights * distance) / d tracks, for a tensor or a list."""
-    leaves = tracks if isinstance(tracks, list) else [tracks]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    found = torch.autograd.grad((metric(tracks) * weights).sum(), leaves)
-    return torch.stack(found) if isinstance(tracks, list) else found[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

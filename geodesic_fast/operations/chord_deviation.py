@@ -22,6 +22,7 @@ from geodesic_fast._tracks import (
     step_count,
 )
 from geodesic_fast.operations.direct import goes_direct
+from geodesic_fast.operations.second_derivatives import refuse_second_derivatives
 
 
 def forward(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -116,13 +117,4 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], None]:
 
 
 chord_deviation.register_autograd(_backward, setup_context=_keep_for_backward)
-
-
-def _refuse_second_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError(
-        "chord_deviation has first derivatives only: call backward without create_graph=True, or use "
-        "chord_deviation_reference, which autograd can differentiate twice."
-    )
-
-
-chord_deviation_backward.register_autograd(_refuse_second_derivative)
+refuse_second_derivatives(chord_deviation_backward, "chord_deviation")

@@ -15,6 +15,7 @@ from torch import Tensor
 from geodesic_fast._extension import engine, on_device, place_of
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, engine_tracks, readable, step_count
 from geodesic_fast.operations._parts import row_parts
+from geodesic_fast.operations.second_derivatives import refuse_second_derivatives
 
 
 class Pairs:
@@ -141,13 +142,4 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], list[Tensor
 
 
 track_distance.register_autograd(_backward, setup_context=_keep_for_backward)
-
-
-def _refuse_second_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError(
-        "track_distance has first derivatives only: call backward without create_graph=True, or use "
-        "track_distance_reference, which autograd can differentiate twice."
-    )
-
-
-track_distance_backward.register_autograd(_refuse_second_derivative)
+refuse_second_derivatives(track_distance_backward, "track_distance")

@@ -24,6 +24,7 @@ from geodesic_fast._tracks import (
     step_count,
 )
 from geodesic_fast.operations.direct import goes_direct
+from geodesic_fast.operations.second_derivatives import refuse_second_derivatives
 
 FIELD_COUNT = 9  # float fields of TrackGeometry
 
@@ -176,13 +177,4 @@ def _backward(ctx: Any, grad_fields: Tensor, *_: Any) -> tuple[list[Tensor], Non
 
 
 track_geometry.register_autograd(_backward, setup_context=_keep_for_backward)
-
-
-def _refuse_second_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError(
-        "lss and track_geometry have first derivatives only: call backward without create_graph=True, "
-        "or use lss_reference, which autograd can differentiate twice."
-    )
-
-
-track_geometry_backward.register_autograd(_refuse_second_derivative)
+refuse_second_derivatives(track_geometry_backward, "lss", "track_geometry")
