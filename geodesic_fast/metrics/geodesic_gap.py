@@ -61,9 +61,10 @@ def geodesic_gap(
     Returns:
         GeodesicGap of float64 scalars on the device of the tracks. `certified` says that W2 is proved; where
         a time budget ran out first, `optimal_cost` is the best found, an upper bound, and gap and detour are
-        lower bounds. Per-track sums are float32 (float64 for float64 tracks), so that the gap of an exact
-        geodesic is zero to about 1e-7 (1e-15) of either sign. If nothing moves on balance, optimal_cost is 0
-        and detour and gap are inf, or NaN where the chords are 0 too.
+        lower bounds. Per-track actions are float32 (float64 for float64 tracks, and where squares leave the
+        range of float32), so that the gap of an exact geodesic is zero to about 1e-7 (1e-15) of either sign.
+        If nothing moves on balance, optimal_cost is 0 and detour and gap are inf, or NaN where the chords are
+        0 too.
 
     Raises:
         TypeError, ValueError: as `geodesic_fast.lss`; no tracks, or ends that hold NaN or inf.
