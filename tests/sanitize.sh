@@ -12,7 +12,7 @@ GEODESIC_FAST_CUDA=0 GEODESIC_FAST_SANITIZE=address,undefined PIP_CONSTRAINT="$P
 # torch and the interpreter keep memory until exit, which is no leak of ours
 LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH="$target/site" \
-  "$python" -P -m pytest -q -p no:cacheprovider -m "not gpu" -k "not compiled and not opcheck and not memory" "$@" \
+  "$python" -P -m pytest -q -p no:cacheprovider -m "not gpu" -k "not compiled and not opcheck and not takes_memory" "$@" \
   tests/test_lss.py tests/test_lss_gradients.py tests/test_track_geometry.py tests/test_track_accumulator.py \
   tests/test_line_deviation.py tests/test_line_deviation_gradients.py tests/test_chord_deviation.py \
   tests/test_track_distance.py tests/test_track_distance_gradients.py tests/test_nearest_track.py tests/test_geodesic_bound.py
