@@ -62,7 +62,11 @@ def test_matches_the_stored_track(monkeypatch, engine, dtype, zero_step):
 @pytest.mark.parametrize("bend", [1e-3, 0.1, 3.0])
 @pytest.mark.parametrize("width", [1, 3, 16, 64, 65, 257])
 def test_keeps_the_accuracy_rule(width, bend):
-    """From nearly straight tracks, whose angles magnify every rounding, to tangled ones."""
+    """From nearly straight tracks, whose angles magnify every rounding, to tangled ones.
+
+    The worst of 300 narrow tangled tracks is a matter of luck, for the plain formula too: there the score may
+    err by its condition. The mean over the tracks is none.
+    """
     generator = torch.Generator().manual_seed(3)
     steps = torch.randn(1, 300, width, generator=generator) + bend * torch.randn(
         9, 300, width, generator=generator
@@ -70,7 +74,18 @@ def test_keeps_the_accuracy_rule(width, bend):
     x = steps.cumsum(0)
     plain, exact = track_geometry_reference(x), track_geometry_reference(x.double())
     for name, got, *others in zip(exact._fields[:-1], pushed(x)[:-1], plain, exact, strict=False):
-        assert_accurate(got, *others, name=name)
+        condition = exact.lss.where(exact.lss.isfinite(), 1.0) if name.startswith("lss") else 1.0
+        assert_accurate(got, *others, condition=condition, name=name)
+        ours, formula = (mean_error(value, others[1], condition) for value in (got, others[0]))
+        assert ours <= 1.25 * formula + 2.0**-27, f"{name}: mean error {ours:.3g}, formula {formula:.3g}"
+
+
+def mean_error(value: torch.Tensor, truth: torch.Tensor, condition: torch.Tensor | float) -> float:
+    """Of the finite values, relative to the largest of them, over how much the formula magnifies rounding."""
+    finite = truth.isfinite()
+    scale = truth[finite].abs().max().item() or 1.0
+    error = (value.double() - truth).abs() / scale / condition
+    return error[finite].mean().item()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

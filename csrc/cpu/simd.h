@@ -10,6 +10,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_FMA) && defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace geodesic_fast {
@@ -229,6 +231,33 @@ template <class Acc>
 GEODESIC_FAST_INLINE Vector<Acc> broadcast(Acc value) {
   return value - Vector<Acc>{};  // x - 0 keeps every x, NaN and -0 too
 }
+
+// a b + c rounded once, for what relies on it: compilers fuse by themselves only where they optimise enough.
+#if defined(__AVX2__) || (defined(__ARM_FEATURE_FMA) && defined(__ARM_NEON))
+#define GEODESIC_FAST_FUSED 1
+GEODESIC_FAST_INLINE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
+#if defined(__AVX512F__)
+  return bit_copy<Vector<float>>(_mm512_fmadd_ps(bit_copy<__m512>(a), bit_copy<__m512>(b), bit_copy<__m512>(c)));
+#elif defined(__AVX2__)
+  return bit_copy<Vector<float>>(_mm256_fmadd_ps(bit_copy<__m256>(a), bit_copy<__m256>(b), bit_copy<__m256>(c)));
+#else
+  return bit_copy<Vector<float>>(
+      vfmaq_f32(bit_copy<float32x4_t>(c), bit_copy<float32x4_t>(a), bit_copy<float32x4_t>(b)));
+#endif
+}
+GEODESIC_FAST_INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c) {
+#if defined(__AVX512F__)
+  return bit_copy<Vector<double>>(
+      _mm512_fmadd_pd(bit_copy<__m512d>(a), bit_copy<__m512d>(b), bit_copy<__m512d>(c)));
+#elif defined(__AVX2__)
+  return bit_copy<Vector<double>>(
+      _mm256_fmadd_pd(bit_copy<__m256d>(a), bit_copy<__m256d>(b), bit_copy<__m256d>(c)));
+#else
+  return bit_copy<Vector<double>>(
+      vfmaq_f64(bit_copy<float64x2_t>(c), bit_copy<float64x2_t>(a), bit_copy<float64x2_t>(b)));
+#endif
+}
+#endif
 
 }  // namespace GEODESIC_FAST_ISA
 }  // namespace geodesic_fast

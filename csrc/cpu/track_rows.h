@@ -66,9 +66,9 @@ class Direction {
   explicit Direction(Acc length) : Direction(length, 1 / length) {}
 
   GEODESIC_FAST_INLINE Vector<Acc> operator()(Vector<Acc> v) const {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if defined(GEODESIC_FAST_FUSED)
     const Vector<Acc> u = v * inverse_;
-    return u + (v - u * length_) * inverse_;
+    return fused(fused(-u, length_, v), inverse_, u);
 #else
     return v / length_;
 #endif
@@ -76,7 +76,7 @@ class Direction {
 
  private:
   GEODESIC_FAST_INLINE Direction(Acc length, Acc inverse)
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if defined(GEODESIC_FAST_FUSED)
       : length_(broadcast(inverse == 0 ? Acc(1) : length)), inverse_(broadcast(inverse)) {
 #else
       : length_(broadcast(length)), inverse_(broadcast(inverse)) {
