@@ -17,7 +17,7 @@ from geodesic_fast.transport.products import Products
 ROW_NEIGHBOURS, COLUMN_NEIGHBOURS = 24, 8
 _ROW_LIMIT = 64  # with ties a row may have any number of equally near columns
 _GROUPS = 16  # of rows; a column's threshold is the 8th largest of its maxima over them
-_START, _LOW_DIMENSION = 0.1, 16
+_START = 0.1
 _UNDERFLOW = 1e-30
 
 
@@ -37,7 +37,9 @@ class Schedule:
 
 def usual_schedule(d: int) -> Schedule:
     """Return the schedule that left few pairs to be mended, or none, in measurements of each width."""
-    return Schedule(6, _START, 0.002) if d >= _LOW_DIMENSION else Schedule(12, _START, 0.0005)
+    if d >= 16:
+        return Schedule(6, _START, 0.002)
+    return Schedule(24 if d <= 4 else 16, _START, 0.0005)
 
 
 class Anneal:
