@@ -21,43 +21,66 @@ class ForwardPass {
   using Acc = typename AccOf<T>::type;
 
  public:
-  ForwardPass(const GeometryForward& args, char* scratch)
+  ForwardPass(const GeometryForward& args, char* scratch, int64_t block)
       : args_(args), features_(args.tracks.features), width_(padded<Acc>(features_)) {
-    sum_ = reinterpret_cast<Acc*>(scratch);
-    total_ = sum_ + width_, spare_ = sum_ + 2 * width_, other_ = sum_ + 3 * width_;
+    rows_ = reinterpret_cast<Acc*>(scratch);
+    spare_ = rows_ + block * kRows * width_, other_ = spare_ + width_;
+    states_ = reinterpret_cast<State*>(other_ + width_);
     const int64_t fitting = kCacheBytes / (features_ * static_cast<int64_t>(2 * sizeof(T))) - 1;
     group_ = fitting < 1 ? 1 : fitting < kGroup ? fitting : kGroup;
   }
 
-  static int64_t scratch_bytes(const GeometryForward& args) {
-    return 4 * padded<Acc>(args.tracks.features) * static_cast<int64_t>(sizeof(Acc));
+  static int64_t bytes_per_track(const GeometryForward& args) {
+    return scratch_bytes(args, 1) + (kGroup + 1) * args.tracks.features * static_cast<int64_t>(sizeof(T));
+  }
+  static int64_t scratch_bytes(const GeometryForward& args, int64_t block) {
+    const int64_t row_bytes = padded<Acc>(args.tracks.features) * static_cast<int64_t>(sizeof(Acc));
+    return (block * kRows + 2) * row_bytes + block * static_cast<int64_t>(sizeof(State));
   }
 
   void run(int64_t begin, int64_t end) {
-    for (track_ = begin; track_ < end; ++track_) {
-      offset_ = args_.tracks.offset(track_);
-      next_offset_ = track_ + 1 < end ? args_.tracks.offset(track_ + 1) : -1;
-      sums_ = GeometrySums();
-      last_layer_ = direct_layer_ = 0;
-      std::memset(sum_, 0, 2 * width_ * sizeof(Acc));
-      for (int64_t layer = 1; layer < args_.tracks.points;) {
-        const int64_t left = args_.tracks.points - layer;
-        with_group_size(left < group_ ? left : group_, [&](auto size) { take_steps(&layer, size); });
-      }
-      finish();
+    count_ = end - begin, next_ = end;
+    for (int64_t slot = 0; slot < count_; ++slot) start(states_[slot], begin + slot, slot);
+    for (int64_t layer = 1; layer < args_.tracks.points;) {
+      const int64_t left = args_.tracks.points - layer;
+      with_group_size(left < group_ ? left : group_, [&](auto size) {
+        for (int64_t slot = 0; slot < count_; ++slot) take_steps(slot, layer, size);
+        layer += size.value;
+      });
     }
+    for (int64_t slot = 0; slot < count_; ++slot) finish(states_[slot]);
   }
 
  private:
-  const T* point(int64_t layer) const { return row_of<T>(args_.tracks, layer, offset_); }
+  static constexpr int64_t kRows = 2;
+  struct State {
+    int64_t track, offset;
+    Acc *sum, *total;  // rows: directions summed lately, and before
+    GeometrySums sums;
+    int64_t last_layer, direct_layer;  // the last step counted as a direction; the last safe one
+    Acc last_length;                   // of the former
+  };
+
+  const T* point(int64_t layer, const State& state) const {
+    return row_of<T>(args_.tracks, layer, state.offset);
+  }
+
+  void start(State& state, int64_t track, int64_t slot) {
+    state = State{};
+    state.track = track;
+    state.offset = args_.tracks.offset(track);
+    state.sum = rows_ + slot * kRows * width_, state.total = state.sum + width_;
+    std::memset(state.sum, 0, kRows * width_ * sizeof(Acc));
+  }
 
   template <class Size>
-  void take_steps(int64_t* layer, Size) {
+  void take_steps(int64_t slot, int64_t layer, Size) {
     constexpr int kCount = Size::value;
+    State& state = states_[slot];
     Group<T> group;
-    group.point[0] = point(*layer > 1 ? *layer - 2 : 0);
-    for (int k = 0; k <= kCount; ++k) group.point[1 + k] = point(*layer - 1 + k);
-    look_ahead(&group, *layer + kCount, kCount);
+    group.point[0] = point(layer > 1 ? layer - 2 : 0, state);
+    for (int k = 0; k <= kCount; ++k) group.point[1 + k] = point(layer - 1 + k, state);
+    look_ahead(&group, slot, layer, kCount);
     GroupSums<Acc> got;
     measure_steps<T, kCount, kAll>(group, &got, features_);
     Acc lengths[kCount];
@@ -67,116 +90,110 @@ class ForwardPass {
       safe = safe && is_safe_square(got.squares[k]);
     }
     if (safe) {
-      add_directions<T, kCount>(group, lengths, sum_, features_);
-      for (int k = 0; k < kCount; ++k) count(*layer + k, lengths[k], got.dots[k], true);
+      add_directions<T, kCount>(group, lengths, state.sum, features_);
+      for (int k = 0; k < kCount; ++k) count(state, layer + k, lengths[k], got.dots[k], true);
     } else {
-      for (int k = 0; k < kCount; ++k) take_one_step(*layer + k, lengths[k], got.squares[k], got.dots[k]);
+      for (int k = 0; k < kCount; ++k) {
+        take_one_step(state, layer + k, lengths[k], got.squares[k], got.dots[k]);
+      }
     }
-    *layer += kCount;
-    if ((*layer - 1) / kFlushSteps != (*layer - 1 - kCount) / kFlushSteps) flush();
+    if ((layer - 1 + kCount) / kFlushSteps != (layer - 1) / kFlushSteps) flush(state);
   }
 
-  // The rows that the next group reads, of this track or of the next one.
-  void look_ahead(Group<T>* group, int64_t layer, int count) const {
-    const bool here = layer < args_.tracks.points;
-    if (!here && next_offset_ < 0) return;
-    const int64_t first = here ? layer : 0, left = args_.tracks.points - first;
-    group->fetched = static_cast<int>(left < count ? left : count);
-    for (int row = 0; row < group->fetched; ++row) {
-      group->ahead[row] = row_of<T>(args_.tracks, first + row, here ? offset_ : next_offset_);
+  // The rows that are read next: of the next track, or the next layers of the block, or of the next block;
+  // at the end, rows that are there.
+  void look_ahead(Group<T>* group, int64_t slot, int64_t layer, int steps) const {
+    const bool in_group = slot + 1 < count_, in_block = layer + steps < args_.tracks.points;
+    const bool at_end = next_ == args_.tracks.tracks;
+    const int64_t first = in_group ? layer : in_block ? layer + steps : 0;
+    const int64_t offset = in_group             ? states_[slot + 1].offset
+                           : in_block || at_end ? states_[0].offset
+                                                : args_.tracks.offset(next_);
+    for (int row = 0; row < steps; ++row) {
+      const int64_t wanted = first + row, last = args_.tracks.points - 1;
+      group->ahead[row] = row_of<T>(args_.tracks, wanted < last ? wanted : last, offset);
     }
   }
 
   // Where one length of a group leaves the safe range, each step is taken on its own.
-  void take_one_step(int64_t layer, Acc length, Acc square, Acc dot) {
+  void take_one_step(State& state, int64_t layer, Acc length, Acc square, Acc dot) {
     if (is_safe_square(square)) {
       Group<T> group;
-      group.point[1] = point(layer - 1), group.point[2] = point(layer);
-      add_directions<T, 1>(group, &length, sum_, features_);
-      return count(layer, length, dot, true);
+      group.point[1] = point(layer - 1, state), group.point[2] = group.ahead[0] = point(layer, state);
+      add_directions<T, 1>(group, &length, state.sum, features_);
+      return count(state, layer, length, dot, true);
     }
-    const double exact = scaled_direction(point(layer), point(layer - 1), spare_, features_);
-    for (int64_t j = 0; j < width_; ++j) sum_[j] += spare_[j];
-    count(layer, exact, 0, false);
+    const double exact = scaled_direction(point(layer, state), point(layer - 1, state), spare_, features_);
+    for (int64_t j = 0; j < width_; ++j) state.sum[j] += spare_[j];
+    count(state, layer, exact, 0, false);
   }
 
   // `direct`: length^2 and dot are in the safe range.
-  void count(int64_t layer, double length, Acc dot, bool direct) {
+  void count(State& state, int64_t layer, double length, Acc dot, bool direct) {
     if (args_.lengths != nullptr) {
-      static_cast<Acc*>(args_.lengths)[(layer - 1) * args_.tracks.tracks + track_] = Acc(length);
+      static_cast<Acc*>(args_.lengths)[(layer - 1) * args_.tracks.tracks + state.track] = Acc(length);
     }
     if (!kAll) {
-      ++sums_.steps;
-      sums_.zero_steps += length == 0;
+      ++state.sums.steps;
+      state.sums.zero_steps += length == 0;
       return;
     }
     const bool directed = length != 0 || args_.zero_step == ZeroStep::kKeep;
-    if (directed && last_layer_ > 0) {
-      const bool plain = direct && direct_layer_ == layer - 1 && last_layer_ == layer - 1;
-      sums_.add_cosine(plain ? double(dot / (Acc(length) * last_length_))
-                             : scaled_cosine(layer, last_layer_));
+    if (directed && state.last_layer > 0) {
+      const bool plain = direct && state.direct_layer == layer - 1 && state.last_layer == layer - 1;
+      state.sums.add_cosine(plain ? double(dot / (Acc(length) * state.last_length))
+                                  : scaled_cosine(state, layer, state.last_layer));
     }
-    sums_.add_length(length);
-    if (direct) direct_layer_ = layer;
-    if (directed) last_layer_ = layer, last_length_ = Acc(length);
+    state.sums.add_length(length);
+    if (direct) state.direct_layer = layer;
+    if (directed) state.last_layer = layer, state.last_length = Acc(length);
   }
 
-  double scaled_cosine(int64_t layer, int64_t earlier) const {
-    scaled_direction(point(layer), point(layer - 1), spare_, features_);
-    scaled_direction(point(earlier), point(earlier - 1), other_, features_);
+  double scaled_cosine(const State& state, int64_t layer, int64_t earlier) const {
+    scaled_direction(point(layer, state), point(layer - 1, state), spare_, features_);
+    scaled_direction(point(earlier, state), point(earlier - 1, state), other_, features_);
     return dot_rows(spare_, other_, features_);
   }
 
-  void flush() {
-    for (int64_t j = 0; j < width_; ++j) total_[j] += sum_[j];
-    std::memset(sum_, 0, width_ * sizeof(Acc));
+  void flush(State& state) {
+    for (int64_t j = 0; j < width_; ++j) state.total[j] += state.sum[j];
+    std::memset(state.sum, 0, width_ * sizeof(Acc));
   }
 
-  void finish() {
+  void finish(State& state) {
     const TracksView& tracks = args_.tracks;
-    flush();
+    flush(state);
     if (args_.direction_sum != nullptr) {
-      std::memcpy(static_cast<Acc*>(args_.direction_sum) + track_ * features_, total_,
+      std::memcpy(static_cast<Acc*>(args_.direction_sum) + state.track * features_, state.total,
                   features_ * sizeof(Acc));
     }
-    const double resultant = std::sqrt(double(dot_rows(total_, total_, features_)));
-    Acc* fields = static_cast<Acc*>(args_.fields) + track_;
+    const double resultant = std::sqrt(double(dot_rows(state.total, state.total, features_)));
+    Acc* fields = static_cast<Acc*>(args_.fields) + state.track;
+    const GeometrySums& sums = state.sums;
     if (!kAll) {
-      const double n = direction_count(sums_.steps, sums_.zero_steps, args_.zero_step);
-      *fields = Acc(lss_of(n, sums_.steps - sums_.zero_steps, resultant));
+      const double n = direction_count(sums.steps, sums.zero_steps, args_.zero_step);
+      *fields = Acc(lss_of(n, sums.steps - sums.zero_steps, resultant));
       return;
     }
-    const double chord = distance(point(tracks.points - 1), point(0), spare_, features_);
-    write_fields(sums_, resultant, chord, args_.zero_step, fields, tracks.tracks);
-    args_.zero_steps[track_] = sums_.zero_steps;
+    const double chord = distance(point(tracks.points - 1, state), point(0, state), spare_, features_);
+    write_fields(sums, resultant, chord, args_.zero_step, fields, tracks.tracks);
+    args_.zero_steps[state.track] = sums.zero_steps;
   }
 
   const GeometryForward& args_;
   int64_t features_, width_, group_;
-  Acc *sum_, *total_, *spare_, *other_;  // rows: directions summed lately, before, and two to work in
-  GeometrySums sums_;
-  int64_t track_ = 0, offset_ = 0, next_offset_ = -1;
-  int64_t last_layer_ = 0, direct_layer_ = 0;  // the last step counted as a direction; the last safe one
-  Acc last_length_ = 0;                        // of the former
+  Acc *rows_, *spare_, *other_;  // two rows for each track of a block, and two to work in
+  State* states_;
+  int64_t count_ = 0, next_ = 0;  // tracks in the block; the track behind it
 };
-
-template <class T, bool kAll>
-void forward(const GeometryForward& args, int threads) {
-  using Pass = ForwardPass<T, kAll>;
-  const int64_t chunk = chunk_of(args.tracks);
-  threads = useful_threads((args.tracks.tracks + chunk - 1) / chunk, threads);
-  const Scratch scratch(threads, Pass::scratch_bytes(args));
-  parallel_for(args.tracks.tracks, chunk, threads, [&](int64_t begin, int64_t end, int thread) {
-    Pass(args, scratch.part(thread)).run(begin, end);
-  });
-}
 
 }  // namespace
 
 void track_geometry_forward(const GeometryForward& args, int threads) {
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
-    args.only_lss ? forward<T, false>(args, threads) : forward<T, true>(args, threads);
+    args.only_lss ? run_blocks<ForwardPass<T, false>>(args, args.tracks, threads)
+                  : run_blocks<ForwardPass<T, true>>(args, args.tracks, threads);
   });
 }
 

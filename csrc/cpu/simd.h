@@ -237,9 +237,11 @@ GEODESIC_FAST_INLINE Vector<Acc> broadcast(Acc value) {
 #define GEODESIC_FAST_FUSED 1
 GEODESIC_FAST_INLINE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
 #if defined(__AVX512F__)
-  return bit_copy<Vector<float>>(_mm512_fmadd_ps(bit_copy<__m512>(a), bit_copy<__m512>(b), bit_copy<__m512>(c)));
+  return bit_copy<Vector<float>>(
+      _mm512_fmadd_ps(bit_copy<__m512>(a), bit_copy<__m512>(b), bit_copy<__m512>(c)));
 #elif defined(__AVX2__)
-  return bit_copy<Vector<float>>(_mm256_fmadd_ps(bit_copy<__m256>(a), bit_copy<__m256>(b), bit_copy<__m256>(c)));
+  return bit_copy<Vector<float>>(
+      _mm256_fmadd_ps(bit_copy<__m256>(a), bit_copy<__m256>(b), bit_copy<__m256>(c)));
 #else
   return bit_copy<Vector<float>>(
       vfmaq_f32(bit_copy<float32x4_t>(c), bit_copy<float32x4_t>(a), bit_copy<float32x4_t>(b)));

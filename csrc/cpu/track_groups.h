@@ -22,8 +22,7 @@ constexpr int kGroup = 4;
 template <class T>
 struct Group {
   const T* point[kGroup + 2];
-  const T* ahead[kGroup];  // rows that the next group will read
-  int fetched = 0;         // how many
+  const T* ahead[kGroup];  // rows to fetch meanwhile: what the next group will read, or any other
 };
 
 template <class Acc>
@@ -32,10 +31,13 @@ struct GroupSums {
   Acc dots[kGroup];     // <v_k, v_(k-1)>
 };
 
-template <class T>
-GEODESIC_FAST_INLINE void fetch_ahead(const Group<T>& group, int first, int last, int64_t j) {
-  for (int row = first; row < last; ++row) __builtin_prefetch(group.ahead[row] + j, 0, 2);
+template <int kFirst, int kLast, class T>
+GEODESIC_FAST_INLINE void fetch_ahead(const Group<T>& group, int64_t j) {
+#pragma GCC unroll 8
+  for (int row = kFirst; row < kLast; ++row) __builtin_prefetch(group.ahead[row] + j);
 }
+template <int kCount>
+constexpr int kFetchedFirst = (3 * kCount + 4) / 8;  // by the first loop, which takes less time
 
 constexpr int64_t kSumRun = 32;  // vectors added in a row before they join the total: keeps long sums exact
 
@@ -43,12 +45,11 @@ template <class T, int kCount, bool kDots, class Acc = typename AccOf<T>::type>
 static inline void measure_steps(const Group<T>& group, GroupSums<Acc>* sums, int64_t features) {
   constexpr int64_t lanes = kLanes<Acc>;
   Vector<Acc> square_totals[kCount] = {}, dot_totals[kCount] = {};
-  const int fetched = group.fetched * 3 / 8;
   for (int64_t begin = 0; begin < features; begin += kSumRun * lanes) {
     const int64_t end = begin + kSumRun * lanes < features ? begin + kSumRun * lanes : features;
     Vector<Acc> squares[kCount] = {}, dots[kCount] = {};
     const auto body = [&](int64_t j, int64_t count) {
-      fetch_ahead(group, 0, fetched, j);
+      fetch_ahead<0, kFetchedFirst<kCount>>(group, j);
       Vector<Acc> previous = load_row(group.point[1], j, count);
       Vector<Acc> before = kDots ? previous - load_row(group.point[0], j, count) : previous;
 #pragma GCC unroll 8
@@ -81,9 +82,8 @@ static inline void add_directions(const Group<T>& group, const Acc* lengths, Acc
                                   int64_t features) {
   Direction<Acc> direction[kCount];
   for (int k = 0; k < kCount; ++k) direction[k] = Direction<Acc>(lengths[k]);
-  const int fetched = group.fetched * 3 / 8;
   const auto body = [&](int64_t j, int64_t count) {
-    fetch_ahead(group, fetched, group.fetched, j);
+    fetch_ahead<kFetchedFirst<kCount>, kCount>(group, j);
     Vector<Acc> previous = load_row(group.point[1], j, count), sum = {};
 #pragma GCC unroll 8
     for (int k = 0; k < kCount; ++k) {

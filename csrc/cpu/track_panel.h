@@ -101,13 +101,12 @@ class TrackPanel {
     return row_of<T>(tracks_, layer, tracks_.offset(first_ + t));
   }
 
-  // The points of some steps, and the same ones of the next group of tracks, to fetch meanwhile.
+  // The points of some steps, and the same ones of the next group of tracks, if any, to fetch meanwhile.
   Group<T> points_of(int64_t t, int64_t step, int count) const {
     Group<T> group;
-    if (first_ + t + plan_.together < tracks_.tracks && n_ < kSharedSteps) {
-      group.fetched = count;
-      for (int k = 0; k < count; ++k) group.ahead[k] = point(step + 1 + k, t + plan_.together);
-    }
+    const bool more = first_ + t + plan_.together < tracks_.tracks && n_ < kSharedSteps;
+    const int64_t next = more ? t + plan_.together : t;
+    for (int k = 0; k < count; ++k) group.ahead[k] = point(step + 1 + k, next);
     for (int k = 0; k <= count; ++k) group.point[1 + k] = point(step + k, t);
     group.point[0] = group.point[1];
     return group;
@@ -148,14 +147,13 @@ class TrackPanel {
     Direction<Acc> direction[kCount];
     for (int k = 0; k < kCount; ++k) direction[k] = Direction<Acc>(Acc(lengths_[t * n_ + step + k]));
     Acc* to = row(step) + t * width_;
-    const bool ahead = group.fetched > 0;
     int64_t j = 0;
     for (; j + kLanes<Acc> <= width_; j += kLanes<Acc>) {
       Vector<Acc> previous = Memory<T>::load(group.point[1] + feature_ + j);
 #pragma GCC unroll 8
       for (int k = 0; k < kCount; ++k) {
         const Vector<Acc> current = Memory<T>::load(group.point[2 + k] + feature_ + j);
-        if (ahead) __builtin_prefetch(group.ahead[k] + feature_ + j, 0, 2);
+        __builtin_prefetch(group.ahead[k] + feature_ + j);
         SameType<Acc>::store(to + k * columns_ + j, direction[k](current - previous));
         previous = current;
       }
