@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geodesic_fast._extension import engine
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
 UNIT_ROUNDOFF = 2.0**-53
 
 
@@ -111,22 +111,24 @@ def _square_norms(points: Tensor, shift: Tensor) -> Tensor:
 
 
 def _pair_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    rows, cols = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(cols, np.int32)
     if x.device.type != "cpu" or engine is None:
         return _plain_costs(x, y, shift, rows, cols)
     cost = np.empty(len(rows))
-    engine.ots_edge_costs(
-        x.data_ptr(), y.data_ptr(), x.dtype == torch.float64, x.stride(0), y.stride(0), x.shape[1],
-        shift.data_ptr(), rows.ctypes.data, cols.ctypes.data, len(rows), cost.ctypes.data,
-        torch.get_num_threads(),
-    )  # fmt: skip
+    for start in range(0, len(rows), _PAIRS_AT_ONCE):
+        some = slice(start, start + _PAIRS_AT_ONCE)
+        i, j = np.ascontiguousarray(rows[some], np.int64), np.ascontiguousarray(cols[some], np.int32)
+        engine.ots_edge_costs(
+            x.data_ptr(), y.data_ptr(), x.dtype == torch.float64, x.stride(0), y.stride(0), x.shape[1],
+            shift.data_ptr(), i.ctypes.data, j.ctypes.data, len(i), cost[some].ctypes.data,
+            torch.get_num_threads(),
+        )  # fmt: skip
     return cost
 
 
 def _plain_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     cost = np.empty(len(rows))
     for start, stop in _row_blocks(len(rows), x.shape[1]):
-        i = torch.from_numpy(rows[start:stop]).to(x.device)
+        i = torch.from_numpy(rows[start:stop].astype(np.int64)).to(x.device)
         j = torch.from_numpy(cols[start:stop].astype(np.int64)).to(x.device)
         difference = x[i].double() - y[j].double() - shift
         cost[start:stop] = difference.square_().sum(1).cpu().numpy()

@@ -19,7 +19,7 @@ from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
 
 _CANDIDATES = 32  # a row, before a tile counts as full of near ties
 _WORST_SHARE, _WORST_LIMIT = 0.3, 16
-_SLAB_BYTES = 32 << 20
+_SLAB_BYTES, _SLABS = 32 << 20, 128  # at most so large, at least so many
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Pricing:
     def _price_in_float64(self, start: int, stop: int) -> None:
         """Filter rows start..stop by float64 products: float32 could not tell their near ties apart."""
         points = self.points
-        rows = max(1, _SLAB_BYTES // (8 * points.m))
+        rows = max(1, min(_SLAB_BYTES // (8 * points.m), points.m // _SLABS))
         cols = max(1, _SLAB_BYTES // (8 * points.d))
         squares = points.scale**2
         for at in range(start, stop, rows):
@@ -103,19 +103,17 @@ class Pricing:
             x = points.block64("x", at, end) * squares
             for left in range(0, points.m, cols):
                 right = min(left + cols, points.m)
-                products = x @ points.block64("y", left, right).T
+                slack = (x @ points.block64("y", left, right).T).neg_()
                 a, b = self.a[at:end, None], self.b[None, left:right]
-                bound = (
-                    (points.d + 12)
-                    * 2
-                    * UNIT_ROUNDOFF
-                    * self.norm_x[at:end, None]
-                    * self.norm_y[None, left:right]
+                slack += a
+                slack += b
+                slack -= self.norm_x[at:end, None] * (
+                    2 * UNIT_ROUNDOFF * (points.d + 12) * self.norm_y[left:right]
                 )
-                bound = bound + 8 * UNIT_ROUNDOFF * (a.abs() + b.abs())
-                bound = bound + self.tie_x[at:end, None] + self.tie_y[None, left:right]
-                i, j = ((a + b) - products <= bound).nonzero(as_tuple=True)
-                self._recheck((i + at).cpu().numpy(), (j + left).cpu().numpy())
+                slack -= 8 * UNIT_ROUNDOFF * (a.abs() + b.abs())
+                slack -= self.tie_x[at:end, None] + self.tie_y[None, left:right]
+                i, j = (slack <= 0).nonzero(as_tuple=True)
+                self._recheck((i + at).cpu().numpy(), (j + left).to(torch.int32).cpu().numpy())
 
     def _recheck(self, rows: np.ndarray, cols: np.ndarray, count_tight: bool = True) -> bool:
         """Compute the pairs' reduced costs in float64; return whether one is negative beyond rounding."""
@@ -134,5 +132,6 @@ class Pricing:
             tight = np.abs(reduced) <= rounding
             prices.tight_pairs += int(tight.sum())
             if prices.tight_pairs <= prices.most_tight:
-                prices.tight.append((rows[tight], cols[tight], (np.abs(reduced) <= alone)[tight]))
+                pairs = (index[tight].astype(np.int32) for index in (rows, cols))
+                prices.tight.append((*pairs, (np.abs(reduced) <= alone)[tight]))
         return bool(bad.any())

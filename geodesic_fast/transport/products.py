@@ -53,6 +53,11 @@ class Products:
         if time.monotonic() + self.pass_seconds > self.deadline:
             raise OutOfTimeError
 
+    def release(self) -> None:
+        """Give back what is stored, unless a deadline may still ask for one more pass."""
+        if self.deadline == float("inf"):
+            self._stored = None
+
     def _tile(self, start: int, stop: int) -> Tensor:
         if self._stored is not None:
             return self._stored[start:stop]

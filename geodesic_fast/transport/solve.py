@@ -162,6 +162,7 @@ class Search:
     def _proved(self, u: np.ndarray, prices: Prices) -> Solution:
         """Choose the optimum with most fixed points, and state the gap."""
         began = time.monotonic()
+        self.products.release()
         points, v = self.points, self.v
         assert v is not None
         match, high = self.match, 1.0
@@ -196,6 +197,7 @@ class Search:
         """
         assert self.v is not None
         rows, cols, alone = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
+        prices.tight.clear()
         undecided = refused = False  # `refused`: changes within rounding that cost more than nothing
         for chosen in (alone, np.ones_like(alone)):
             ties = Ties(self.points, match, rows[chosen], cols[chosen], u, self.v)

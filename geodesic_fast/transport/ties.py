@@ -42,10 +42,7 @@ class Ties:
     ) -> None:
         self.points, self.match = points, match.copy()
         self.u, self.v = u.copy(), v.copy()
-        m = len(match)
-        matched = np.arange(m, dtype=np.int64) * m + match
-        keys = np.unique(np.concatenate([rows.astype(np.int64) * m + cols, matched]))
-        self.rows, self.cols = keys // m, (keys % m).astype(np.int32)
+        self.rows, self.cols = sorted_pairs(match, rows, cols)
         self.costs = points.costs(self.rows, self.cols)
 
     def refine(self, check_time: Callable[[], None]) -> None:
@@ -58,10 +55,11 @@ class Ties:
     def _components(self) -> np.ndarray:
         """Return each row's component of alternating cycles, and drop the pairs between components."""
         m = len(self.match)
-        owner = np.empty(m, np.int64)
-        owner[self.match] = np.arange(m)
+        owner = np.empty(m, np.int32)
+        owner[self.match] = np.arange(m, dtype=np.int32)
         holder = owner[self.cols]
-        graph = csr_matrix((np.ones(len(self.rows), np.int8), (self.rows, holder)), shape=(m, m))
+        row_start = np.searchsorted(self.rows, np.arange(m + 1))
+        graph = csr_matrix((np.ones(len(holder), np.int8), holder, row_start), shape=(m, m))
         component = connected_components(graph, directed=True, connection="strong")[1]
         self._keep(component[self.rows] == component[holder])
         return component
@@ -71,10 +69,11 @@ class Ties:
 
     def _solve_coarse(self, component: np.ndarray, check_time: Callable[[], None]) -> bool:
         """Solve the components whose duals are too large; return whether there was one with a choice."""
-        size, noise = np.zeros(component.max() + 1), np.zeros(component.max() + 1)
+        size, u, v = (np.zeros(component.max() + 1) for _ in range(3))  # of each component, the largest
         np.maximum.at(size, component[self.rows], self.costs)
-        duals = self.points.cost_rounding(0 * self.costs, self.u[self.rows], self.v[self.cols])
-        np.maximum.at(noise, component[self.rows], duals)
+        np.maximum.at(u, component, np.abs(self.u))
+        np.maximum.at(v, component, np.abs(self.v[self.match]))
+        noise = self.points.cost_rounding(np.zeros_like(size), u, v)
         coarse = (noise > _COARSE * size) & (np.bincount(component) > 1)
         if not coarse.any():
             return False
@@ -99,6 +98,22 @@ class Ties:
         loose = edges & (self.costs - u - v > rounding[of])
         self._keep(~loose)
         return bool(loose.any())
+
+
+def sorted_pairs(match: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs and the matched ones by row and column, each once, int32."""
+    m = len(match)
+    keys = np.empty(len(rows) + m, np.int64)
+    keys[: len(rows)] = rows
+    keys[len(rows) :] = np.arange(m)
+    keys *= m
+    keys[: len(rows)] += cols
+    keys[len(rows) :] += match
+    keys.sort()
+    keys = keys[np.concatenate(([True], keys[1:] != keys[:-1]))]
+    sorted_rows = (keys // m).astype(np.int32)
+    keys %= m
+    return sorted_rows, keys.astype(np.int32)
 
 
 def equal_point_labels(points: Tensor) -> np.ndarray:
@@ -152,11 +167,8 @@ def most_fixed_points(
     fixed_pair = labels[rows] == labels[cols]
     if not fixed_pair[labels[match[rows]] != labels[rows]].any():
         return fixed_to_themselves(match, labels)
-    keys = np.unique(
-        np.concatenate([rows.astype(np.int64) * m + cols, np.arange(m, dtype=np.int64) * m + match])
-    )
-    i, j = keys // m, (keys % m).astype(np.int32)
-    row_start = np.searchsorted(keys, np.arange(m + 1, dtype=np.int64) * m)
+    i, j = sorted_pairs(match, rows, cols)
+    row_start = np.searchsorted(i, np.arange(m + 1))
     better = match.copy()
     solve_rows(row_start, j, (labels[i] != labels[j]).astype(np.float64), np.zeros(m), better, check_time)
     return fixed_to_themselves(better, labels)
