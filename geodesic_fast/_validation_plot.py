@@ -48,7 +48,8 @@ def check_square(name: str, value: object) -> Tensor:
 
 def check_history(history: Sequence[TrackGeometry], steps: Sequence[float] | None) -> list[float]:
     """Return where each moment lies; refuse what is not a list of geometries with as many steps."""
-    if isinstance(history, TrackGeometry) or not all(isinstance(moment, TrackGeometry) for moment in history):
+    listed = isinstance(history, Sequence) and not isinstance(history, TrackGeometry)
+    if not listed or not all(isinstance(moment, TrackGeometry) for moment in history):
         raise TypeError(
             "history must be a list of geodesic_fast.TrackGeometry, one per moment, got "
             f"{type(history).__name__}: collect track_geometry(...) or watch(...).geometry."

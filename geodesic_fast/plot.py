@@ -97,12 +97,13 @@ def project_tracks(tracks: Tensor) -> tuple[np.ndarray, tuple[float, float], np.
     states = tracks[:, finite].double()
     if states.numel() == 0:
         return np.empty((0, len(tracks), 2)), (math.nan, math.nan), finite.numpy()
-    cloud = states.flatten(0, 1)
+    unit = states.abs().max().clamp(min=1e-300)  # squares of coordinates in it neither overflow nor vanish
+    cloud = states.flatten(0, 1) / unit
     cloud = cloud - cloud.mean(dim=0)  # ((n+1) m', d)
     variances, directions = _main_directions(cloud)
     largest = directions.abs().argmax(dim=0)
     directions = directions * directions.gather(0, largest[None]).sign()  # the sign is arbitrary: fix it
-    points = (cloud @ directions).reshape(len(states), -1, directions.shape[1]).transpose(0, 1)
+    points = (cloud @ directions).mul_(unit).reshape(len(states), -1, directions.shape[1]).transpose(0, 1)
     if points.shape[-1] == 1:
         points = torch.cat([points, torch.zeros_like(points)], dim=-1)
         variances = torch.cat([variances, torch.zeros_like(variances)])

@@ -154,6 +154,21 @@ def test_ties_among_small_points_are_decided_at_their_own_scale():
     assert ots(x, y).score == pytest.approx((alone.score * 200 + 3) / 203)
 
 
+def test_certificates_hold_among_neighbouring_floats():
+    """Clusters one unit of rounding wide, whose duals are as small as their costs."""
+    for seed in (973, *range(200)):
+        rng = np.random.default_rng(seed)
+        m, d, clusters = int(rng.integers(2, 60)), int(rng.choice([1, 2, 3, 5, 17])), int(rng.integers(1, 5))
+        dtype = [np.float32, np.float64][seed % 2]
+        centres = rng.normal(size=(clusters, d)) * 10.0 ** rng.integers(-3, 4)
+        x, y = (
+            np.nextafter(centre, centre + rng.normal(size=centre.shape).astype(dtype))
+            for centre in (centres[rng.integers(0, clusters, m)].astype(dtype) for _ in range(2))
+        )
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        assert_certificate(ots(x, y, method=["auto", "stored", "tiles"][seed % 3]), x, y)
+
+
 def test_what_rounding_leaves_open_is_not_certified():
     for seed in range(
         5

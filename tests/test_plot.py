@@ -59,6 +59,15 @@ def test_a_plane_is_kept_exactly():
     assert cdist(points[:, 0], points[:, 3]) == pytest.approx(before, abs=1e-9)
 
 
+@pytest.mark.parametrize("unit", [1e200, 1e-200])
+def test_the_unit_scales_the_plane_only(unit):
+    tracks = torch.randn(5, 30, 4, dtype=torch.float64).cumsum(0)
+    points, shares, _ = project_tracks(tracks)
+    scaled, same_shares, _ = project_tracks(tracks * unit)
+    np.testing.assert_allclose(scaled / unit, points, atol=1e-12)
+    assert same_shares == pytest.approx(shares)
+
+
 def test_tracks_that_are_not_finite_are_counted_not_drawn(ax):
     tracks = torch.randn(4, 30, 5)
     tracks[2, 7, 1] = torch.nan
@@ -148,6 +157,12 @@ def test_says_what_is_wrong():
         plot_geometry([])
     with pytest.raises(ValueError, match="as many as history holds, 1, got 2"):
         plot_geometry([track_geometry(tracks)], steps=[0, 1])
+
+
+def test_an_iterator_is_no_history():
+    moments = iter([track_geometry(torch.randn(4, 3, 2))])
+    with pytest.raises(TypeError, match="history must be a list"):
+        plot_geometry(moments)
 
 
 def test_a_missing_matplotlib_names_the_remedy(monkeypatch):

@@ -126,8 +126,9 @@ def margins_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -
         moments = (("before training", ":", outcome.tracks_before), ("after", "-", outcome.tracks_after))
         for moment, style, tracks in moments:
             found = measuring.margins(tracks, classes.cpu())
-            found = found[found.isfinite()].sort().values
-            share = torch.linspace(1, 0, len(found) + 1)[:-1]
+            share = 1 - torch.arange(len(found)) / len(found)
+            found, share = found.sort().values, share - found.isnan().double().mean()  # NaN sorts last
+            found, share = found[found.isfinite()], share[found.isfinite()]
             label = f"{kind}, {moment}" + (f", L2 {outcome.l2:g}" if moment == "after" else "")
             axes.step(found, share, where="pre", color=theme.kinds[kind], ls=style, lw=2, label=label)
     axes.set(xlim=(0, None), ylim=(0, 1.02))
