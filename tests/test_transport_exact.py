@@ -76,7 +76,7 @@ def test_the_best_of_all_permutations():
 
 def test_what_is_too_much_work_stays_open(monkeypatch):
     monkeypatch.setattr(solve, "settle_exactly", lambda *_: None)
-    problems = (tight_clusters(np.random.default_rng(seed), 44, 17) for seed in range(40))
+    problems = (tight_clusters(np.random.default_rng(seed), 60, 2) for seed in range(40))
     found = [ots(*map(torch.from_numpy, problem)) for problem in problems]
     open_ones = [result for result in found if not result.certified]
     assert open_ones

@@ -193,15 +193,16 @@ class Search:
         """Return the matching of tied pairs with most fixed points, and whether rounding left that open.
 
         Pairs tied by their own rounding first; then those tied by the rounding of the duals' other pairs, of
-        which only changes whose costs prove them free are taken. Where some were not, whole numbers decide.
+        which only changes whose costs prove them free are taken. Where some were not, or where smaller duals
+        told pairs apart that were tied, whole numbers decide.
         """
         assert self.v is not None
         rows, cols, alone = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
         prices.tight.clear()
-        undecided = refused = False  # `refused`: changes within rounding that cost more than nothing
+        undecided = refused = False  # `refused`: changes that cost more than nothing, but less than rounding
         for chosen in (alone, np.ones_like(alone)):
             ties = Ties(self.points, match, rows[chosen], cols[chosen], u, self.v)
-            ties.refine(self.products.check_time)
+            refused |= ties.refine(self.products.check_time)
             most = most_fixed_points(ties.match, ties.rows, ties.cols, labels, self.products.check_time)
             match, dearer = keep_free_changes(self.points, ties.match, most)
             undecided |= dearer and chosen is alone

@@ -45,12 +45,16 @@ class Ties:
         self.rows, self.cols = sorted_pairs(match, rows, cols)
         self.costs = points.costs(self.rows, self.cols)
 
-    def refine(self, check_time: Callable[[], None]) -> None:
-        """Keep the pairs on alternating cycles; solve components again until their duals are small enough."""
-        for _ in range(_MOST_ROUNDS):
+    def refine(self, check_time: Callable[[], None]) -> bool:
+        """Keep the pairs on alternating cycles; solve components again until their duals are small enough.
+
+        Returns whether smaller duals told pairs apart that were tied before.
+        """
+        for done in range(_MOST_ROUNDS):
             component = self._components()
             if not self._solve_coarse(component, check_time):
-                return
+                return done > 0
+        return True
 
     def _components(self) -> np.ndarray:
         """Return each row's component of alternating cycles, and drop the pairs between components."""
