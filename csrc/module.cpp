@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdlib>
 #include <stdexcept>
+#include <string>
 
 #include "cpu_kernels.h"
 #include "cuda_kernels.h"
@@ -14,11 +16,19 @@ using namespace geodesic_fast;
 namespace {
 
 #ifdef GEODESIC_FAST_X86
-const int kLevel = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-                       ? 2
-                   : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1
-                                                                                     : 0;
+// What the processor has, or the lesser one that the environment asks for.
+int instruction_level() {
+  const char* asked = std::getenv("GEODESIC_FAST_CPU");
+  const std::string most = asked == nullptr ? "" : asked;
+  if (most == "baseline") return 0;
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+  if (most == "avx2") return 1;
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
+             ? 2
+             : 1;
+}
+const int kLevel = instruction_level();
 #define GEODESIC_FAST_CPU(function) \
   (kLevel == 2 ? avx512::function : kLevel == 1 ? avx2::function : baseline::function)
 #else

@@ -5,12 +5,20 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import torch  # first: the engine then shares torch's OpenMP threads instead of bringing its own
+
+_CPU = os.environ.get("GEODESIC_FAST_CPU", "")
+if _CPU not in ("", "avx512", "avx2", "baseline"):
+    raise ValueError(
+        f"GEODESIC_FAST_CPU must be 'avx512', 'avx2' or 'baseline', got {_CPU!r}: it caps the instructions "
+        "that the CPU kernels use; leave it out for the best that the processor has."
+    )
 
 engine: ModuleType | None
 engine_error: str

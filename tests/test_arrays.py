@@ -111,3 +111,18 @@ def test_ots_takes_arrays_and_gives_them_back():
     assert result.score == 1.0
     assert isinstance(result.permutation, np.ndarray)
     assert (result.permutation == np.arange(30)).all()
+
+
+def test_each_metric_has_a_frame_of_its_own():
+    """torch.compile counts recompilations by code object: one for all metrics would run into its limit of 8."""
+    metrics = [
+        geodesic_fast.lss, geodesic_fast.track_geometry, geodesic_fast.line_deviation,
+        geodesic_fast.chord_deviation, geodesic_fast.track_distance, geodesic_fast.nearest_track,
+        geodesic_fast.geodesic_bound,
+    ]  # fmt: skip
+    assert len({metric.__code__ for metric in metrics}) == len(metrics)
+    assert geodesic_fast.lss.__code__.co_name == "lss"
+    torch._dynamo.reset()
+    for tracks in (torch.randn(5, 6, 4), torch.randn(5, 6, 4, dtype=torch.float64)):
+        for metric in metrics:
+            torch.compile(metric, fullgraph=True, backend="eager")(tracks)

@@ -162,7 +162,10 @@ def test_numbers_are_there_after_every_push():
     accumulator.push(x[0])
     for points in range(2, len(x) + 1):
         accumulator.push(x[points - 1])
-        assert_same_geometry(accumulator.geometry, track_geometry(x[:points]), 2e-7)
+        # sums in another order: the accuracy rule allows each of the two 2 eps
+        assert_same_geometry(
+            accumulator.geometry, track_geometry(x[:points]), 4 * torch.finfo(torch.float32).eps
+        )
 
 
 def test_long_tracks_stay_exact():

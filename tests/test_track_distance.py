@@ -10,6 +10,7 @@ from assert_accurate import assert_accurate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_tracks import DTYPES, LAYOUTS, SHAPES, laid_out, random_tracks
+from peak_memory import peak_above_now
 from scipy.spatial.distance import cdist
 
 from geodesic_fast import track_distance, track_distance_reference
@@ -194,21 +195,8 @@ def test_takes_memory_for_the_answer_alone():
     points, m, d = 12, 1500, 96
     tracks = torch.randn(points, m, d)
     track_distance(tracks[:, :300])
-    peak = _peak(lambda: track_distance(tracks))
+    peak = peak_above_now(lambda: track_distance(tracks))
     assert peak is None or peak < 2 * m * m * 4
-
-
-def _peak(call):
-    from pathlib import Path
-
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    try:
-        clear.write_text("5", encoding="ascii")
-        before = int(status.read_text().split("VmHWM:")[1].split()[0])
-        call()
-        return 1024 * (int(status.read_text().split("VmHWM:")[1].split()[0]) - before)
-    except OSError:
-        return None
 
 
 @settings(max_examples=40, deadline=None)
