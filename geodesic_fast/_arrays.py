@@ -31,7 +31,7 @@ def takes_arrays(function: Function) -> Function:
         return function(*args, **kwargs)
 
     # A code object of its own: torch.compile counts recompilations by it, and traces show the metric's name.
-    door.__code__ = door.__code__.replace(co_name=function.__name__)
+    door.__code__ = door.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
     return door  # type: ignore[return-value]
 
 

@@ -114,7 +114,7 @@ def test_ots_takes_arrays_and_gives_them_back():
 
 
 def test_each_metric_has_a_frame_of_its_own():
-    """torch.compile counts recompilations by code object: one for all metrics would run into its limit of 8."""
+    """torch.compile counts recompilations by code object: a shared one runs into its limit of 8."""
     metrics = [
         geodesic_fast.lss, geodesic_fast.track_geometry, geodesic_fast.line_deviation,
         geodesic_fast.chord_deviation, geodesic_fast.track_distance, geodesic_fast.nearest_track,

@@ -134,7 +134,7 @@ def test_edge_costs_are_float64_differences_of_the_values_given(dtype, d):
 def test_float32_products_stay_within_the_bound_that_the_certificate_uses(d):
     x, y = torch.randn(64, d) + 100, torch.randn(64, d).abs()
     points = Points(x, y)
-    products = points.block("x", 0, 64) @ points.block("y", 0, 64).T
+    products = points.block("x", slice(64)) @ points.block("y", slice(64)).T
     exact = points.block64("x", 0, 64) @ points.block64("y", 0, 64).T * points.scale**2
     norms = points.square_x.sqrt()[:, None] * points.square_y.sqrt() * points.scale**2
     assert ((products.double() - exact).abs() <= (d + 12) * FLOAT32_ROUNDOFF * norms).all()

@@ -36,10 +36,10 @@ class Points:
         self.scale = 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0  # centred norms become at most 1
         self.identity_cost = self.costs(np.arange(self.m), np.arange(self.m, dtype=np.int32))  # (m)
 
-    def block(self, which: str, start: int, stop: int, features: slice = slice(None)) -> Tensor:
-        """Return rows start..stop of x or y, shifted and scaled, as float32 (rows, features)."""
+    def block(self, which: str, rows: slice | Tensor, features: slice = slice(None)) -> Tensor:
+        """Return rows of x or y, a slice or listed, shifted and scaled, as float32 (rows, features)."""
         points, shift = (self.x, self.shift_x) if which == "x" else (self.y, self.shift_y)
-        return (points[start:stop, features] - shift[features]).mul_(self.scale).float()
+        return (points[:, features][rows] - shift[features]).mul_(self.scale).float()
 
     def block64(self, which: str, start: int, stop: int) -> Tensor:
         """Return rows start..stop of x or y, shifted, as float64 (rows, d)."""

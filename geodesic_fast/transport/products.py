@@ -62,14 +62,14 @@ class Products:
         if self._stored is not None:
             return self._stored[start:stop]
         if self._columns is None:
-            self._columns = self.points.block("y", 0, self.points.m)  # (m, d)
+            self._columns = self.points.block("y", slice(None))  # (m, d)
             self._buffer = torch.empty(
                 (self.plan.tile_rows, self.points.m), dtype=torch.float32, device=self.points.device
             )
         assert self._buffer is not None
         tile = self._buffer[: stop - start]
         with full_float32(self.points.device):
-            torch.mm(self.points.block("x", start, stop), self._columns.T, out=tile)
+            torch.mm(self.points.block("x", slice(start, stop)), self._columns.T, out=tile)
         return tile
 
     def _store(self) -> None:
@@ -81,10 +81,10 @@ class Products:
         with full_float32(points.device), bar:
             for left in widths:
                 features = slice(left, left + self.plan.block_features)
-                y = points.block("y", 0, m, features).T
+                y = points.block("y", slice(None), features).T
                 for start in range(0, m, rows):
                     self.check_time()
-                    x = points.block("x", start, min(start + rows, m), features)
+                    x = points.block("x", slice(start, start + rows), features)
                     if left == 0:
                         torch.mm(x, y, out=stored[start : start + rows])
                     else:
