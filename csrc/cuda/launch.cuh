@@ -15,6 +15,7 @@ namespace cuda {
 
 inline void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) {
+    cudaGetLastError();  // or the next good call would report it once more
     throw std::runtime_error(std::string("CUDA: ") + what + " failed: " + cudaGetErrorString(status));
   }
 }

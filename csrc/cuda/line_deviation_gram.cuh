@@ -186,7 +186,7 @@ struct PairOfBlocks {
     Scale scale;
     scale.scaled = true;
     Acc largest = largest_entry(scale, step, offset);
-    if (isinf(largest)) {
+    if (isinf(largest) && sizeof(Acc) == sizeof(float)) {  // in float64 what overflows is no number
       scale.half = true;
       largest = largest_entry(scale, step, offset);
     }

@@ -11,11 +11,13 @@ namespace geodesic_fast {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 256, kChunk = 64;
+constexpr int kThreads = 256;
 constexpr int kTile = 4;  // steps on each side of a thread's tile
 
 template <class Acc, int kBlock, bool kApart>
 struct Shape {
+  // Features at once: two blocks of float64 are to fit into the 99 KiB that smaller GPUs give a block.
+  static constexpr int kChunk = kApart && sizeof(Acc) == 8 ? 32 : 64;
   static constexpr int kPack = 16 / static_cast<int>(sizeof(Acc));  // features of a read
   static constexpr int kSide = kBlock / kTile;                      // threads on each side of a block
   static constexpr int kGroups = kThreads / (kSide * kSide);        // share the features of a chunk
@@ -26,11 +28,11 @@ struct Shape {
 };
 
 // Writes features first..first + kChunk of the steps of a block, zeros past the last feature and step.
-template <class T, int kBlock, int kStride, class Acc = typename AccOf<T>::type>
+template <class T, class S, int kBlock, class Acc = typename AccOf<T>::type>
 __device__ __forceinline__ void load_steps(const DeviceTracks& tracks, int64_t offset, int64_t first_step,
                                            int64_t first, Acc* steps) {
-  constexpr int kStrands = kThreads / kChunk, kEach = kBlock / kStrands;
-  const int column = threadIdx.x % kChunk, strand = threadIdx.x / kChunk * kEach;
+  constexpr int kStrands = kThreads / S::kChunk, kEach = kBlock / kStrands;
+  const int column = threadIdx.x % S::kChunk, strand = threadIdx.x / S::kChunk * kEach;
   const bool inside = first + column < tracks.view.features;
   const int64_t j = inside ? first + column : 0, last = tracks.view.steps();
   const auto value = [&](int64_t layer) {
@@ -41,7 +43,7 @@ __device__ __forceinline__ void load_steps(const DeviceTracks& tracks, int64_t o
   for (int i = 0; i < kEach; ++i) {
     const Acc now = value(first_step + strand + i + 1);
     const bool exists = inside && first_step + strand + i < last;
-    steps[(strand + i) * kStride + column] = exists ? now - before : Acc(0);
+    steps[(strand + i) * S::kStride + column] = exists ? now - before : Acc(0);
     before = now;
   }
 }
@@ -50,7 +52,7 @@ __device__ __forceinline__ void load_steps(const DeviceTracks& tracks, int64_t o
 template <class S, class Acc>
 __device__ __forceinline__ void add_chunk(const Acc* rows, const Acc* columns,
                                           double (&totals)[kTile][kTile]) {
-  constexpr int kEach = kChunk / S::kGroups;
+  constexpr int kEach = S::kChunk / S::kGroups;
   static_assert(kEach % S::kPack == 0, "a group reads whole packs");
   const int cell = threadIdx.x % (S::kSide * S::kSide), first = threadIdx.x / (S::kSide * S::kSide) * kEach;
   rows += cell / S::kSide * S::kStride + first;
@@ -121,10 +123,10 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int64_t track = pair.part; track < tracks.view.tracks; track += work.plan.parts) {
     const int64_t offset = tracks.view.offset(track);
     double totals[kTile][kTile] = {};
-    for (int64_t feature = 0; feature < tracks.view.features; feature += kChunk) {
+    for (int64_t feature = 0; feature < tracks.view.features; feature += S::kChunk) {
       __syncthreads();  // the chunk before, or the parts of the track before, have been read
-      load_steps<T, kBlock, S::kStride>(tracks, offset, pair.first_row(), feature, rows);
-      if (kApart) load_steps<T, kBlock, S::kStride>(tracks, offset, pair.first_column(), feature, columns);
+      load_steps<T, S, kBlock>(tracks, offset, pair.first_row(), feature, rows);
+      if (kApart) load_steps<T, S, kBlock>(tracks, offset, pair.first_column(), feature, columns);
       __syncthreads();
       add_chunk<S>(rows, columns, totals);
     }

@@ -76,7 +76,10 @@ struct ForwardTeam {
     pending = directed ? scale : Acc(0);
     if (threadIdx.x == 0) {
       if (args.lengths != nullptr) {
-        static_cast<Acc*>(args.lengths)[(layer - 1) * tracks.view.tracks + track] = static_cast<Acc>(length);
+        // Too long for the type: a gradient that is no number rather than a wrong one.
+        const Acc kept = static_cast<Acc>(length);
+        static_cast<Acc*>(args.lengths)[(layer - 1) * tracks.view.tracks + track] =
+            isinf(kept) ? Acc(NAN) : kept;
       }
       count(length, directed, cosine);
     }

@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 __device__ __forceinline__ void raise(float* to, float value) {
-  // Floats of one sign are ordered like their bits, negative ones the other way round.
-  if (value >= 0.0f) {
+  // Floats of one sign are ordered like their bits, negative ones, -0 among them, the other way round.
+  if (__float_as_int(value) >= 0) {
     atomicMax(reinterpret_cast<int*>(to), __float_as_int(value));
   } else {
     atomicMin(reinterpret_cast<unsigned*>(to), __float_as_uint(value));

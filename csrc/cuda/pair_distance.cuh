@@ -120,10 +120,11 @@ void tensor_distance_rows(const DistanceRows& work, int device, void* stream);
 
 // Whether tensor cores can multiply the points: only as they are, so the preparation leaves the centre at
 // zero where it finds it near enough to the origin.
-inline bool may_use_tensor_cores(const TrackPairs& pairs) {
+bool tensor_tiles_fit(int device);  // into the shared memory of a block
+inline bool may_use_tensor_cores(const TrackPairs& pairs, int device) {
   const TracksView& tracks = pairs.tracks;
-  return bytes_of(tracks.dtype) == 2 && tracks.features >= kPairSlice && tracks.points < (1 << 16) &&
-         rows_on_16_bytes(tracks) && rows_on_16_bytes(pairs.other);
+  return tensor_tiles_fit(device) && bytes_of(tracks.dtype) == 2 && tracks.features >= kPairSlice &&
+         tracks.points < (1 << 16) && rows_on_16_bytes(tracks) && rows_on_16_bytes(pairs.other);
 }
 __device__ __forceinline__ bool products_as_they_are(const TrackPairs& pairs) { return pairs.scale[1] != 0; }
 

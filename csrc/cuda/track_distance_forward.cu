@@ -190,7 +190,7 @@ void launch_rows(const DistanceRows& work, bool shares_work, void* stream) {
 
 // Which of the two kernels has work to do, only the device knows.
 void distance_rows(const DistanceRows& work, int device, void* stream) {
-  const bool shares_work = may_use_tensor_cores(work.pairs);
+  const bool shares_work = may_use_tensor_cores(work.pairs, device);
   if (shares_work) tensor_distance_rows(work, device, stream);
   with_dtype(work.pairs.tracks.dtype,
              [&](auto zero) { launch_rows<decltype(zero)>(work, shares_work, stream); });

@@ -159,12 +159,13 @@ void measure_squares(const TrackPairs& pairs, const DeviceTracks& tracks, const 
 }
 
 template <class T>
-void prepare(const TrackPairs& pairs, void* stream) {
+void prepare(const TrackPairs& pairs, int device, void* stream) {
+  const bool tensor_cores = may_use_tensor_cores(pairs, device);
   using Acc = typename AccOf<T>::type;
   const DeviceTracks tracks = on_device(pairs.tracks), other = on_device(pairs.other);
   const dim3 block(kThreads), one(1);
   const int64_t points = pairs.tracks.points;
-  launch(clear_kernel, one, one, 0, stream, pairs.scale, may_use_tensor_cores(pairs) ? 1.0 : 0.0);
+  launch(clear_kernel, one, one, 0, stream, pairs.scale, tensor_cores ? 1.0 : 0.0);
   launch(kinds_kernel<T>, grid_of(pairs.tracks.tracks, block), block, 0, stream, tracks, pairs.kinds,
          pairs.scale);
   if (!pairs.symmetric) {
@@ -176,7 +177,7 @@ void prepare(const TrackPairs& pairs, void* stream) {
   launch(centre_kernel<T>, grid_of((points * pairs.tracks.features + kThreads - 1) / kThreads, block), block,
          0, stream, tracks, other, pairs.symmetric, pairs.scale, centre);
   measure_squares<T>(pairs, tracks, other, stream);
-  if (!may_use_tensor_cores(pairs)) return;
+  if (!tensor_cores) return;
   launch(compare_kernel, dim3(static_cast<unsigned>(points)), block, 0, stream, pairs);
   launch(move_kernel, grid_of((points * pairs.tracks.features + kThreads - 1) / kThreads, block), block, 0,
          stream, pairs);
@@ -187,7 +188,7 @@ void prepare(const TrackPairs& pairs, void* stream) {
 
 void track_pairs_prepare(const TrackPairs& pairs, int device, void* stream) {
   use_device(device);
-  with_dtype(pairs.tracks.dtype, [&](auto zero) { prepare<decltype(zero)>(pairs, stream); });
+  with_dtype(pairs.tracks.dtype, [&](auto zero) { prepare<decltype(zero)>(pairs, device, stream); });
 }
 
 }  // namespace cuda

@@ -182,19 +182,26 @@ __global__ void __launch_bounds__(kThreads, 1)
   tile.run();
 }
 
+// 3 or 2, or 0 where not even two fit beside the tile.
+int stages_that_fit(int device) {
+  const int limit = device_limit(device, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  const int fitting = (limit - static_cast<int>(sizeof(Tile))) / kStageBytes;
+  return fitting >= kMaxStages ? kMaxStages : fitting == kMaxStages - 1 ? fitting : 0;
+}
+
 template <class T>
 void launch_tensor(const DistanceRows& work, int device, void* stream) {
   const int64_t across = (work.pairs.other.tracks + kSide - 1) / kSide;
   const int64_t down = (work.row_end - work.row_begin + kSide - 1) / kSide;
-  const int limit = device_limit(device, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  const int most = kMaxStages * kStageBytes + static_cast<int>(sizeof(Tile));
-  const int stages = limit >= most ? kMaxStages : kMaxStages - 1;
+  const int stages = stages_that_fit(device);
   launch(tensor_distance_kernel<T>, dim3(static_cast<unsigned>(across * down)), dim3(kThreads),
          stages * kStageBytes + sizeof(Tile), stream, on_device(work.pairs.tracks),
          on_device(work.pairs.other), work, across, stages);
 }
 
 }  // namespace
+
+bool tensor_tiles_fit(int device) { return stages_that_fit(device) > 0; }
 
 void tensor_distance_rows(const DistanceRows& work, int device, void* stream) {
   work.pairs.tracks.dtype == DType::kBFloat16 ? launch_tensor<__nv_bfloat16>(work, device, stream)
