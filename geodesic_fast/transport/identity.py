@@ -14,10 +14,10 @@ from torch import Tensor
 
 from geodesic_fast.transport.passes import column_best_pass
 from geodesic_fast.transport.points import Points
-from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
+from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products, full_float32
 
 _SAMPLE, _SAMPLED_VALUES = 512, 1 << 20
-_FEATURES_AT_ONCE = 256
+_FEATURES_AT_ONCE = 128
 _HOPELESS = 0.3  # share of sampled points that would be better off elsewhere
 _MOST_SWEEPS = 6
 
@@ -72,10 +72,11 @@ def _sampled_changes(points: Points, diagonal: Tensor, b: Tensor) -> float:
         return 0.0
     picked = np.linspace(0, points.m - 1, min(_SAMPLE, max(64, _SAMPLED_VALUES // points.d))).astype(np.int64)
     index = torch.from_numpy(picked).to(points.device)
-    better = -(diagonal - b)[index][:, None].expand(-1, len(index)).contiguous()
-    for left in range(0, points.d, _FEATURES_AT_ONCE):
-        x, y = (points.block(which, index, slice(left, left + _FEATURES_AT_ONCE)) for which in "xy")
-        better += x @ y.T
+    better = (b - diagonal)[index].float()[:, None].repeat(1, len(index))
+    with full_float32(points.device):
+        for left in range(0, points.d, _FEATURES_AT_ONCE):
+            x, y = (points.block(which, index, slice(left, left + _FEATURES_AT_ONCE)) for which in "xy")
+            better.addmm_(x, y.T)
     return float(_changed_sample(better.amax(0), b[index]))
 
 
