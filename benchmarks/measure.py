@@ -83,7 +83,10 @@ def machine(device: str) -> dict[str, Any]:
     """Return what a result must name: machine, versions, commit."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+        try:
+            return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+        except OSError:  # no git
+            return ""
 
     but_results = ("--", ":/", ":(top,exclude)benchmarks/results")
     dirty = "+changes" if git("status", "--porcelain", "--untracked-files=no", *but_results) else ""
@@ -93,7 +96,7 @@ def machine(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "instruction_set": engine.instruction_set if engine else "none",
-        "commit": git("rev-parse", "--short", "HEAD") + dirty,
+        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + dirty,
     }
 
 
