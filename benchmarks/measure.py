@@ -26,14 +26,14 @@ FLUSH_BYTES = 256 << 20  # larger than a GPU's second-level cache
 
 
 def medians(
-    candidates: dict[str, Callable[[], Any]], device: str, rounds: int, title: str = ""
+    candidates: dict[str, Callable[[], Any]], device: str, rounds: int, title: str = "", warm_ups: int = 2
 ) -> dict[str, float]:
     """Return the median seconds of each candidate; each round runs all of them in turn."""
     time_once = _time_on_gpu if device == "cuda" else _time_on_cpu
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():  # warm up: caches, compilation, allocator
-        time_once(run)
-        time_once(run)
+        for _ in range(warm_ups):
+            time_once(run)
     for _ in tqdm(range(rounds), desc=title, leave=False):
         for name, run in candidates.items():
             times[name].append(time_once(run))
