@@ -6,7 +6,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
+import importlib.util
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -106,9 +109,18 @@ def _processor() -> str:
     return f"{names[0] if names else platform.processor()}, {len(names) or '?'} cores, {platform.machine()}"
 
 
+@functools.cache
+def installed(package: str, what: str) -> bool:
+    """Say whether a package is there; where it is not, print once what is left out."""
+    found = importlib.util.find_spec(package) is not None
+    if not found:
+        print(f"{package} is not installed: {what} left out.")
+    return found
+
+
 def save(name: str, device: str, rows: list[dict[str, Any]]) -> Path:
     """Save the rows with the machine and commit; after each row, so that an end half-way loses nothing."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}-{device}.json"
     path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
     return path
