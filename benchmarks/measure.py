@@ -151,7 +151,10 @@ def run_cases(
     cases: dict[str, Sequence[Any]],
     bench: Callable[[Any, str, bool], dict[str, Any]],
 ) -> None:
-    """Read the command line, bench(case, device, quick) the cases of the device, print and save the table."""
+    """Read the command line, bench(case, device, quick) the cases of the device, print and save the table.
+
+    Slow cases, under the key "cuda, slow", come last and not in a quick run.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -163,7 +166,8 @@ def run_cases(
     args = parser.parse_args()
     print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}, {name}")
     rows = []
-    for case in cases[args.device][: args.cases]:
+    slow = [] if args.quick else cases.get(f"{args.device}, slow", [])
+    for case in [*cases[args.device], *slow][: args.cases]:
         rows.append(bench(case, args.device, args.quick))
         save(name, args.device, rows)
     report(name, args.device, rows)
