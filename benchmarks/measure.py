@@ -24,7 +24,7 @@ from tqdm import tqdm
 import geodesic_fast
 from geodesic_fast._extension import engine
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
 FLUSH_BYTES = 256 << 20  # larger than a GPU's second-level cache
 
 
