@@ -28,8 +28,9 @@ bench: $(VENV)/installed  ## run the CPU benchmarks, tables and JSON into benchm
 	$(BIN)/python benchmarks/bench_lss.py $(ARGS)
 
 gpu-check:  ## build in place against the torch that is installed, run GPU tests and benchmarks; no network
-	GEODESIC_FAST_CUDA=1 GEODESIC_FAST_CUDA_ARCHS=native $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e .
-	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
+	since=$$(date +%s) && \
+	GEODESIC_FAST_CUDA=1 GEODESIC_FAST_CUDA_ARCHS=native $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e . && \
+	$(PYTHON) benchmarks/gpu_check.py --since $$since $(ARGS)
 
 lint: $(VENV)/installed  ## check format, style and types
 	$(BIN)/ruff check .

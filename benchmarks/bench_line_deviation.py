@@ -60,6 +60,8 @@ def fits(tracks: Any, times: int, device: str) -> bool:
     """Say whether a GPU has room for so many more copies of the tracks."""
     layers = tracks if isinstance(tracks, list) else [tracks]
     needed = times * sum(layer.nbytes for layer in layers)
+    if device == "cuda":
+        torch.cuda.empty_cache()  # blocks that torch keeps for later count as taken
     return device == "cpu" or needed < torch.cuda.mem_get_info()[0]
 
 

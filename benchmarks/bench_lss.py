@@ -17,7 +17,7 @@ from tracks import Case, backward_of, make_tracks, name_of, read_once
 
 from geodesic_fast import lss, track_geometry
 
-COMPILED = 2  # torch.compile takes long: only on the shapes with a target
+COMPILED = 2  # torch.compile takes long: on the CPU only on these first cases, on a GPU last
 CASES = {
     "cpu": [
         ("layer-major", torch.float32, 33, 4096, 768),
@@ -35,8 +35,11 @@ CASES = {
         ("layer-major", torch.float32, 33, 65536, 768),
         ("layer-major", torch.float32, 13, 32, 64),
     ],
+    "cuda, slow": [
+        ("layer-major, compiled", torch.bfloat16, 33, 16384, 4096),
+        ("layer-major, compiled", torch.float32, 33, 16384, 4096),
+    ],
 }
-
 
 SMALL = 100_000  # values, below which the overhead of a call is all there is
 
@@ -85,7 +88,8 @@ def candidates(tracks: Any, stacked: Tensor | None, compiled: bool) -> dict[str,
 def bench(case: Case, device: str, quick: bool) -> dict[str, Any]:
     """Measure one case."""
     layout, dtype, points, m, d = case
-    rounds, compiled = 7 if quick else 15, not quick and case in CASES[device][:COMPILED]
+    rounds = 7 if quick else 15
+    compiled = not quick and case in [*CASES["cpu"][:COMPILED], *CASES["cuda, slow"]]
     tracks = make_tracks(case, device)
     stacked = None if layout == "list" else tracks
     check(tracks)

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: MIT
 """What a machine with an NVIDIA GPU is asked for: the GPU tests, then the GPU benchmarks, one table last.
 
-make gpu-check                          (builds first)
-make gpu-check ARGS="--quick --only bench_ots bench_nearest_track"
+make gpu-check                           build, then all of it, within 20 minutes
+make gpu-check ARGS="--part 1"           build, the tests, the benchmarks that have targets: 10 minutes
+make gpu-check ARGS="--part 2"           build, the other benchmarks: 10 minutes
+make gpu-check ARGS="--only bench_ots"   build, some steps: 10 minutes
+python benchmarks/gpu_check.py ...       the same without building
+
+The benchmarks save after every case and this program after every step, into $OUT or benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-import torch
-from measure import machine
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = {
@@ -26,67 +29,101 @@ BENCHMARKS = {
     if "--device" in path.read_text()
 }
 TESTS = "tests"
-FIRST = [TESTS, "bench_lss", "bench_line_deviation", "bench_track_distance", "bench_ots"]  # have GPU targets
-STEP_SECONDS, ALL_SECONDS = 150, 480  # with the build, all of it ends within ten minutes
+PARTS = {1: [TESTS, "bench_lss", "bench_line_deviation", "bench_track_distance", "bench_ots"]}
+PARTS[2] = [name for name in BENCHMARKS if name not in PARTS[1]]
+PART_SECONDS = 560  # with the last step's grace, ten minutes
+KEPT_SECONDS = 60  # of the time left, for each step that is still to come
+GRACE_SECONDS = 20
+STOPPED, NO_TIME = 124, 125
+NEEDED = ["torch", "numpy", "scipy", "tqdm"]
+NEEDED_BY_TESTS = ["pytest", "hypothesis", "matplotlib"]
 
 
-def run(words: list[str], seconds: float) -> tuple[float, int]:
+def run(words: list[str], seconds: float, grace: float = GRACE_SECONDS) -> tuple[float, int]:
     """Run a command, its output on ours; return seconds and exit code, 124 where its time ran out."""
     start = time.perf_counter()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it otherwise
+    process = subprocess.Popen(words, cwd=ROOT)
     try:
-        code = subprocess.run(words, cwd=ROOT, check=False, timeout=seconds).returncode
+        code = process.wait(seconds)
     except subprocess.TimeoutExpired:
         print(f"stopped after {seconds:.0f} s: {' '.join(words)}", file=sys.stderr)
-        code = 124
+        process.send_signal(signal.SIGINT)  # on which pytest still writes its summary and its XML
+        code = STOPPED
+    finally:  # after Ctrl-C too, which reaches the command from the terminal
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     return time.perf_counter() - start, code
 
 
 def command_of(step: str, out: Path, quick: bool) -> list[str]:
     """Return what runs a step."""
     if step == TESTS:
-        pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--continue-on-collection-errors"]
-        return [*pytest, "--durations=5", f"--junitxml={out}/gpu-tests.xml"]
-    return [sys.executable, str(BENCHMARKS[step]), "--device", "cuda", *(["--quick"] if quick else [])]
+        pytest = [sys.executable, "-u", "-m", "pytest", "-q", "-m", "gpu", "--continue-on-collection-errors"]
+        return [*pytest, "--tb=short", "--maxfail=100", "--durations=5", f"--junitxml={out}/gpu-tests.xml"]
+    return [sys.executable, "-u", str(BENCHMARKS[step]), "--device", "cuda", *(["--quick"] if quick else [])]
 
 
-def main() -> int:
-    """Run all, save the JSON, print the table, and fail if anything failed or was left out for time."""
+def missing(names: list[str]) -> str:
+    """Return which of these packages are not installed."""
+    return ", ".join(name for name in names if importlib.util.find_spec(name) is None)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="benchmarks with few rounds and no torch.compile"
-    )
-    names = [*FIRST, *(name for name in BENCHMARKS if name not in FIRST)]
-    parser.add_argument(
-        "--only", nargs="+", choices=names, metavar="STEP", default=names, help=f"some of {', '.join(names)}"
-    )
+    parser.add_argument("--quick", action="store_true", help="few rounds, small ots, no torch.compile")
+    some = parser.add_mutually_exclusive_group()
+    parts = "; ".join(f"{part}: {', '.join(names)}" for part, names in PARTS.items())
+    some.add_argument("--part", type=int, choices=PARTS, help=parts)
+    names = PARTS[1] + PARTS[2]
+    some.add_argument("--only", nargs="+", choices=names, metavar="STEP", help="these steps, in this order")
+    parser.add_argument("--seconds", type=float, help=f"for all of it; {PART_SECONDS} for each part if unset")
+    parser.add_argument("--since", type=float, help="when building began (date +%%s): that time counts, too")
     args = parser.parse_args()
+    args.steps = args.only or (PARTS[args.part] if args.part else names)
+    args.seconds = args.seconds or PART_SECONDS * (1 if args.only or args.part else len(PARTS))
+    return args
+
+
+def main() -> int:
+    """Run all, save a summary after each step, print the table, fail if a step failed or had no time."""
+    args = arguments()
+    if lacking := missing(NEEDED):
+        print(f"gpu-check needs packages that are not installed: {lacking}.", file=sys.stderr)
+        return 2
+    if TESTS in args.steps and (lacking := missing(NEEDED_BY_TESTS)):
+        print(f"Not installed: {lacking}. Test files that need it fail, the others run.", file=sys.stderr)
+    import torch
+    from measure import RESULTS, machine
+
     if not torch.cuda.is_available():
         print("gpu-check needs an NVIDIA GPU that torch can see; none is visible here.", file=sys.stderr)
         return 2
-    out = Path(os.environ.get("OUT", ROOT / "benchmarks" / "results"))
-    out.mkdir(parents=True, exist_ok=True)
-    steps: list[dict[str, Any]] = []
-    end = time.perf_counter() + ALL_SECONDS
-    for name in args.only:
-        left = end - time.perf_counter()
-        seconds, code = (
-            run(command_of(name, out, args.quick), min(STEP_SECONDS, left)) if left > 5 else (0.0, 125)
-        )
-        steps.append({"step": name, "seconds": round(seconds, 1), "exit code": code})
-    results = {
-        path.stem: json.loads(path.read_text())
-        for path in sorted((ROOT / "benchmarks/results").glob("*-cuda.json"))
-    }
-    (out / "gpu-check.json").write_text(
-        json.dumps({"machine": machine("cuda"), "steps": steps, "results": results}, indent=1)
-    )
-    print("\nstep                     seconds  exit code (124: stopped, 125: no time left, use --only)")
-    for step in steps:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    summary = RESULTS / (f"gpu-check-{args.part}.json" if args.part else "gpu-check.json")
+    now = time.time()
+    end = (args.since or now) + args.seconds
+    done: list[dict[str, Any]] = []
+    if args.since:
+        done.append({"step": "build", "seconds": round(now - args.since, 1), "exit code": 0})
+    for later, name in zip(reversed(range(len(args.steps))), args.steps, strict=True):
+        left = end - time.time()
+        limit = max(left - KEPT_SECONDS * later, left / (later + 1))
+        words = command_of(name, RESULTS, args.quick)
+        seconds, code = run(words, limit) if limit > 5 else (0.0, NO_TIME)
+        done.append({"step": name, "seconds": round(seconds, 1), "exit code": code})
+        summary.write_text(json.dumps({"machine": machine("cuda"), "steps": done}, indent=1) + "\n")
+    print(f"\nstep                     seconds  exit code ({STOPPED}: stopped, {NO_TIME}: no time was left)")
+    for step in done:
         print(f"{step['step']:<24} {step['seconds']:>7}  {step['exit code']:>9}")
-    print(f"saved {out}/gpu-check.json")
-    return int(any(step["exit code"] for step in steps))
+    print(f"saved {summary}")
+    return int(any(step["exit code"] for step in done))
 
 
 if __name__ == "__main__":

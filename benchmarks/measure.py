@@ -6,7 +6,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
+import importlib.util
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -21,19 +24,19 @@ from tqdm import tqdm
 import geodesic_fast
 from geodesic_fast._extension import engine
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
 FLUSH_BYTES = 256 << 20  # larger than a GPU's second-level cache
 
 
 def medians(
-    candidates: dict[str, Callable[[], Any]], device: str, rounds: int, title: str = ""
+    candidates: dict[str, Callable[[], Any]], device: str, rounds: int, title: str = "", warm_ups: int = 2
 ) -> dict[str, float]:
     """Return the median seconds of each candidate; each round runs all of them in turn."""
     time_once = _time_on_gpu if device == "cuda" else _time_on_cpu
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():  # warm up: caches, compilation, allocator
-        time_once(run)
-        time_once(run)
+        for _ in range(warm_ups):
+            time_once(run)
     for _ in tqdm(range(rounds), desc=title, leave=False):
         for name, run in candidates.items():
             times[name].append(time_once(run))
@@ -83,7 +86,10 @@ def machine(device: str) -> dict[str, Any]:
     """Return what a result must name: machine, versions, commit."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+        try:
+            return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+        except OSError:  # no git
+            return ""
 
     but_results = ("--", ":/", ":(top,exclude)benchmarks/results")
     dirty = "+changes" if git("status", "--porcelain", "--untracked-files=no", *but_results) else ""
@@ -93,7 +99,7 @@ def machine(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "instruction_set": engine.instruction_set if engine else "none",
-        "commit": git("rev-parse", "--short", "HEAD") + dirty,
+        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + dirty,
     }
 
 
@@ -103,9 +109,18 @@ def _processor() -> str:
     return f"{names[0] if names else platform.processor()}, {len(names) or '?'} cores, {platform.machine()}"
 
 
+@functools.cache
+def installed(package: str, what: str) -> bool:
+    """Say whether a package is there; where it is not, print once what is left out."""
+    found = importlib.util.find_spec(package) is not None
+    if not found:
+        print(f"{package} is not installed: {what} left out.")
+    return found
+
+
 def save(name: str, device: str, rows: list[dict[str, Any]]) -> Path:
     """Save the rows with the machine and commit; after each row, so that an end half-way loses nothing."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}-{device}.json"
     path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
     return path
@@ -136,7 +151,10 @@ def run_cases(
     cases: dict[str, Sequence[Any]],
     bench: Callable[[Any, str, bool], dict[str, Any]],
 ) -> None:
-    """Read the command line, bench(case, device, quick) the cases of the device, print and save the table."""
+    """Read the command line, bench(case, device, quick) the cases of the device, print and save the table.
+
+    Slow cases, under the key "cuda, slow", come last and not in a quick run.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,7 +166,8 @@ def run_cases(
     args = parser.parse_args()
     print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}, {name}")
     rows = []
-    for case in cases[args.device][: args.cases]:
+    slow = [] if args.quick else cases.get(f"{args.device}, slow", [])
+    for case in [*cases[args.device], *slow][: args.cases]:
         rows.append(bench(case, args.device, args.quick))
         save(name, args.device, rows)
     report(name, args.device, rows)

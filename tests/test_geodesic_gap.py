@@ -4,7 +4,6 @@
 import math
 
 import numpy as np
-import ot
 import pytest
 import torch
 from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
@@ -25,6 +24,7 @@ def geodesic(m, d, steps, device):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_matches_pot(dtype, layout, device):
+    ot = pytest.importorskip("ot", reason="needs the package POT")
     tracks = random_tracks((6, 40, 5), dtype, device)
     arranged, dim = laid_out(tracks, layout)
     found = geodesic_gap(arranged, dim=dim)

@@ -15,7 +15,7 @@ import geodesic_fast
 ROOT = Path(__file__).parent.parent
 CODE = {".py", ".cpp", ".cu", ".cuh", ".h", ".cmake"}
 TRACKED = subprocess.run(
-    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    "git ls-files", shell=True, cwd=ROOT, capture_output=True, text=True, check=False
 ).stdout.split()
 SOURCES = [ROOT / name for name in TRACKED if Path(name).suffix in CODE and (ROOT / name).is_file()]
 

@@ -10,7 +10,6 @@ import torch
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
-from sklearn.decomposition import PCA
 
 from geodesic_fast import line_deviation, track_geometry
 from geodesic_fast.plot import plot_geometry, plot_line_deviation, plot_tracks, project_tracks
@@ -34,10 +33,11 @@ def lines_of(ax):
 
 @pytest.mark.parametrize("features", [2, 5, 400])
 def test_tracks_are_drawn_in_the_plane_of_scikit_learns_components(ax, features):
+    decomposition = pytest.importorskip("sklearn.decomposition", reason="needs the package scikit-learn")
     tracks = torch.randn(6, 20, features).cumsum(0)
     assert plot_tracks(tracks, torch.arange(20) % 3, ax=ax) is ax
     cloud = tracks.flatten(0, 1).double().numpy()
-    found = PCA(2).fit(cloud)
+    found = decomposition.PCA(2).fit(cloud)
     expected = found.transform(cloud).reshape(6, 20, 2).swapaxes(0, 1)
     drawn = lines_of(ax)
     np.testing.assert_allclose(np.abs(drawn), np.abs(expected), atol=1e-9)
