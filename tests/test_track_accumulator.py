@@ -62,7 +62,7 @@ def test_matches_the_stored_track(monkeypatch, engine, dtype, zero_step):
 @pytest.mark.parametrize("bend", [1e-3, 0.1, 3.0])
 @pytest.mark.parametrize("width", [1, 3, 16, 64, 65, 257])
 def test_keeps_the_accuracy_rule(width, bend):
-    """From nearly straight tracks to tangled ones, the worst of which is a matter of luck; the mean is none."""
+    """From nearly straight tracks to tangled ones. The worst of these is a matter of luck, no mean is."""
     generator = torch.Generator().manual_seed(3)
     steps = torch.randn(1, 300, width, generator=generator) + bend * torch.randn(
         9, 300, width, generator=generator
