@@ -41,7 +41,7 @@ CASES = {
     ],
 }
 
-SMALL = 100_000  # values, below which the overhead of a call is all there is
+SMALL, CALLS = 100_000, 200  # below so many values a call is all overhead: then many are timed at once
 
 
 def eager(x: Tensor) -> Tensor:
@@ -64,6 +64,16 @@ def five_ops(x: Tensor) -> Tensor:
     """All of `eager` but its last division."""
     v = x.diff(dim=0)
     return (v / v.norm(dim=-1, keepdim=True)).sum(0).norm(dim=-1)
+
+
+def repeated(call: Callable[[], Any], times: int) -> Callable[[], None]:
+    """Return a call that makes so many."""
+
+    def run() -> None:
+        for _ in range(times):
+            call()
+
+    return run
 
 
 def check(tracks: Any) -> None:
@@ -96,13 +106,16 @@ def bench(case: Case, device: str, quick: bool) -> dict[str, Any]:
     ways = candidates(tracks, stacked, compiled)
     forward = {"read": read_once(tracks, device), "track_geometry": lambda: track_geometry(tracks)}
     forward |= {name: (lambda way=way: way(tracks)) for name, way in ways.items()}
-    with torch.no_grad():
-        t = medians(forward, device, rounds, f"{layout} {dtype} forward")
     both = {name: backward_of(way, tracks) for name, way in ways.items()}
     both["track_geometry"] = backward_of(
         lambda x: sum(f.nan_to_num().sum() for f in track_geometry(x)[:-1]), tracks
     )
+    calls = CALLS if points * m * d < SMALL else 1
+    forward, both = ({name: repeated(way, calls) for name, way in group.items()} for group in (forward, both))
+    with torch.no_grad():
+        t = medians(forward, device, rounds, f"{layout} {dtype} forward")
     b = medians(both, device, max(3, rounds // 2), f"{layout} {dtype} backward")
+    t, b = ({name: seconds / calls for name, seconds in group.items()} for group in (t, b))
     size = points * m * d * dtype.itemsize
     bandwidth = size * (2 if device == "cuda" else 1) / t["read"]
     row: dict[str, Any] = {
