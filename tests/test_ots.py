@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: MIT
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -261,43 +259,6 @@ def test_autocast_and_reduced_precision_settings_do_not_reach_the_certificate():
         torch.set_float32_matmul_precision(before)
     assert_certificate(result, x, y)
     assert_equals_scipy(result, x, y)
-
-
-# Limits.
-
-
-def test_a_spent_time_budget_gives_an_interval_that_holds_the_score():
-    for family in (residual, half_scrambled, few_integers):
-        x, y = tensors(family, 500, 4)
-        truth = ots(x, y).score
-        for seconds in (1e-9, 0.005, 0.02, 0.05, 30.0):
-            result = ots(x, y, time_budget=seconds)
-            assert result.score_lower <= truth <= result.score_upper
-            assert result.certified == (not math.isnan(result.score))
-            assert result.certified or result.score_lower < result.score_upper
-        assert ots(x, y, time_budget=1e-9).certified is False
-        assert ots(x, y, time_budget=30.0).score == truth
-
-
-def test_what_cannot_fit_is_refused_with_what_would():
-    x = torch.zeros(5000, 4)
-    with pytest.raises(
-        MemoryError, match=r"method 'stored' for 5000 points of width 4.*method='tiles' takes"
-    ):
-        ots(x, x, method="stored", memory_budget=20 << 20)
-    with pytest.raises(MemoryError, match="score a random subset"):
-        ots(x, x, memory_budget=1 << 20)
-    assert ots(*tensors(residual, 1500, 4), memory_budget=7 << 20).method == "tiles"
-
-
-def test_progress_goes_to_stderr_and_only_when_asked(capfd):
-    x, y = tensors(half_scrambled, 200, 4)
-    ots(x, y)
-    assert capfd.readouterr() == ("", "")
-    ots(x, y, verbose=True)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "potentials" in err
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)

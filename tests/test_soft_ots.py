@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 import math
+import os
 import subprocess
 import sys
 
@@ -89,25 +90,64 @@ def test_its_potentials_start_an_exact_search():
 # geomloss.
 
 
-@pytest.mark.parametrize("d", [2, 3])
-def test_geomloss_and_our_tiles_agree(d, capfd):
+@pytest.mark.parametrize(("d", "backend"), [(2, "multiscale"), (3, "multiscale"), (7, "online")])
+def test_geomloss_and_our_tiles_agree(d, backend, capfd):
     pytest.importorskip("pykeops", reason="pykeops is not installed")
     pytest.importorskip("geomloss", reason="geomloss is not installed")
-    capfd.readouterr()
+    capfd.readouterr()  # what the imports of this test say; those of the package are quiet
     x, y = tensors(residual, 200, d)
-    ours = soft_ots(x, y, blur=0.3, tolerance=1e-5, max_iterations=5000)
-    theirs = soft_ots(x, y, blur=0.3, tolerance=1e-5, max_iterations=5000, backend="geomloss")
-    assert theirs.backend == "geomloss-multiscale"
+    ours = soft_ots(x, y, blur=0.5, tolerance=1e-5, max_iterations=5000)
+    theirs = soft_ots(x, y, blur=0.5, tolerance=1e-5, max_iterations=5000, backend="geomloss")
+    assert theirs.backend == f"geomloss-{backend}"
     assert theirs.soft_score == pytest.approx(ours.soft_score, rel=1e-3)
+    assert capfd.readouterr() == ("", "")
+
+
+def alone(code: str, **environment: str) -> tuple[int, str, str]:
+    """Run a program in a process of its own; return its exit code and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, torch\n{code}"],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+SCORE = (
+    "x = torch.arange(8.0)[:, None]; assert 0 < geodesic_fast.soft_ots(x, x + 1, blur=1.0{}).soft_score < 1"
+)
 
 
 def test_geomloss_is_imported_only_when_asked_for():
-    code = (
-        "import sys, geodesic_fast, geodesic_fast.metrics.soft_ots;"
-        "sys.exit('geomloss' in sys.modules or 'pykeops' in sys.modules)"
+    loaded = "sys.exit(any(name in sys.modules for name in ('geomloss', 'pykeops', 'keopscore')))"
+    assert alone(f"import geodesic_fast\n{SCORE.format('')}\n{loaded}") == (0, "", "")
+
+
+def test_geomloss_prints_nothing_of_its_own():
+    for package in ("pykeops", "geomloss"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    backend = ", backend='geomloss'"
+    assert alone(f"import geodesic_fast\n{SCORE.format(backend)}") == (0, "", "")
+
+
+def test_a_pykeops_that_breaks_when_imported_leaves_the_rest_working(tmp_path):
+    pytest.importorskip("geomloss", reason="geomloss is not installed")
+    (tmp_path / "pykeops").mkdir()
+    (tmp_path / "pykeops" / "__init__.py").write_text(
+        "print('compiling ...')\nraise OSError('libcuda.so.1: cannot open shared object file')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    backend = ", backend='geomloss'"
+    code = (
+        f"import geodesic_fast\ntry:\n    {SCORE.format(backend)}\n"
+        f"except ImportError as error:\n    print(error)\n{SCORE.format('')}\n"
+        "assert geodesic_fast.ots(x, x + 1).score == 1.0"
+    )
+    code, out, err = alone(code, PYTHONPATH=path)
+    assert (code, err) == (0, "")
+    assert out == (
+        "backend='geomloss' needs the package pykeops, which cannot be imported (OSError: libcuda.so.1: "
+        "cannot open shared object file): pip install pykeops, or use backend='tiles'.\n"
+    )
 
 
 def test_a_missing_geomloss_is_named_with_its_remedy(monkeypatch):

@@ -13,8 +13,11 @@ from geodesic_fast.recording.layers import Layers
 def _callback_class() -> Any:
     try:
         return need("lightning.pytorch", "the Lightning callback", "lightning").Callback
-    except ImportError:
-        return need("pytorch_lightning", "the Lightning callback", "lightning").Callback
+    except ImportError as missing:
+        try:
+            return need("pytorch_lightning", "the Lightning callback", "lightning").Callback
+        except ImportError:
+            raise missing from missing.__cause__
 
 
 Callback: Any = _callback_class()

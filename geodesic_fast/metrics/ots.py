@@ -87,14 +87,19 @@ def ots(
         method: "stored" keeps one float32 number for each of the m x m pairs; "tiles" recomputes them in each
             pass and takes O(m d) memory; "dense" solves on all pairs in float64, for small m; "auto" takes
             "dense" up to 160 points, else "stored" where the memory budget allows it, else "tiles".
-        potentials: (u, v) of an earlier result, for example of the epoch before: the start, never the proof.
+        potentials: (u, v) of an earlier result, for example of the epoch before, or of a search that ran out
+            of time: the start, never the proof.
         memory_budget: bytes the search may take; default: half of what is free on the device.
         time_budget: seconds; when they are used up, the result is an interval, `certified` is False and
             `score` NaN. It is looked at between tiles of costs, with one pass over all pairs kept in hand.
+            Until the first assignment is solved the interval of a map far from optimal is [0, 1].
+            `potentials`, if a pass was made at all, are feasible, and a later call goes on from them.
         verbose: show a progress bar on stderr; long searches do so on a terminal anyway.
 
     Returns:
-        OTSResult; score, score_lower and score_upper are in [0, 1], costs in squared units of x.
+        OTSResult; score, score_lower and score_upper are in [0, 1], costs in squared units of x. Where the
+        optimal cost is tiny beside the duals, `relative_gap` may look large, such as 1e-3, although the gap
+        itself is rounding: `certified` is what to go by.
 
     Raises:
         TypeError, ValueError: x and y are not finite points of the same shape, dtype and device.

@@ -8,18 +8,29 @@ points are possible only if sum d + (the k smallest r_ii - d_i) <= G.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.potentials import column_dual
 from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
 from geodesic_fast.transport.ties import equal_point_labels
 
 
-def score_interval(
-    points: Points, products: Products, b: Tensor, match: np.ndarray
-) -> tuple[float, float, float]:
+class Interval(NamedTuple):
+    """The scores that duals leave, the gap of the best permutation to them, and the duals (m) float64."""
+
+    low: float
+    high: float
+    gap: float  # sum over the points, shifted costs
+    u: np.ndarray
+    v: np.ndarray
+
+
+def score_interval(points: Points, products: Products, b: Tensor, match: np.ndarray) -> Interval:
     """Return the lowest and highest score that scaled b (m) float64 leaves, and the gap of `match`."""
     b = b - b.median()
     elsewhere = _best_elsewhere(points, products, b.float())
@@ -39,7 +50,8 @@ def score_interval(
     twins = torch.from_numpy(np.bincount(labels)[labels] > 1).to(points.device)
     fixed = torch.where(twins, 0.0, fixed)  # a twin of y_i is as good, and may be cheaper in these duals
     low, high = _possible_counts((fixed - moved).cpu().numpy(), float(moved.sum()), gap)
-    return low / points.m, high / points.m, 2 * gap / squares
+    u = (points.square_x - 2 * a / squares).cpu().numpy()
+    return Interval(low / points.m, high / points.m, 2 * gap / squares, u, column_dual(points, b))
 
 
 def _best_elsewhere(points: Points, products: Products, b: Tensor) -> Tensor:

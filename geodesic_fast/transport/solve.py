@@ -229,8 +229,13 @@ class Search:
         if self.products.passes == 0:  # not even one look at all pairs fitted
             return solution
         self.products.deadline = float("inf")  # this last pass was kept free for
-        low, high, gap = score_interval(self.points, self.products, b, solution.match)
-        solution.fixed_low, solution.fixed_high, solution.gap = low, high, gap / self.points.m
+        found = score_interval(self.points, self.products, b, solution.match)
+        solution.fixed_low, solution.fixed_high, solution.gap = (
+            found.low,
+            found.high,
+            found.gap / self.points.m,
+        )
+        solution.u, solution.v = found.u, found.v
         return solution
 
     def _took(self, stage: str, began: float) -> None:
