@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+import functools
 import logging
 import sys
 import warnings
@@ -150,8 +151,24 @@ def test_step_without_the_layers_is_reported_and_does_not_end_training(tmp_path)
     assert logged[0][1]["geodesic/lss"] >= 1
 
 
-def train_hugging_face(tmp_path, every: int | None = None, **arguments):
-    """Train a tiny GPT-2 with padding; return it and the lines of the log that hold geodesic values."""
+def remembering(model_class, seen):
+    class Remembering(model_class):
+        @functools.wraps(model_class.forward)
+        def forward(self, *args, attention_mask=None, **kwargs):
+            with record(self) as recording:
+                output = super().forward(*args, attention_mask=attention_mask, **kwargs)
+            geometry = geodesic_fast.track_geometry_reference(recording.tracks)
+            seen.append(torch.stack([field[attention_mask.bool()].double() for field in geometry]))
+            return output
+
+    return Remembering
+
+
+def train_hugging_face(tmp_path, every: int | None = None, batches=1, seen=None, **arguments):
+    """Train a tiny GPT-2 with padding; return it and the lines of the log that hold geodesic values.
+
+    `seen` takes the geometry of the real tokens of each pass, by the definition.
+    """
     tiny = pytest.importorskip("tiny_transformers", reason="needs the package transformers")
     pytest.importorskip("accelerate", reason="the Hugging Face Trainer needs the package accelerate")
     from geodesic_fast.integrations.hugging_face_trainer import GeodesicCallback
@@ -171,9 +188,11 @@ def train_hugging_face(tmp_path, every: int | None = None, **arguments):
     }  # fmt: skip
     training = tiny.transformers.TrainingArguments(output_dir=str(tmp_path), **{**options, **arguments})
     model = tiny.gpt2()
+    if seen is not None:
+        model.__class__ = remembering(type(model), seen)
     trainer = tiny.transformers.Trainer(model=model, args=training, train_dataset=Sentences())
     if every:
-        trainer.add_callback(GeodesicCallback(trainer, every_n_steps=every))
+        trainer.add_callback(GeodesicCallback(trainer, every_n_steps=every, batches=batches))
     trainer.train()
     return model, [line for line in trainer.state.log_history if "geodesic/lss" in line]
 
@@ -187,6 +206,23 @@ def test_hugging_face_trainer_logs_every_k_steps_and_changes_nothing(tmp_path):
     assert set(logged[0]) >= FIELDS
     assert 1 <= logged[0]["geodesic/lss"] <= 3
     assert hook_count(watched) == 0
+
+
+@pytest.mark.parametrize(
+    ("batches", "accumulate", "lines"),
+    [(1, 1, {1: [0], 5: [4]}), (3, 1, {3: [0, 1, 2]}), (3, 2, {2: [0, 1, 2], 6: [8, 9, 10]})],
+)
+def test_hugging_face_trainer_values_are_those_of_the_batches(tmp_path, batches, accumulate, lines):
+    seen = []
+    _, logged = train_hugging_face(
+        tmp_path, every=4, batches=batches, seen=seen, gradient_accumulation_steps=accumulate
+    )
+    assert len(seen) == 6 * accumulate
+    assert [line["step"] for line in logged] == list(lines)
+    for line, passes in zip(logged, lines.values(), strict=True):
+        means = torch.cat([seen[index] for index in passes], 1).mean(1)  # (fields)
+        for name, mean in zip(geodesic_fast.TrackGeometry._fields, means.tolist(), strict=True):
+            assert line[f"geodesic/{name}"] == pytest.approx(mean, rel=1e-5, abs=1e-6), name
 
 
 def test_hugging_face_trainer_with_accumulation_checkpointing_and_bf16(tmp_path):

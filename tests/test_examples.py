@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
+import os
 import re
 import runpy
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -126,8 +128,10 @@ def test_penalty_straightens_the_tracks(options, without_penalty):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"autocast": True, "checkpointing": True}, {"backend": "aot_eager"}], ids=str
-)
+    "options",
+    [{}, {"autocast": True, "checkpointing": True}, {"backend": "aot_eager"},
+     {"autocast": True, "checkpointing": True, "backend": "aot_eager"}], ids=str,
+)  # fmt: skip
 def test_action_penalty_shortens_and_evens_the_steps(options):
     import penalty_action
 
@@ -152,10 +156,13 @@ def compiled_loss_and_gradients(name: str, backend: str) -> tuple[float, list[to
     return loss.item(), [parameter.grad for parameter in network.parameters()]
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("name", ["penalty_lss", "penalty_action"])
-def test_compiled_penalty_is_the_same(name):
+def test_compiled_penalty_is_the_same(name, backend):
+    if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("the default backend of torch.compile needs a C++ compiler")
     loss, gradients = compiled_loss_and_gradients(name, "")
-    compiled, compiled_gradients = compiled_loss_and_gradients(name, "aot_eager")
+    compiled, compiled_gradients = compiled_loss_and_gradients(name, backend)
     assert compiled == pytest.approx(loss, rel=1e-6)
     for a, b in zip(compiled_gradients, gradients, strict=True):
         torch.testing.assert_close(a, b)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from assert_accurate import assert_accurate
 from known_tracks import DTYPES, LAYOUTS, SHAPES, laid_out, random_tracks
+from peak_memory import peak_above_now
 from scipy.spatial.distance import cdist
 
 from geodesic_fast import (
@@ -88,11 +89,39 @@ def test_the_summary_is_that_of_the_matrices(device, monkeypatch):
     expected = geodesic_bound_summary_reference(tracks)
     for same in arranged:
         whole = geodesic_bound_summary(same)
-        monkeypatch.setattr("geodesic_fast.metrics.geodesic_bound._BLOCK_PAIRS", 300, raising=False)
+        monkeypatch.setattr("geodesic_fast.metrics.geodesic_bound._BLOCK_PAIRS", 300)
         for got in (whole, geodesic_bound_summary(same)):
             assert got.worst_ratio == pytest.approx(expected.worst_ratio, rel=1e-5)
             assert (got.worst_pair, got.pairs) == (expected.worst_pair, 40 * 39 // 2 - 1)
             assert got.share_kept == pytest.approx(expected.share_kept, abs=1e-3)
+
+
+def test_the_summary_holds_no_matrix(monkeypatch):
+    m, pairs = 4000, 1 << 18
+    tracks = random_tracks((5, m, 8), torch.float32)
+    monkeypatch.setattr("geodesic_fast.metrics.geodesic_bound._BLOCK_PAIRS", pairs)
+    geodesic_bound_summary(tracks[:, :300])
+    found = []
+    peak = peak_above_now(lambda: found.append(geodesic_bound_summary(tracks)))
+    if peak is None:
+        pytest.skip("the peak of the resident memory cannot be read here")
+    assert found[0].pairs == m * (m - 1) // 2
+    assert peak < 10 * 4 * pairs + (6 << 20)
+    assert peak < 4 * m * m / 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tracks_far_from_the_origin(dtype, device):
+    tracks = (1e4 + torch.randn(5, 90, 12, dtype=torch.float64)).to(dtype).to(device)
+    truth = true_bound(tracks)
+    assert_accurate(geodesic_bound(tracks), geodesic_bound_reference(tracks), truth)
+    each = np.stack([cdist(x, x) for x in tracks.double().cpu().numpy()]).min(0)
+    upper = np.triu_indices(90, 1)
+    ratio = each[upper] / truth.numpy()[upper]
+    got = geodesic_bound_summary(tracks)
+    assert got.worst_ratio == pytest.approx(ratio.min(), rel=1e-5)
+    assert got.worst_pair == tuple(int(side[ratio.argmin()]) for side in upper)
+    assert got.share_kept == pytest.approx((ratio >= 1).mean(), abs=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e-30])

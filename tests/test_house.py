@@ -63,8 +63,32 @@ def test_examples_in_docstrings_run(name):
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
 
 
-def test_every_metric_has_its_room():
-    for metric in ("lss", "ots", "line_deviation", "chord_deviation", "track_distance", "nearest_track"):
-        room = [name for name in TRACKED if metric in name]
-        for place in ("geodesic_fast/", "csrc/", "tests/", "benchmarks/"):
-            assert any(name.startswith(place) for name in room), (metric, place)
+ROOMS = {  # those without a kernel are made of other metrics' kernels; those without a benchmark, too
+    "lss": ("csrc/", "benchmarks/"),
+    "track_geometry": ("csrc/",),
+    "line_deviation": ("csrc/", "benchmarks/"),
+    "chord_deviation": ("csrc/", "benchmarks/"),
+    "track_distance": ("csrc/", "benchmarks/"),
+    "nearest_track": ("csrc/", "benchmarks/"),
+    "ots": ("csrc/", "benchmarks/"),
+    "soft_ots": (),
+    "action": (),
+    "geodesic_bound": ("benchmarks/",),
+    "geodesic_gap": ("benchmarks/",),
+}
+
+
+def test_every_metric_has_a_room():
+    functions = {name.removesuffix("_reference").removesuffix("_summary") for name in METRICS}
+    assert functions == set(ROOMS)
+
+
+@pytest.mark.parametrize("metric", list(ROOMS))
+def test_a_room_is_complete(metric):
+    assert f"geodesic_fast/metrics/{metric}.py" in TRACKED
+    assert f"tests/test_{metric}.py" in TRACKED
+    assert f"{metric}_reference" in METRICS
+    for place in ROOMS[metric]:
+        stems = [Path(name).name for name in TRACKED if name.startswith(place)]
+        assert any(re.match(rf"(\w+_)?{metric}[_.]", stem) for stem in stems), place
+    assert "benchmarks/" not in ROOMS[metric] or f"benchmarks/bench_{metric}.py" in TRACKED

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
+from peak_memory import peak_above_now
 from scipy.spatial.distance import cdist
 from torch.library import opcheck
 
@@ -239,6 +240,22 @@ def test_any_shape_and_stride(steps, m, features, classes, seed, layout):
         torch.testing.assert_close(got.distance, truth[0], rtol=1e-12, atol=0)
         assert torch.equal(got.index, truth[1])
         assert torch.equal(got.layer, truth[2])
+
+
+@needs_engine
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+def test_takes_memory_for_tracks_and_not_for_pairs(labelled, listed):
+    m, features, layers = 20_000, 16, 5
+    tracks = random_tracks((layers, m, features), torch.float32)
+    tracks = list(tracks.clone()) if listed else tracks
+    labels = torch.randint(10, (m,)) if labelled else None
+    nearest_track(random_tracks((layers, 300, features), torch.float32))
+    peak = peak_above_now(lambda: nearest_track(tracks, labels=labels))
+    if peak is None:
+        pytest.skip("the peak of the resident memory cannot be read here")
+    given = 4 * layers * m * features
+    assert peak < 3 * given + (8 << 20)  # all pairs of a layer are 1526 MiB
 
 
 def test_says_what_is_wrong():
