@@ -97,7 +97,7 @@ def test_the_summary_is_that_of_the_matrices(device, monkeypatch):
 
 
 def test_the_summary_holds_no_matrix(monkeypatch):
-    m, pairs = 4000, 1 << 18
+    m, pairs = 8000, 1 << 18
     tracks = random_tracks((5, m, 8), torch.float32)
     monkeypatch.setattr("geodesic_fast.metrics.geodesic_bound._BLOCK_PAIRS", pairs)
     geodesic_bound_summary(tracks[:, :300])
@@ -106,8 +106,7 @@ def test_the_summary_holds_no_matrix(monkeypatch):
     if peak is None:
         pytest.skip("the peak of the resident memory cannot be read here")
     assert found[0].pairs == m * (m - 1) // 2
-    assert peak < 10 * 4 * pairs + (6 << 20)
-    assert peak < 4 * m * m / 3
+    assert peak < 4 * m * m / 8  # ten temporary blocks take 10 MiB, the matrix 244
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
