@@ -68,7 +68,7 @@ def test_memory_of_the_forward_pass(score, listed):
     given = list(tracks) if listed else tracks
     score(given)
     peak = peak_above_now(lambda: score(given))
-    assert peak is None or peak < 2 << 20  # the tracks take 33 MiB, one layer 2 MiB
+    assert peak is None or peak < 4 << 20  # the tracks take 33 MiB
 
 
 def test_gradients_of_a_list_are_written_per_layer():
@@ -76,8 +76,8 @@ def test_gradients_of_a_list_are_written_per_layer():
     layers = [torch.randn(2000, 256).requires_grad_() for _ in range(17)]
     torch.autograd.grad(lss(layers).sum(), layers)
     peak = peak_above_now(lambda: torch.autograd.grad(lss(layers).sum(), layers))
-    size = 4 * 2000 * 256
-    assert peak is None or peak < (17 + 3) * size  # the sum of directions, step lengths, and room to work
+    gradients = 17 * 4 * 2000 * 256
+    assert peak is None or peak < 1.5 * gradients  # a stacked copy would make it twice as much
 
 
 @pytest.mark.parametrize("scale", [1e30, 1.0, 1e-30])
