@@ -15,15 +15,8 @@ from geodesic_fast import ots
 from geodesic_fast._extension import engine
 from geodesic_fast.transport import products
 
-pytestmark = pytest.mark.skipif(engine is None, reason="the engine is not built: certificates come from it")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+needs_engine = pytest.mark.skipif(engine is None, reason="the engine is not built: certificates come from it")
+pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
 
 
 def tensors(family, m, d):

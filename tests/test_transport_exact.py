@@ -15,15 +15,8 @@ from geodesic_fast._extension import engine
 from geodesic_fast.transport import solve
 from geodesic_fast.transport.exact import cheapest_assignment
 
-pytestmark = pytest.mark.skipif(engine is None, reason="certificates come from the engine")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+needs_engine = pytest.mark.skipif(engine is None, reason="certificates come from the engine")
+pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize("largest", [1, 3, 10**9])

@@ -230,11 +230,8 @@ class Search:
             return solution
         self.products.deadline = float("inf")  # this last pass was kept free for
         found = score_interval(self.points, self.products, b, solution.match)
-        solution.fixed_low, solution.fixed_high, solution.gap = (
-            found.low,
-            found.high,
-            found.gap / self.points.m,
-        )
+        solution.fixed_low, solution.fixed_high = found.low, found.high
+        solution.gap = found.gap / self.points.m
         solution.u, solution.v = found.u, found.v
         return solution
 
