@@ -31,8 +31,8 @@ class _Metric(Metric):
         """Let no metric of another class or with other arguments share the states of this one.
 
         A MetricCollection lets metrics share their states if those have the same names and hold nearly the
-        same values after a first batch, and `merge_state` adds up states of the same names. So one state,
-        always zero, has the class and the arguments for its name.
+        same values after a first batch, and `merge_state` adds up states of the same names. So the first
+        state, always zero, has the class and the arguments for its name.
         """
         listed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         self.add_state(f"{type(self).__qualname__}({listed})", torch.zeros(()), dist_reduce_fx="sum")
@@ -94,10 +94,10 @@ class TrackGeometry(_Metric):
         check_zero_step(zero_step)
         _validation.check_choice("undefined", undefined, _UNDEFINED)
         self.dim, self.zero_step, self.undefined = dim, zero_step, undefined
+        self._keep_apart(dim=dim, zero_step=zero_step, undefined=undefined)
         for state in ("sums", "counts"):
             zeros = torch.zeros(len(self.fields), dtype=torch.float64)
             self.add_state(state, zeros, dist_reduce_fx="sum")
-        self._keep_apart(dim=dim, zero_step=zero_step, undefined=undefined)
 
     def update(self, tracks: Tracks, mask: Tensor | None = None) -> None:
         """Add tracks (n+1, *batch, d), or numbers measured before."""
@@ -194,10 +194,10 @@ class OptimalTransportScore(_Metric):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
+        self._keep_apart()
         for state in ("x", "y"):  # each (m d,): a process without points can gather nothing else
             self.add_state(state, default=[], dist_reduce_fx="cat")
         self.add_state("width", torch.zeros((), dtype=torch.int64), dist_reduce_fx=_common_width)
-        self._keep_apart()
 
     def update(
         self, x: Tensor | Sequence[Tensor], y: Tensor | None = None, mask: Tensor | None = None
