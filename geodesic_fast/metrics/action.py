@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from geodesic_fast._tracks import accumulation_dtype
 from geodesic_fast._validation import check_tracks
+from geodesic_fast.metrics.directions import points_of, steps_of
 from geodesic_fast.metrics.track_geometry import track_geometry
 
 
@@ -51,6 +51,5 @@ def action(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:
 def action_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:
     """Define `action` in plain torch: n times the sum of the squared steps."""
     check_tracks(tracks, dim)
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
-    return (len(x) - 1) * x.diff(dim=0).square().sum((0, -1))
+    _, s, unit, broken = steps_of(points_of(tracks, dim))  # (n, *batch), in units of (*batch)
+    return (len(s) * s.square().sum(0) * unit * unit).masked_fill(broken.any(0), torch.nan)
