@@ -452,7 +452,8 @@ def check_no_pairs(mask: Tensor) -> None:
     if square and bool(mask.diagonal().all()) and not bool(mask.all()):
         raise ValueError(
             "attention_mask must be (batch, tokens), got a square one in which every token sees itself, "
-            "which could be (tokens, tokens): score hidden_state_tracks(output), then keep scores[mask.bool()]."
+            "which could be (tokens, tokens): score hidden_state_tracks(output), then keep "
+            "scores[mask.bool()]."
         )
 
 

@@ -105,9 +105,12 @@ def test_the_remedy_for_a_second_run_fits(x, repeats, together):
 def test_half_a_pass_by_hand_is_not_strung_together_with_the_next(x):
     holder = nn.ModuleDict({"net": Net()})
     for repeats in ("raise", "append"):
-        with pytest.raises(RuntimeError) as refused, watch(holder, "net.blocks.*", repeats=repeats):
+        with watch(holder, "net.blocks.*", repeats=repeats) as w:
             holder["net"].blocks[0](x)
-            holder["net"].blocks[0](2 * x)
+            with pytest.raises(RuntimeError) as refused:
+                holder["net"].blocks[0](2 * x)
+        with pytest.raises(RuntimeError, match="after one that failed"):
+            _ = w.geometry
         assert "after one that failed" in str(refused.value)
         assert "repeats='append'" not in str(refused.value)
 
