@@ -22,6 +22,7 @@ from geodesic_fast.metrics.nearest_track import NearestTrack, nearest_track, nea
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 from geodesic_fast.metrics.ots_curve import OTSCurve, ots_curve, ots_curve_reference
 from geodesic_fast.metrics.soft_ots import SoftOTSResult, soft_ots, soft_ots_reference
+from geodesic_fast.metrics.step_geometry import StepGeometry, step_geometry, step_geometry_reference
 from geodesic_fast.metrics.track_distance import track_distance, track_distance_reference
 from geodesic_fast.metrics.track_geometry import TrackGeometry, track_geometry, track_geometry_reference
 from geodesic_fast.metrics.wasserstein_curve import (
@@ -38,6 +39,7 @@ __all__ = [
     "OTSCurve",
     "OTSResult",
     "SoftOTSResult",
+    "StepGeometry",
     "TrackAccumulator",
     "TrackGeometry",
     "WassersteinCurve",
@@ -67,6 +69,8 @@ __all__ = [
     "record",
     "soft_ots",
     "soft_ots_reference",
+    "step_geometry",
+    "step_geometry_reference",
     "track_distance",
     "track_distance_reference",
     "track_geometry",
