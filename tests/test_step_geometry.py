@@ -84,7 +84,7 @@ def test_what_is_not_finite_stays_where_it_is(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("exponent", [-140, -60, 60, 126])
+@pytest.mark.parametrize("exponent", [-140, -60, 60, 120])
 def test_any_magnitude(dtype, exponent, device):
     tracks = random_tracks((4, 5, 9), torch.float32, device).to(dtype)
     factor = 2.0 ** (exponent * (7 if dtype == torch.float64 else 1))

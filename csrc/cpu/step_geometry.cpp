@@ -207,7 +207,7 @@ class ForwardPass {
   }
 
   void finish(int64_t layer, int64_t track, double norm, double length) {
-    if (layer == n_) write(kTurningCosine, n_, track, NAN);
+    if (layer == n_) write(kTurningCosine, n_, track, 0);
     if (args_.kept == nullptr) return;
     keep(kStateNorm, layer, track, norm);
     keep(kKeptLength, layer, track, length);

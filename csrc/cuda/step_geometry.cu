@@ -64,7 +64,7 @@ struct StepOutput {
   }
   __device__ __forceinline__ void keep(int64_t layer, double norm, double length) const {
     const int64_t n = args.tracks.steps(), m = args.tracks.tracks;
-    if (layer == n) write(kTurningCosine, n, NAN);
+    if (layer == n) write(kTurningCosine, n, 0);
     if (args.kept == nullptr) return;
     args.kept[layer * m + track] = norm;
     args.kept[(n + 1 + layer) * m + track] = length;

@@ -39,8 +39,8 @@ def step_geometry(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeo
         update_cosine    cos(v_l, x^(l-1))       above 0: the layer adds to what is there; below: it erases
         turning_cosine   <u_l, u_(l+1)>          1: straight on; l = 1..n-1
 
-    arccos(state_cosine) / pi is the angular distance of two layers. A small block influence is a poor guide to
-    what happens when the layer is removed: layers that hardly turn the state can still matter.
+    arccos(state_cosine) / pi is the angular distance of two layers. A small block influence is a poor guide
+    to what happens when the layer is removed: layers that hardly turn the state can still matter.
 
     Args:
         tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
@@ -49,8 +49,8 @@ def step_geometry(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeo
 
     Returns:
         StepGeometry of tensors (n, *batch), turning_cosine (n-1, *batch), in float32 (float64 for float64
-        tracks). A zero state or a step of length zero has no cosine: NaN there, and where a state holds NaN or
-        inf, and nowhere else. The relative length of a step from zero is inf, or NaN if it is zero too.
+        tracks). A zero state or a step of length zero has no cosine: NaN there, and where a state holds NaN
+        or inf, and nowhere else. The relative length of a step from zero is inf, or NaN if it is zero too.
 
     Raises:
         TypeError, ValueError: as `geodesic_fast.lss`.
