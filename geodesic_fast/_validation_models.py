@@ -158,9 +158,9 @@ def layers_not_seen(missing: Sequence[str]) -> RuntimeError:
     listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "") or "no whole pass"
     return RuntimeError(
         f"every layer must run in a measured training step, got none of {listed}: nothing is logged for "
-        "this step. Name "
-        "layers that run in training, pass missing='skip' for networks that drop layers, or start the "
-        "callback before the model is compiled."
+        "this step. Name layers that run in training, pass missing='skip' for networks that drop layers and "
+        "when='always' for layers that train in evaluation mode or without gradients, or start the callback "
+        "before the model is compiled."
     )
 
 
