@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-EXTRAS := demo,test,bench,lint,transport,transformers,torchmetrics,lightning,tensorboard,jax
+EXTRAS := demo,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test bench gpu-check lint sanitize clean
+.PHONY: help demo test bench gpu-check lint fuzz sanitize wheels clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -38,8 +38,14 @@ lint: $(VENV)/installed  ## check format, style and types
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
+fuzz: $(VENV)/installed  ## random problems against extended precision, without end: ARGS="--seconds 3600 --seed 1"
+	for fuzzer in tests/fuzz_*.py; do $(BIN)/python $$fuzzer $(ARGS) || exit 1; done
+
 sanitize: $(VENV)/installed  ## run the engine's CPU tests under the address and undefined-behaviour sanitizers
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
 
+wheels: $(VENV)/installed  ## build the source distribution and a wheel for each Python at hand, try each; PYTHONS=...
+	PYTHON=$(BIN)/python PIP_CONSTRAINT=$(CURDIR)/constraints.txt bash tests/wheels.sh
+
 clean:  ## remove everything that a command here made
-	rm -rf $(VENV) build geodesic_fast.egg-info geodesic_fast/_C*.so
+	rm -rf $(VENV) build dist geodesic_fast.egg-info geodesic_fast/_C*.so

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Random tracks of every kind against extended precision: `python tests/fuzz_metrics.py --seconds 600 --seed 1`.
+"""Random tracks of every kind against extended precision.
 
+Run as `python tests/fuzz_metrics.py --seconds 600 --seed 1`.
 A case is one seed. GEODESIC_FAST_CPU chooses the instruction set; --no-engine takes the references alone.
 """
 
 import argparse
+import itertools
 import time
 import warnings
 
@@ -91,7 +93,8 @@ class Case:
 
     def __str__(self):
         shape = tuple(self.x.shape)
-        return f"seed {self.seed}: {self.kind} {shape} {self.dtype} x {self.scale:.3g} {self.layout} {self.zero_step}"
+        how = f"{self.layout} {self.zero_step}"
+        return f"seed {self.seed}: {self.kind} {shape} {self.dtype} x {self.scale:.3g} {how}"
 
 
 def length(v):
@@ -119,7 +122,7 @@ def true_geometry(case):
     cosines, angles, pairs = np.zeros(m, wide), np.zeros(m, wide), np.zeros(m)
     for i in range(m):
         kept = [k for k in range(n_all) if policy != "skip" or not zero[k, i]]
-        for a, b in zip(kept, kept[1:], strict=False):
+        for a, b in itertools.pairwise(kept):
             p, q = u[a, i], u[b, i]
             rest = zero[a, i] or zero[b, i]
             cosines[i] += (p * q).sum()
@@ -139,16 +142,15 @@ def true_geometry(case):
     }
     reach = np.nan_to_num(lss, nan=1.0, posinf=1e30)
     condition = {
-        "lss": reach * reach, "lss_normalized": reach * reach * 4, "path_length": 1 + 0 * path, "chord": chord,
+        "lss": reach * reach, "lss_normalized": reach * reach * 4, "path_length": path, "chord": chord,
         "straightness": 1 + 0 * path, "adjacent_cosine": 1 + 0 * path, "turning_angle": 1 + 0 * path,
         "step_cv": 1 + 0 * path, "action": 2 * values["action"],
     }  # fmt: skip
-    condition["path_length"] = path
     for name, value in values.items():
         if policy == "propagate" and name in ("lss", "lss_normalized", "adjacent_cosine", "turning_angle"):
             value = np.where(zero.any(0), np.nan, value)
         values[name] = np.where(broken, np.nan, value)
-    return values, condition, zero
+    return values, condition
 
 
 def true_chord(case):
@@ -191,7 +193,9 @@ def compare(case, name, got, plain, truth, condition):
     info = torch.finfo(case.acc)
     got, plain = (np.asarray(t.detach()).astype(wide) for t in (got, plain))
     truth, condition = np.broadcast_to(truth, got.shape), np.broadcast_to(condition, got.shape)
-    unknown = ~(case.eps * condition < wide(0.01) * np.maximum(np.abs(truth), 1)) & (condition > np.abs(truth) * 1e4)
+    unknown = ~(case.eps * condition < wide(0.01) * np.maximum(np.abs(truth), 1)) & (
+        condition > np.abs(truth) * 1e4
+    )
     edge = np.abs(truth) > wide(info.max) * (1 - 64 * case.eps)
     assert (np.isnan(got) == np.isnan(truth))[~unknown].all(), f"{name}: NaN in other places\n{got}\n{truth}"
     beyond = np.abs(truth) > wide(info.max) * (1 + 64 * case.eps)
@@ -214,7 +218,7 @@ def check_geometry(case, engine):
     fast, plain = (gf.track_geometry, gf.track_geometry_reference)
     got = case.call(fast if engine else plain, zero_step=case.zero_step)
     reference = case.call(plain, zero_step=case.zero_step)
-    truth, condition, zero = true_geometry(case)
+    truth, condition = true_geometry(case)
     for name in FIELDS:
         compare(case, name, getattr(got, name), getattr(reference, name), truth[name], condition[name])
     zeros = (case.x[1:] == case.x[:-1]).all(-1).sum(0)
@@ -282,7 +286,9 @@ def check_distance(case, engine):
 
 def gradients(case, function, weights):
     leaf = case.x.detach().clone().requires_grad_()
-    arranged, dim = laid_out(leaf, case.layout if case.layout in ("track-major", "reversed") else "layer-major")
+    arranged, dim = laid_out(
+        leaf, case.layout if case.layout in ("track-major", "reversed") else "layer-major"
+    )
     if not isinstance(arranged, torch.Tensor):
         arranged, dim = leaf, 0
     value = function(arranged, dim=dim)
@@ -312,7 +318,9 @@ def check_gradients(case, engine):
     truth[:-1] -= g
     with np.errstate(all="ignore"):  # the terms that cancel, each of which was rounded
         terms = np.where(s == 0, 0, (count / resultant**2 * np.asarray(weights).astype(wide)) / s)[:, good]
-    compare_gradients(case, "lss gradient", (gf.lss, gf.lss_reference), weights, truth, engine, terms.max(initial=0))
+    compare_gradients(
+        case, "lss gradient", (gf.lss, gf.lss_reference), weights, truth, engine, terms.max(initial=0)
+    )
 
 
 def compare_gradients(case, name, functions, weights, truth, engine, terms):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A few seconds of the fuzzer, on every instruction set and without an engine; `make fuzz` goes on for longer."""
+"""A few seconds of the fuzzer, on every instruction set and without an engine; `make fuzz` goes on."""
 
 import os
 import subprocess

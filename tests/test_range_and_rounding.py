@@ -69,14 +69,15 @@ def test_small_angles_keep_their_digits(angle, near, way):
         slope = gradient(lambda x: gf.track_geometry(x).turning_angle, tracks.clone(), 1.0)
         u = v / np.sqrt((v * v).sum(-1, keepdims=True))
         side = np.sign(cross)[:, None] * np.stack((-u[:, 1], u[:, 0]), -1)[:-1]  # d angle / d u_2
-        last = np.sign(cross[-1]) * np.array([-u[-1, 1], u[-1, 0]]) / np.sqrt((v[-1] ** 2).sum()) / (steps - 1)
+        last = (
+            np.sign(cross[-1]) * np.array([-u[-1, 1], u[-1, 0]]) / np.sqrt((v[-1] ** 2).sum()) / (steps - 1)
+        )
         assert np.abs(slope[-1].numpy() - last).max() < 1e-14 / angle, side
 
 
 def test_a_u_turn_and_equal_steps_pass_no_gradient(way):
     there_and_back = torch.tensor([[0.0, 0.0], [3.0, 1.0], [0.0, 0.0], [3.0, 1.0]])
     assert (gradient(lambda x: gf.track_geometry(x).turning_angle, there_and_back, 1.0) == 0).all()
-    staircase = torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.1, 0.1], [0.2, 0.1]], dtype=torch.float64)
     staircase = torch.tensor([[0, 0], [1, 0], [1, 1], [2, 1]], dtype=torch.float64)
     assert (gradient(lambda x: gf.track_geometry(x).step_cv, staircase, 1.0) == 0).all()
 
@@ -102,12 +103,15 @@ def test_coordinates_at_the_edge_of_the_type(dtype, way):
     moderate = (torch.rand(6, 4, 30, dtype=torch.float64) * 2 - 1).to(dtype)
     most = 2.0 ** (127 if dtype == torch.float32 else 1023)
     huge = moderate * most  # exact; differences overflow, and so do lengths
-    for got, expected in ((gf.track_geometry(huge), gf.track_geometry(moderate)), (accumulated(huge),) * 2):
+    for got in (gf.track_geometry(huge), accumulated(huge)):
+        expected = gf.track_geometry(moderate)
         for name in ("lss", "lss_normalized", "straightness", "adjacent_cosine", "turning_angle", "step_cv"):
             torch.testing.assert_close(getattr(got, name), getattr(expected, name), rtol=1e-6, atol=1e-6)
         assert got.path_length.isinf().all()
         assert got.action.isinf().all()
-    torch.testing.assert_close(accumulated(huge).step_cv, gf.track_geometry(moderate).step_cv, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        accumulated(huge).step_cv, gf.track_geometry(moderate).step_cv, rtol=1e-6, atol=0
+    )
     torch.testing.assert_close(gf.chord_deviation(huge), gf.chord_deviation(moderate), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gf.line_deviation(huge), gf.line_deviation(moderate), rtol=1e-5, atol=1e-6)
     smaller = 2.0**-20  # keeps the gradient, which is as small as the track is large, out of the subnormals
@@ -184,8 +188,9 @@ def test_ties_have_their_gradient_at_the_lowest_layer(way):
 
 def test_references_have_second_derivatives():
     tracks = torch.randn(4, 5, 3, dtype=torch.float64).requires_grad_()
-    for reference in (gf.track_distance_reference, gf.lss_reference, gf.chord_deviation_reference,
-                      gf.line_deviation_reference, lambda x: sum(gf.track_geometry_reference(x)[:-1])):  # fmt: skip
+    total = lambda x: sum(gf.track_geometry_reference(x)[:-1])  # noqa: E731
+    references = gf.track_distance_reference, gf.lss_reference, gf.chord_deviation_reference
+    for reference in (*references, gf.line_deviation_reference, total):
         (first,) = torch.autograd.grad(reference(tracks).sum(), tracks, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), tracks)
         assert second.isfinite().all()

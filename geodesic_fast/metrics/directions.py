@@ -52,6 +52,14 @@ def steps_of(x: Tensor) -> Vectors:
     return Vectors(u, s * (unit / largest), largest, broken)
 
 
+def unit_steps(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return v / |v| and |v|; a zero v has direction 0 and passes no gradient."""
+    direction, length, unit, broken = differences(v, torch.zeros_like(v))
+    return direction.masked_fill(broken.unsqueeze(-1), torch.nan), (length * unit).masked_fill(
+        broken, torch.nan
+    )
+
+
 def power_of_two(size: Tensor) -> Tensor:
     """Return a power of two near each size, 1 for size 0: a unit that costs no rounding."""
     most = 126 if size.dtype == torch.float32 else 1022
@@ -75,7 +83,7 @@ def quotient(a: Tensor, b: Tensor, otherwise: float) -> Tensor:
 
 
 def angle_between(u: Tensor, w: Tensor) -> Tensor:
-    """Return the angle of two directions, pi / 2 beside a zero vector; arccos has half the digits at small ones."""
+    """Return the angle of two directions, pi / 2 beside a zero vector; arccos has half the digits near 0."""
     apart = torch.linalg.vector_norm(u - w, dim=-1)
     together = torch.linalg.vector_norm(u + w, dim=-1)
     rest = (apart == 0) & (together == 0)
