@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 EXTRAS := demo,test,bench,lint,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test bench gpu-check lint sanitize clean
+.PHONY: help demo test bench gpu-check lint sanitize emulate clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -36,10 +36,14 @@ lint: $(VENV)/installed  ## check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') \
+	  $(shell find tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 sanitize: $(VENV)/installed  ## run the engine's CPU tests under the address and undefined-behaviour sanitizers
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
+
+emulate: $(VENV)/installed  ## run the CUDA kernels on an emulated GPU: both sanitizers, four architectures, several orders
+	$(BIN)/python tests/cuda_on_cpu/long_set.py $(ARGS)
 
 clean:  ## remove everything that a command here made
 	rm -rf $(VENV) build geodesic_fast.egg-info geodesic_fast/_C*.so

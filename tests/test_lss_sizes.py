@@ -41,6 +41,7 @@ def test_a_list_of_1024_layers(device):
     torch.testing.assert_close(torch.stack(found).double(), exact, rtol=1e-3, atol=2e-6 * exact.abs().max())
 
 
+@pytest.mark.huge
 def test_more_than_two_to_the_31_values(device):
     """Every track lies at the same place: the layout counts more values than the memory holds."""
     one = random_tracks((32, 1, 8192), torch.bfloat16, device)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, has_engine, on_device, place_of
+from geodesic_fast._extension import engine, has_engine, on_device, on_gpu, place_of
 from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, engine_tracks, readable
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.operations.track_geometry import FIELD_COUNT
@@ -52,7 +52,8 @@ def new_state(first: Tensor, current: Tensor) -> TrackState:
 
 def _direction_rows(direction_sum: Tensor) -> tuple[Tensor, Tensor]:
     """Allocate what holds the last direction: two planes of bits, or rows and nothing."""
-    if direction_sum.device.type == "cpu" and direction_sum.dtype == torch.float32:
+    device = direction_sum.device
+    if device.type == "cpu" and not on_gpu(device) and direction_sum.dtype == torch.float32:
         high, low = (torch.empty(direction_sum.shape, dtype=dtype) for dtype in (torch.int16, torch.uint8))
         return high, low
     return torch.empty_like(direction_sum), direction_sum.new_empty((0, 0), dtype=torch.uint8)
