@@ -50,6 +50,7 @@ def test_more_than_two_to_the_31_values(device):
     assert torch.equal(lss(tracks), lss(one).expand(8000))
 
 
+@pytest.mark.huge
 def test_offsets_beyond_two_to_the_31(device):
     """Two tracks 2^31 values apart, in half precision: 4 GiB that are reserved, but hardly touched."""
     if device.type != "cpu":
