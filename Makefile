@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-EXTRAS := demo,test,bench,lint,transport,transformers,torchmetrics,lightning,tensorboard,jax
+EXTRAS := demo,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test bench gpu-check lint sanitize emulate clean
+.PHONY: help demo test bench gpu-check lint sanitize emulate wheels clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -45,5 +45,8 @@ sanitize: $(VENV)/installed  ## run the engine's CPU tests under the address and
 emulate: $(VENV)/installed  ## run the CUDA kernels on an emulated GPU: both sanitizers, four architectures, several orders
 	$(BIN)/python tests/cuda_on_cpu/long_set.py $(ARGS)
 
+wheels: $(VENV)/installed  ## build the source distribution and a wheel for each Python at hand, try each; PYTHONS=...
+	PYTHON=$(BIN)/python PIP_CONSTRAINT=$(CURDIR)/constraints.txt bash tests/wheels.sh
+
 clean:  ## remove everything that a command here made
-	rm -rf $(VENV) build geodesic_fast.egg-info geodesic_fast/_C*.so
+	rm -rf $(VENV) build dist geodesic_fast.egg-info geodesic_fast/_C*.so

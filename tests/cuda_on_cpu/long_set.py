@@ -54,7 +54,7 @@ def answers() -> bool:
             with tempfile.TemporaryDirectory() as folder:
                 counts = Path(folder) / "counts"
                 run = emulation.run_tests(engine, arguments, emulation.settings(counts, **chosen))
-                good &= report(f"answers {chosen} {arguments[1]}", run, began)
+                good &= report(f"answers {chosen} {arguments[0]} {arguments[1]}", run, began)
                 good &= fits(engine, counts, ARCHITECTURES[str(chosen["ARCH"])])
     return good
 
