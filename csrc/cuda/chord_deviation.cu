@@ -210,8 +210,9 @@ __device__ void write_pack(const Team& team, const Chord<typename Team::Acc>& ch
     const Acc rest = static_cast<const Acc*>(args.along)[(n + 1 + layer) * m + track];
     const Acc incoming = static_cast<const Acc*>(args.grad)[layer * m + track];
     const bool counts = incoming != 0 && deviation != 0, scaled = rest != rest;
-    const Acc weight = static_cast<Acc>(over_chord(chord, incoming));
-    const Acc unit = weight / (deviation * chord.length);
+    const double share = over_chord(chord, incoming);
+    const Acc weight = static_cast<Acc>(share);
+    const Acc unit = static_cast<Acc>(share / (static_cast<double>(deviation) * chord.length));
     const Acc fraction = scaled ? along * deviation : (along + rest) / chord.length;
 #pragma unroll
     for (int i = 0; i < Team::kWidth; ++i) {
@@ -293,7 +294,7 @@ dim3 team_of(int64_t features) {
 void chord_deviation_forward(const ChordDeviation& args, int device, void* stream) {
   if (args.tracks.tracks == 0) return;
   use_device(device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = rows_on_16_bytes(args.tracks) ? forward_kernel<T, true> : forward_kernel<T, false>;
@@ -304,7 +305,7 @@ void chord_deviation_forward(const ChordDeviation& args, int device, void* strea
 void chord_deviation_backward(const ChordDeviationBackward& args, int device, void* stream) {
   if (args.tracks.tracks == 0) return;
   use_device(device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const bool aligned = rows_on_16_bytes(args.tracks) && rows_on_16_bytes(args.gradient);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
