@@ -174,7 +174,9 @@ class ForwardPass {
   void write_point(int64_t layer, int64_t track, const ChordRow<T>& row, const T* point, Acc along,
                    Acc square, Acc rest) const {
     if (!row.chord.defined()) return write(layer, track, NAN, NAN, NAN);
-    if (is_safe_square(square) && is_safe_square(along * along + square)) {
+    constexpr Acc unit = sizeof(Acc) == 8 ? Acc(0x1p-52) : Acc(0x1p-23);
+    const Acc rounding = along * along * unit * unit;  // what is smaller than that is zero for all we know
+    if (is_safe_square(along * along + square) && (is_safe_square(square) || is_safe_square(rounding))) {
       const Acc off = square - rest * rest;
       return write(layer, track, off > 0 ? std::sqrt(off) / row.chord.length : Acc(0), along, rest);
     }

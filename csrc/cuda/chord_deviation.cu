@@ -107,18 +107,21 @@ __device__ __forceinline__ void sum_over_points(const Team& team, const Chord<ty
 
 // One point in a unit of its own, where the chord's does not do: its deviation, and its way along the chord
 // over its distance from it.
-template <class Team, class Sum>
-__device__ void measure_scaled(const Team& team, const Chord<typename Team::Acc>& chord, int64_t layer,
-                               Sum& team_sum, typename Team::Acc* max_buffer, double* deviation,
-                               typename Team::Acc* along) {
-  using Acc = typename Team::Acc;
+template <class Acc>
+struct Scaled {
+  double deviation;
+  Acc along;
+};
+template <class Team, class Sum, class Acc = typename Team::Acc>
+__device__ __forceinline__ Scaled<Acc> measure_scaled(const Team& team, const Chord<Acc>& chord,
+                                                      int64_t layer, Sum& team_sum, Acc* max_buffer) {
   const auto *point = team.point(layer), *first = team.point(0);
   const auto half = [&](int64_t j) { return widen(point[j]) * Acc(0.5) - widen(first[j]) * Acc(0.5); };
   Acc largest = 0;
   team.for_owned([&](int, int64_t j) { largest = larger(largest, fabs(half(j))); });
   largest = team_max(largest, max_buffer);
-  Acc ways[2] = {};  // along e, and what rounding left of it
-  Acc sums[2 * kPoints];
+  Acc along = 0, rest = 0, sums[2 * kPoints];
+#pragma unroll 1
   for (int turn = 0; turn < 3; ++turn) {
 #pragma unroll
     for (int k = 0; k < 2 * kPoints; ++k) sums[k] = 0;
@@ -127,17 +130,18 @@ __device__ void measure_scaled(const Team& team, const Chord<typename Team::Acc>
 #pragma unroll
       for (int i = 0; i < Team::kWidth; ++i) {
         const Acc e = at.direction[i], w = largest == 0 ? Acc(0) : half(j + i) / largest;
-        const Acc off = w - rounded_product(ways[0], e) - ways[1] * e;
+        const Acc off = w - rounded_product(along, e) - rest * e;
         sums[0] += off * off;
         sums[1] += off * e;
       }
     });
     team_sum(sums);
-    if (turn < 2) ways[turn] = sums[1];
+    if (turn == 0) along = sums[1];
+    if (turn == 1) rest = sums[1];
   }
   const double off = sqrt(static_cast<double>(sums[0]));
-  *deviation = 2 * (off * (largest / chord.true_length.value) / chord.true_length.unit);
-  *along = static_cast<Acc>((static_cast<double>(ways[0]) + ways[1]) / off);
+  return {2 * (off * (largest / chord.true_length.value) / chord.true_length.unit),
+          static_cast<Acc>((static_cast<double>(along) + rest) / off)};
 }
 
 template <class T, bool kAligned>
@@ -172,13 +176,13 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int k = 0; k < kPoints; ++k) {
         if (k >= count) continue;
         const Acc rest = off[kPoints + k], square = off[k] - rest * rest;
-        if (is_safe_square(off[k]) && is_safe_square(whole[k])) {
+        constexpr Acc unit = sizeof(Acc) == 8 ? Acc(0x1p-52) : Acc(0x1p-23);
+        const Acc rounding = whole[k] * unit * unit;  // what is smaller than that is zero for all we know
+        if (is_safe_square(whole[k]) && (is_safe_square(off[k]) || is_safe_square(rounding))) {
           write(layer + k, square > 0 ? sqrt(square) / chord.length : Acc(0), along[k], rest);
         } else if (chord.defined()) {
-          double deviation;
-          Acc way;
-          measure_scaled(team, chord, layer + k, team_sum, max_buffer, &deviation, &way);
-          write(layer + k, static_cast<Acc>(deviation), way, NAN);
+          const Scaled<Acc> point = measure_scaled(team, chord, layer + k, team_sum, max_buffer);
+          write(layer + k, static_cast<Acc>(point.deviation), point.along, NAN);
         } else {
           write(layer + k, NAN, NAN, NAN);
         }
