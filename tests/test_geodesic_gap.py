@@ -135,6 +135,7 @@ def test_what_stands_still_is_undefined_and_what_only_swaps_is_infinite(device):
     assert swapped.gap == swapped.detour == math.inf
 
 
+@pytest.mark.huge
 def test_a_time_budget_leaves_lower_bounds(device):
     x = torch.randn(3000, 3, device=device)
     tracks = torch.stack((x, torch.randn(3000, 3, device=device)))

@@ -54,7 +54,7 @@ def plain_hooks(model, names):
     passes, handles, modules = [], [], dict(model.named_modules())
 
     def before(name, args, kwargs):
-        if name == names[0]:
+        if not passes or name in passes[-1]:
             passes.append({})
         given = tensors(kwargs.get("hidden_states")) or tensors(args) or tensors(kwargs)
         if given:
