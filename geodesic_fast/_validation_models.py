@@ -436,6 +436,27 @@ def check_final_norm(final_norm: object) -> None:
         )
 
 
+def check_embeddings_said(output: str, recurrent: bool) -> None:
+    """Refuse to guess what the first entry of a recurrent model's hidden states is."""
+    if recurrent:
+        raise ValueError(
+            f"embeddings must say what the first hidden state is, got {output}, the output of a recurrent "
+            "model: pass embeddings='absent' where it is that of block 1 (Mamba, FalconMamba, RWKV), or "
+            "embeddings='include' where it is the embedding output."
+        )
+
+
+def check_no_pairs(mask: Tensor) -> None:
+    """Refuse a square mask that may say which token sees which."""
+    square = mask.ndim == 2 and mask.shape[0] == mask.shape[1] and mask.shape[0] > 1
+    if square and bool(mask.diagonal().all()) and not bool(mask.all()):
+        raise ValueError(
+            "attention_mask must be (batch, tokens), got a square one in which every token sees itself, "
+            "which could be (tokens, tokens): score hidden_state_tracks(output), then keep "
+            "scores[mask.bool()]."
+        )
+
+
 def check_one_side(sides: Sequence[str]) -> None:
     """Refuse to guess which half of an encoder-decoder model is meant."""
     if sides:
