@@ -25,7 +25,7 @@ from geodesic_fast._validation import (
     check_tracks,
 )
 from geodesic_fast.transport.planner import METHODS, make_plan
-from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.solve import Search, Solution
 
 REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
@@ -128,8 +128,8 @@ def ots(
     has_engine(x.device)
     deadline = started + time_budget if time_budget is not None else math.inf
     with torch.no_grad():
-        plan = make_plan(len(x), x.shape[1], method, memory_budget, x.device)
         points = Points(x, y)
+        plan = make_plan(points, method, memory_budget)
         start = None if potentials is None else _start_of(points, potentials)
         solution = Search(points, plan, deadline, verbose).run(start)
         solution.record["seconds"]["total"] = time.monotonic() - started
@@ -189,15 +189,14 @@ def _start_of(points: Points, potentials: tuple[Tensor, Tensor]) -> np.ndarray:
 
 def _result(x: Tensor, y: Tensor, points: Points, method: str, solution: Solution) -> OTSResult:
     unit = points.unit**2
-    everyone = np.arange(points.m)
-    map_cost = math.fsum(points.costs(everyone, everyone, shifted=False)) / points.m
-    optimal = math.fsum(points.costs(everyone, solution.match, shifted=False)) / points.m
+    own, flow = Flow(points.pair_row, points.pair_col, points.pair_count), solution.flow
+    map_cost, optimal = (points.mean_cost(of) for of in (own, flow))
     given = None
     if solution.u is not None and solution.v is not None:
         given = points.given_potentials(solution.u, solution.v)
     return OTSResult(
         score=solution.fixed_low if solution.certified else math.nan,
-        permutation=torch.from_numpy(solution.match.astype(np.int64)).to(x.device),
+        permutation=torch.from_numpy(points.permutation(flow)).to(x.device),
         map_cost=map_cost * unit,
         optimal_cost=optimal * unit,
         efficiency=optimal / map_cost if map_cost > 0 else 1.0,
