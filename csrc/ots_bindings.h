@@ -14,9 +14,9 @@ ProductTile product_tile(uintptr_t product, int64_t rows, int64_t cols, int64_t 
 
 void ots_softmin(const ProductTile& tile, uintptr_t b, uintptr_t log_supply, double epsilon, uintptr_t a,
                  uintptr_t col_sum, uintptr_t col_best, const Place& place) {
-  const SoftminArgs args{pointer<const float>(b), pointer<const float>(log_supply),
+  const SoftminArgs args{pointer<const float>(b),     pointer<const float>(log_supply),
                          static_cast<float>(epsilon), pointer<float>(a),
-                         pointer<float>(col_sum), pointer<float>(col_best)};
+                         pointer<float>(col_sum),     pointer<float>(col_best)};
   py::gil_scoped_release release;
   if (place.device < 0) return GEODESIC_FAST_CPU(softmin_pass)(tile, args, place.threads);
   cuda::softmin_pass(tile, args, place.device, pointer<void>(place.stream));
@@ -86,23 +86,9 @@ SparseGraph sparse_graph(int64_t rows, int64_t cols, uintptr_t row_start, uintpt
           pointer<const int32_t>(demand)};
 }
 
-py::tuple sparse_assignment(const SparseGraph& graph, uintptr_t cost, uintptr_t u, uintptr_t v, uintptr_t flow,
-                            double seconds) {
-  SparseAssignment problem{graph,
-                           pointer<const double>(cost),
-                           pointer<double>(u),
-                           pointer<double>(v),
-                           pointer<int32_t>(flow),
-                           seconds,
-                           0,
-                           0,
-                           0};
-  SparseStatus status;
-  {
-    py::gil_scoped_release release;
-    status = solve_sparse_assignment(problem);
-  }
-  return py::make_tuple(static_cast<int>(status), problem.reductions, problem.augmentations, problem.scanned);
+SparseAssignment sparse_assignment(const SparseGraph& graph, uintptr_t cost, uintptr_t u, uintptr_t v,
+                                   uintptr_t flow) {
+  return {graph, pointer<const double>(cost), pointer<double>(u), pointer<double>(v), pointer<int32_t>(flow)};
 }
 
 int most_fixed(const SparseGraph& graph, uintptr_t stay, uintptr_t flow, uintptr_t row_price,
@@ -130,7 +116,22 @@ void bind_ots(py::module_& m) {
   py::class_<SparseGraph>(m, "SparseGraph")
       .def(py::init(&sparse_graph), py::arg("rows"), py::arg("cols"), py::arg("row_start"), py::arg("col"),
            py::arg("supply"), py::arg("demand"));
-  m.def("sparse_assignment", &sparse_assignment);
+  py::class_<AssignmentSolver>(m, "AssignmentSolver")
+      .def(py::init([](const SparseGraph& graph, uintptr_t cost, uintptr_t u, uintptr_t v, uintptr_t flow) {
+             const SparseAssignment problem = sparse_assignment(graph, cost, u, v, flow);
+             py::gil_scoped_release release;
+             return std::make_unique<AssignmentSolver>(problem);
+           }),
+           py::arg("graph"), py::arg("cost"), py::arg("u"), py::arg("v"), py::arg("flow"))
+      .def("run",
+           [](AssignmentSolver& solver, double seconds) {
+             py::gil_scoped_release release;
+             return static_cast<int>(solver.run(seconds));
+           })
+      .def_property_readonly("counts", [](const AssignmentSolver& solver) {
+        const SparseAssignment& done = solver.problem();
+        return py::make_tuple(done.reductions, done.augmentations, done.scanned);
+      });
   m.def("most_fixed", &most_fixed);
 }
 

@@ -5,8 +5,8 @@ import torch
 from scipy.optimize import linear_sum_assignment, linprog
 
 from geodesic_fast._extension import engine
-from geodesic_fast.transport.interval import _possible_counts
 from geodesic_fast.transport.equal_points import merge_equal
+from geodesic_fast.transport.interval import _possible_counts
 from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.sparse_assignment import Rows, SparseGraph, cheapest_flow, most_fixed_flow
 
@@ -60,9 +60,7 @@ def test_random_graphs_equal_scipy_from_any_start(whole, units):
         u, _ = cheapest_flow(rows, cost[pairs], v, found, no_deadline)
         assert (found >= 0).all()
         for axis in (0, 1):
-            np.testing.assert_array_equal(
-                np.bincount(pairs[axis], found, shape[axis]), flow.sum(1 - axis)
-            )
+            np.testing.assert_array_equal(np.bincount(pairs[axis], found, shape[axis]), flow.sum(1 - axis))
         best = unit_by_unit(cost, flow)
         assert (cost[pairs] * found).sum() == pytest.approx(best, abs=1e-9)
         assert (cost - u[:, None] - v >= -1e-11).all()
@@ -70,7 +68,10 @@ def test_random_graphs_equal_scipy_from_any_start(whole, units):
 
 
 def test_a_graph_without_a_perfect_matching_is_named():
-    ones, both = np.ones(2, np.int32), Rows(np.array([0, 1, 2]), np.zeros(2, np.int32), *np.ones((2, 2), np.int32))
+    ones, both = (
+        np.ones(2, np.int32),
+        Rows(np.array([0, 1, 2]), np.zeros(2, np.int32), *np.ones((2, 2), np.int32)),
+    )
     with pytest.raises(RuntimeError, match="no perfect matching"):
         cheapest_flow(both, np.zeros(2), np.zeros(2), np.zeros(2, np.int32), no_deadline)
     with pytest.raises(RuntimeError, match="no perfect matching"):
@@ -133,7 +134,9 @@ def test_the_permutation_of_a_flow_names_what_stays():
         m = int(rng.integers(1, 40))
         x, y = (torch.from_numpy(rng.integers(0, 4, (m, 1))).double() for _ in range(2))
         points = Points(x, y)
-        keys, units = np.unique(points.row_of * points.cols + rng.permutation(points.col_of), return_counts=True)
+        keys, units = np.unique(
+            points.row_of * points.cols + rng.permutation(points.col_of), return_counts=True
+        )
         rows, cols = np.divmod(keys, points.cols)
         permutation = points.permutation(Flow(rows, cols, units))
         np.testing.assert_array_equal(np.sort(permutation), np.arange(m))

@@ -192,7 +192,8 @@ class FixedFlow {
 
   void push(int32_t i) {
     int32_t units = std::min(left_[i], room_[g_.col[path_.back()]]);
-    for (size_t at = 0; at < path_.size(); ++at) units = std::min(units, lets_through(path_[at], at % 2 == 1));
+    for (size_t at = 0; at < path_.size(); ++at)
+      units = std::min(units, lets_through(path_[at], at % 2 == 1));
     for (size_t at = 0; at < path_.size(); ++at) p_.flow[path_[at]] += at % 2 == 1 ? -units : units;
     left_[i] -= units;
     room_[g_.col[path_.back()]] -= units;

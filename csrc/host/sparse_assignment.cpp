@@ -12,6 +12,8 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 using Clock = std::chrono::steady_clock;
+// Of the costs' size: prices that follow thousands of paths drift so far apart.
+constexpr double kKept = 0x1p-49;
 
 // Columns ordered by distance; a column's place is kept so that its distance can be lowered.
 class ColumnHeap {
@@ -128,9 +130,11 @@ class Holds {
   int32_t spare_ = kNone;
 };
 
-class Solver {
+}  // namespace
+
+class AssignmentSolver::State {
  public:
-  explicit Solver(SparseAssignment& problem)
+  explicit State(const SparseAssignment& problem)
       : p_(problem),
         g_(problem.graph),
         left_(g_.supply, g_.supply + g_.rows),
@@ -139,24 +143,31 @@ class Solver {
         heap_(g_.cols),
         from_(g_.cols),
         reached_(g_.rows),
-        seen_(g_.rows, 0) {}
+        seen_(g_.rows, 0) {
+    lower_for_heavy_rows();
+    unmatched_ = keep_tight_flow();
+    reduce_rows(unmatched_);
+  }
 
-  SparseStatus solve() {
-    deadline_ =
-        Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(p_.seconds));
-    p_.reductions = p_.augmentations = p_.scanned = 0;
-    std::vector<int32_t> unmatched = keep_tight_flow();
+  SparseStatus run(double seconds) {
+    const auto deadline =
+        Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
     SparseStatus status = SparseStatus::kSolved;
-    reduce_rows(unmatched);
-    for (int32_t row : unmatched) {
-      while (left_[row] > 0 && status == SparseStatus::kSolved) {
-        status = out_of_time() ? SparseStatus::kOutOfTime : augment(row);
+    while (!unmatched_.empty() && status == SparseStatus::kSolved) {
+      const int32_t row = unmatched_.back();
+      if (left_[row] == 0) {
+        unmatched_.pop_back();
+      } else {
+        status = Clock::now() > deadline ? SparseStatus::kOutOfTime : augment(row);
       }
-      if (status != SparseStatus::kSolved) break;
     }
-    for (int64_t i = 0; i < g_.rows; ++i) p_.u[i] = least_of(i).value;
+    if (status == SparseStatus::kSolved) {
+      for (int64_t i = 0; i < g_.rows; ++i) p_.u[i] = least_of(i).value;
+    }
     return status;
   }
+
+  const SparseAssignment& problem() const { return p_; }
 
  private:
   struct Least {
@@ -178,8 +189,6 @@ class Solver {
     return least;
   }
 
-  bool out_of_time() const { return Clock::now() > deadline_; }
-
   void give(int32_t row, int64_t edge, int32_t units) {
     if (p_.flow[edge] == 0) holds_.add(row, g_.col[edge], edge);
     p_.flow[edge] += units;
@@ -191,6 +200,23 @@ class Solver {
     if (p_.flow[edge] == 0) holds_.remove(at);
   }
 
+  // A new edge that undercuts a row of many units would make them all loose: its column's price falls
+  // instead, which loosens only the few units that the column takes.
+  void lower_for_heavy_rows() {
+    for (int64_t i = 0; i < g_.rows; ++i) {
+      if (g_.supply[i] == 1) continue;
+      double held = -kInfinity;
+      for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
+        if (p_.flow[e] > 0) held = std::max(held, p_.cost[e] - p_.v[g_.col[e]]);
+      }
+      if (held == -kInfinity) continue;
+      for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
+        const int32_t j = g_.col[e];
+        if (g_.demand[j] < g_.supply[i]) p_.v[j] = std::min(p_.v[j], p_.cost[e] - held);
+      }
+    }
+  }
+
   // Flow that new edges or new duals made loose is dropped; the rest is still part of an optimum.
   std::vector<int32_t> keep_tight_flow() {
     std::vector<int32_t> unmatched;
@@ -199,7 +225,7 @@ class Solver {
       for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
         if (p_.flow[e] == 0) continue;
         const double c = p_.cost[e], v = p_.v[g_.col[e]];
-        const bool tight = c - v <= least + 0x1p-51 * (std::fabs(c) + std::fabs(v));
+        const bool tight = c - v <= least + kKept * (std::fabs(c) + std::fabs(v));
         const int32_t units = tight ? std::min({p_.flow[e], left_[i], room_[g_.col[e]]}) : 0;
         p_.flow[e] = 0;
         if (units == 0) continue;
@@ -313,21 +339,23 @@ class Solver {
     int64_t edge;
   };
 
-  SparseAssignment& p_;
-  const SparseGraph& g_;
+  SparseAssignment p_;
+  const SparseGraph g_;
   std::vector<int32_t> left_, room_;  // units that a row still has, that a column still takes
   Holds holds_;
   ColumnHeap heap_;
-  std::vector<Arrival> from_;      // how a column was reached
-  std::vector<int32_t> reached_;   // the hold through which a row was reached
-  std::vector<int64_t> seen_;      // the last search that reached a row
+  std::vector<Arrival> from_;     // how a column was reached
+  std::vector<int32_t> reached_;  // the hold through which a row was reached
+  std::vector<int64_t> seen_;     // the last search that reached a row
   std::vector<int32_t> settled_;
+  std::vector<int32_t> unmatched_;
   int64_t turn_ = 0;
-  Clock::time_point deadline_;
 };
 
-}  // namespace
-
-SparseStatus solve_sparse_assignment(SparseAssignment& problem) { return Solver(problem).solve(); }
+AssignmentSolver::AssignmentSolver(const SparseAssignment& problem)
+    : state_(std::make_unique<State>(problem)) {}
+AssignmentSolver::~AssignmentSolver() = default;
+SparseStatus AssignmentSolver::run(double seconds) { return state_->run(seconds); }
+const SparseAssignment& AssignmentSolver::problem() const { return state_->problem(); }
 
 }  // namespace geodesic_fast

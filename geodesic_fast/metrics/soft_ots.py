@@ -108,9 +108,7 @@ def soft_ots(
         points = Points(x, y, merge=False)
         epsilon = (blur / points.unit * points.scale) ** 2
         _check_noise(points, blur, epsilon)
-        products = Products(
-            points, make_plan(points, "tiles", memory_budget), math.inf, False
-        )
+        products = Products(points, make_plan(points, "tiles", memory_budget), math.inf, False)
         if backend == "geomloss":
             anneal, backend = _started_by_geomloss(points, products, blur)
         else:

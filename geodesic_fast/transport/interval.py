@@ -42,7 +42,10 @@ def score_interval(points: Points, products: Products, b: Tensor, flow: Flow) ->
     a = b.new_full((points.rows,), -torch.inf)
     a.scatter_reduce_(0, row, torch.maximum(elsewhere + bound, diagonal - b[col]), "amax")  # feasible
     supply, demand = (torch.from_numpy(of).to(points.device) for of in (points.supply, points.demand))
-    bounded, size = (a * supply).sum() + (b * demand).sum(), (a.abs() * supply).sum() + (b.abs() * demand).sum()
+    bounded, size = (
+        (a * supply).sum() + (b * demand).sum(),
+        (a.abs() * supply).sum() + (b.abs() * demand).sum(),
+    )
     taken = torch.from_numpy(flow.units).to(points.device)
     matched = _products_of(points, flow.row, flow.col, points.costs(flow.row, flow.col))
     gap = float(bounded - (matched * taken).sum()) + 1e-12 * float(size)

@@ -188,7 +188,9 @@ def _square_norms(points: Tensor, shift: Tensor) -> Tensor:
     """Return |p_i - shift|^2, (m) float64, without rounding to float32 on the way."""
     origin = torch.zeros((1, points.shape[1]), dtype=points.dtype, device=points.device)
     everyone, first = np.arange(len(points)), np.zeros(len(points), np.int32)
-    return torch.from_numpy(_identity_costs(points, origin, shift.double(), everyone, first)).to(points.device)
+    return torch.from_numpy(_identity_costs(points, origin, shift.double(), everyone, first)).to(
+        points.device
+    )
 
 
 def _identity_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:

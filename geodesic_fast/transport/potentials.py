@@ -80,9 +80,7 @@ class Anneal:
         best = torch.full_like(self.b, LOWEST)
         groups = self.b.new_full((_GROUPS, len(self.b)), LOWEST) if last else None
         for start, stop, tile in self.products.tiles("potentials"):
-            softmin_pass(
-                tile, self.b, self.log_supply[start:stop], epsilon, self.a[start:stop], mass, best
-            )
+            softmin_pass(tile, self.b, self.log_supply[start:stop], epsilon, self.a[start:stop], mass, best)
             if groups is not None:
                 self._raise_groups(groups, tile, start)
         mass /= self.demand

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -93,18 +92,11 @@ def cheapest_flow(
     """Improve duals v (cols) and units (edges) int32 in place to an optimum; return u and what was done."""
     assert engine is not None
     u = np.empty(len(rows.supply))
-    done = {"reductions": 0, "augmentations": 0, "scanned": 0, "seconds": 0.0}
-    started, status = time.monotonic(), _OUT_OF_TIME
-    addresses = [array.ctypes.data for array in (costs, u, v, units)]
-    while status == _OUT_OF_TIME:
-        status, *counts = engine.sparse_assignment(rows.view(), *addresses, _SLICE_SECONDS)
-        for name, count in zip(("reductions", "augmentations", "scanned"), counts, strict=True):
-            done[name] += count
-        if status == _OUT_OF_TIME:
-            check_time()
-    done["seconds"] = time.monotonic() - started
+    solver = engine.AssignmentSolver(rows.view(), *(array.ctypes.data for array in (costs, u, v, units)))
+    while (status := solver.run(_SLICE_SECONDS)) == _OUT_OF_TIME:
+        check_time()
     _check_solved(status)
-    return u, done
+    return u, dict(zip(("reductions", "augmentations", "scanned"), solver.counts, strict=True))
 
 
 def most_fixed_flow(rows: Rows, stay: np.ndarray, check_time: Callable[[], None]) -> np.ndarray:

@@ -84,7 +84,9 @@ class Ties:
             np.searchsorted(self.rows, np.arange(rows)),
             len(self.rows) + np.searchsorted(self.cols[used], np.arange(cols + 1)),
         ])  # fmt: skip
-        ends = np.concatenate([self.cols + np.int32(rows), self.rows[used]])  # a row leads to all its columns,
+        ends = np.concatenate(
+            [self.cols + np.int32(rows), self.rows[used]]
+        )  # a row leads to all its columns,
         size = rows + cols  # a column to those that hold it
         graph = csr_matrix((np.ones(len(ends), np.int8), ends, starts), shape=(size, size))
         component = connected_components(graph, directed=True, connection="strong")[1]
