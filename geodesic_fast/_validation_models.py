@@ -55,14 +55,52 @@ def check_layers_named(chosen: Sequence[object]) -> None:
         raise ValueError("layers must name at least 1 module, got none: pass a pattern such as 'blocks.*'.")
 
 
-def check_one_stack(stacks: Sequence[str]) -> None:
+def check_one_stack(candidates: Sequence[str], stacks: int) -> None:
     """Refuse to guess the layers of a model that has no stack of equal blocks, or several."""
-    if len(stacks) == 1:
+    if stacks == 1:
         return
-    found = ", ".join(f"{name or 'the model itself'}.*" for name in stacks[:_LISTED]) if stacks else "none"
+    found = ", ".join(candidates[:_LISTED]) + (", ..." if len(candidates) > _LISTED else "")
+    found = found or "none" if stacks else f"lists of different modules are {found or 'none'}"
     raise ValueError(
         "layers must be named for this model, which should hold exactly 1 stack of equal blocks, "
-        f"got {len(stacks)} ({found}): pass layers='name.*', or a list of such patterns."
+        f"got {stacks} ({found}): pass layers='name.*', or a list of such patterns."
+    )
+
+
+def check_blocks_are_called(pattern: str, classes: Sequence[type]) -> None:
+    """Refuse lists as layers, which are not called themselves."""
+    if any(cls is nn.ModuleList for cls in classes):
+        raise ValueError(
+            f"layers must be named for this model, whose stack {pattern} holds lists that are not called "
+            "themselves: pass a pattern of the modules inside them, such as "
+            f"layers='{pattern}.*'."
+        )
+
+
+def blocks_or_stages(outer: str, inner: Sequence[str]) -> ValueError:
+    """Say that a stack may hold blocks or stages of blocks."""
+    return ValueError(
+        f"layers must be named for this model, whose stack {outer} may hold blocks or stages of blocks "
+        f"({', '.join(inner[:_LISTED])}): pass layers='{outer}', or the patterns of the blocks inside."
+    )
+
+
+def layers_dropped(names: Sequence[str]) -> str:
+    """Say which layers belong to no track."""
+    listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    return (
+        f"{len(names)} of the layers belong to no track, for no layer next to them has states of their shape "
+        f"({listed}): name more layers around them, or leave them out."
+    )
+
+
+def one_step(names: Sequence[str]) -> str:
+    """Say that a track of one step is a straight line whatever the network does."""
+    return (
+        f"{len(names)} of the groups have a single step, which is straight whatever the network does: lss "
+        f"is 1 there, and says nothing (at {', '.join(names[:_LISTED])}). Name the blocks inside "
+        f"these layers, or "
+        "leave them out."
     )
 
 
@@ -75,11 +113,29 @@ def check_single_layer_is_called_through(name: str, names: Sequence[str]) -> Non
         )
 
 
-def layer_ran_twice(name: str) -> RuntimeError:
-    """Say that a layer ran twice in one pass."""
+def layer_ran_twice(name: str, goes_on: bool, whole: bool, repeats: str) -> RuntimeError:
+    """Say that a layer ran twice in one pass, and what that can mean."""
+    if goes_on:
+        remedy = "its input is what the last layer gave: pass repeats='append' to make each run a point"
+    elif whole:
+        remedy = (
+            "its input is not what the last layer gave, so that it may belong to other data (as in a siamese "
+            "network) or to the same after a change: watch a module that is called once for each, or wrap "
+            "the block and what lies between its runs in one module"
+        )
+    else:
+        remedy = (
+            "the pass before it is not whole: after one that failed leave the block and enter it again, and "
+            "pass the module that is called as model"
+        )
+    return RuntimeError(f"each layer must run once per pass, got a second run of {name!r}, and {remedy}.")
+
+
+def several_passes_in_a_call(name: str) -> RuntimeError:
+    """Say that the model sent several inputs through its layers in one call."""
     return RuntimeError(
-        f"each layer must run once per pass, got a second run of {name!r}: pass repeats='append' if the "
-        "network applies the same block several times, or pass the module that is called as model."
+        f"each layer must run once per pass, got a second run of {name!r} on other data after every layer "
+        "had run, as in a siamese network: pass passes='all' for the numbers of all, or passes='first'."
     )
 
 
@@ -87,9 +143,13 @@ def layers_did_not_run(missing: Sequence[str], total: int) -> RuntimeError:
     """Say which layers did not run in a pass."""
     listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
     return RuntimeError(
-        f"all {total} layers must run in a pass, got no run of {len(missing)} of them ({listed}): call the "
-        "model inside the with block, name only layers that run, enter the block before the first call of a "
-        "compiled model, or pass missing='skip' for networks that drop layers."
+        f"all {total} layers must run in a pass, got no run of {len(missing)} of them ({listed}): call "
+        "the model inside the with block, name only layers that run, enter the block before the "
+        "first call of a "
+        "compiled model, pass the eager model in place of an exported or scripted one, or pass "
+        "missing='skip' for networks that drop layers; layers whose forward() the model calls "
+        "itself, past their hooks, "
+        "cannot be followed."
     )
 
 
@@ -115,7 +175,131 @@ def no_pass(names: Sequence[str]) -> RuntimeError:
     return RuntimeError(
         f"the model must be called inside the with block before its tracks are read, got no pass through its "
         f"{len(names)} layers: call it there, in the same thread, and enter the block before the first call "
-        "of a compiled model."
+        "of a compiled model; exported and scripted models, and copies of the model, are not followed."
+    )
+
+
+def check_state_choice(state: object) -> None:
+    """Refuse what does not choose a tensor."""
+    if not (
+        state is None or callable(state) or (isinstance(state, int | str) and not isinstance(state, bool))
+    ):
+        raise TypeError(
+            f"state must be None, an index, a name or a function of a layer's output, got {state!r}."
+        )
+
+
+def check_state(name: str, state: Tensor) -> None:
+    """Refuse a tensor that is no point."""
+    if not state.is_floating_point() or state.ndim < 1:
+        raise TypeError(
+            f"the output of layer {name!r} must hold a floating-point tensor, got {state.dtype} of shape "
+            f"{tuple(state.shape)}: name layers whose output is the hidden state."
+        )
+
+
+def state_not_there(name: str, state: object, output: object) -> ValueError:
+    """Say that a layer's output holds nothing under an index or name."""
+    return ValueError(
+        f"state must choose a tensor of what layer {name!r} gives, got {state!r} for a "
+        f"{type(output).__name__}: pass an index or a name that it holds, or a function of it."
+    )
+
+
+def check_one_state(name: str, found: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+    """Refuse to guess among several tensors that could be the state."""
+    if len(found) > 1:
+        listed = ", ".join(f"{key!r} of shape {shape}" for key, shape in found[:_LISTED])
+        raise ValueError(
+            f"state must say which tensor of the output of layer {name!r} is its state, got {len(found)} "
+            f"that could be ({listed}): pass state=0, a name, or a function such as "
+            "lambda output: output[0] + output[1] where the layer leaves the addition of its residual to the "
+            "next one."
+        )
+
+
+def state_taken(name: str, key: str) -> str:
+    """Say which tensor was taken for the state."""
+    return (
+        f"layer {name!r} gives several tensors, and the one that has the shape of its input is taken for its "
+        f"state, {key!r}: pass state={key!r} or another choice to say so."
+        if not key.isdigit()
+        else f"layer {name!r} gives several tensors, and the one that has the shape of its input is taken "
+        f"for its state, index {key}: pass state={key} or another choice to say so."
+    )
+
+
+def axes_unclear(name: str, shape: tuple[int, ...]) -> ValueError:
+    """Say that the axis of the features cannot be told."""
+    return ValueError(
+        f"flatten must say which axes of the state at {name!r} are one point, got shape {shape}, which the "
+        "layer's parts do not tell: pass flatten='maps' for (batch, channels, *space), or flatten='never' "
+        "where the last axis holds the features."
+    )
+
+
+class MaskUnclear(ValueError):
+    """A mask of the call that cannot be laid onto the states in one way."""
+
+
+def mask_does_not_fit(name: str, mask: object, batch: tuple[int, ...]) -> MaskUnclear:
+    """Say that a mask of the call has no value for each track."""
+    what = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    return MaskUnclear(
+        f"the {name} of the call must have one value per track, shape {batch}, got {what}: pass mask= with "
+        "the tokens that the layers see, true where a track counts, or mask=None to count every token."
+    )
+
+
+def mask_fits_twice(shape: tuple[int, ...], batch: tuple[int, ...]) -> MaskUnclear:
+    """Say that a mask could mean samples by tokens, tokens by samples, or which token sees which."""
+    return MaskUnclear(
+        f"the mask of the call must fit the states in one way, got shape {shape} for tracks of "
+        f"shape {batch}, "
+        "where "
+        "samples and tokens, or tokens and tokens, cannot be told apart: pass mask= with one value per "
+        "track, or mask=None to count every token."
+    )
+
+
+def mask_of_another_stream(name: str) -> MaskUnclear:
+    """Say that a call has two kinds of data and one mask."""
+    return MaskUnclear(
+        f"the {name} of the call must belong to the tokens of the layers, got one of a call with several "
+        "kinds of data: pass mask= with one value per track, or mask=None to count every token."
+    )
+
+
+def mask_not_given(name: str, names: Sequence[str]) -> MaskUnclear:
+    """Say that the call has no mask of the name that was asked for."""
+    return MaskUnclear(
+        f"mask={name!r} must be an argument of a call around the layers, got none of this name "
+        f"({', '.join(dict.fromkeys(names)) or 'and no other mask'}): pass the name of one, or a tensor."
+    )
+
+
+def check_tokens(tokens: object, without_ids: object) -> None:
+    """Refuse what does not choose tokens."""
+    if not (tokens is None or isinstance(tokens, slice | list | tuple | range)):
+        raise TypeError(f"tokens must be None, a slice or a list of positions, got {type(tokens).__name__}.")
+    if isinstance(without_ids, str | int) and not isinstance(without_ids, type(None)):
+        raise TypeError(f"without_ids must be None or a list of token ids, got {without_ids!r}.")
+
+
+def check_token_axis(batch: tuple[int, ...]) -> None:
+    """Refuse a choice of tokens where there is no axis of tokens."""
+    if len(batch) < 2:
+        raise ValueError(
+            f"tokens and without_ids need states of shape (batch, tokens, d), got tracks of shape {batch}: "
+            "pass mask= instead."
+        )
+
+
+def ids_do_not_fit(shape: tuple[int, ...] | None, batch: tuple[int, ...]) -> MaskUnclear:
+    """Say that the token ids of the call are not those of the tracks."""
+    return MaskUnclear(
+        f"without_ids needs input_ids of one id per track, shape {batch}, got {shape or 'none'}: call the "
+        "model with input_ids, or pass mask= instead."
     )
 
 
@@ -225,11 +409,11 @@ def check_mask(name: str, mask: object, shape: tuple[int, ...]) -> None:
 
 
 def check_watch_mask(mask: object) -> None:
-    """Refuse a mask that is neither "auto", a tensor nor None."""
-    if not (mask is None or mask == "auto" if isinstance(mask, str | None) else isinstance(mask, Tensor)):
+    """Refuse a mask that is neither a name, a tensor nor None."""
+    if not isinstance(mask, str | Tensor | None):
         raise TypeError(
-            f"mask must be 'auto', None or a tensor with one value per track, got {mask!r}: "
-            "convert it with torch.as_tensor."
+            "mask must be 'auto', the name of an argument, None or a tensor with one value per track, got "
+            f"{type(mask).__name__}: convert it with torch.as_tensor."
         )
 
 

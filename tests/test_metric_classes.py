@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: MIT
+import inspect
+import itertools
+import logging
+import math
 import socket
 import subprocess
 import sys
@@ -110,6 +114,189 @@ def test_collection_forward_and_plot():
         matplotlib.pyplot.close(figure)
 
 
+CLASSES = (LineShapeScore, TrackGeometry, OptimalTransportScore)
+OTHERS = {"dim": (0, 1), "zero_step": ("skip", "keep"), "undefined": ("propagate", "skip")}
+
+
+def agreeing_batch() -> torch.Tensor:
+    """Square tracks on which every choice of every argument gives the same numbers."""
+    half = torch.randn(4, 4, 6, generator=torch.Generator().manual_seed(1))
+    return half + half.transpose(0, 1)
+
+
+def telling_batch() -> torch.Tensor:
+    """Square tracks on which no two choices agree: a step of zero, a track of NaN, no symmetry."""
+    tracks = torch.randn(4, 4, 6, generator=torch.Generator().manual_seed(2))
+    tracks[1, 1] = tracks[2, 1]
+    tracks[2, 2] = tracks[2, 3]
+    tracks[0, 0] = torch.nan
+    return tracks
+
+
+def variants() -> dict[str, torchmetrics.Metric]:
+    """Every class with every choice of each of its own arguments, and a class of the user's own."""
+
+    class OnlyStraight(LineShapeScore):
+        def update(self, tracks, mask=None):
+            super().update(tracks[:, tracks[0, :, 0] > -1e9][:, :3])
+
+    found: dict[str, torchmetrics.Metric] = {"own": OnlyStraight()}
+    for cls in CLASSES:
+        arguments = set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+        if issubclass(cls, TrackGeometry):
+            arguments |= set(inspect.signature(TrackGeometry.__init__).parameters) - {"self", "kwargs"}
+        assert arguments <= set(OTHERS), "an argument without two choices in this test"
+        for choice in itertools.product(*(OTHERS[name] for name in sorted(arguments))):
+            chosen = dict(zip(sorted(arguments), choice, strict=True))
+            found[f"{cls.__name__} {chosen}"] = cls(**chosen)
+    return found
+
+
+def values_of(metric) -> list[float]:
+    computed = metric.compute()
+    return [value.item() for value in (computed.values() if isinstance(computed, dict) else [computed])]
+
+
+def test_no_metric_shares_states_with_an_unlike_one():
+    alone, together = variants(), torchmetrics.MetricCollection(variants())
+    again = torchmetrics.MetricCollection({"one": LineShapeScore(), "two": LineShapeScore()})
+    for batch in (agreeing_batch(), telling_batch()):
+        together.update(batch)
+        again.update(batch)
+        for name, metric in alone.items():
+            metric.update(batch.nan_to_num(3.0) if "Optimal" in name else batch)
+    together = {name: values_of(metric) for name, metric in together.items() if "Optimal" not in name}
+    for name, values in together.items():
+        assert values == pytest.approx(values_of(alone[name]), rel=1e-12, nan_ok=True), name
+    told = [tuple(map(repr, values)) for name, values in together.items() if "LineShapeScore" in name]
+    assert len(set(told)) > 4  # the batch does tell the choices apart
+    assert len(again.compute_groups) == 1  # like ones still share
+
+
+def test_states_of_unlike_metrics_are_not_added_up():
+    one, other = LineShapeScore(zero_step="keep"), LineShapeScore()
+    for metric in (one, other):
+        metric.update(agreeing_batch())
+    with pytest.raises(ValueError, match="zero_step='skip'"):
+        other.merge_state(one)
+    like = LineShapeScore()
+    like.update(telling_batch().nan_to_num())
+    other.merge_state(like)
+    expected = torch.cat([agreeing_batch(), telling_batch().nan_to_num()], 1)
+    assert other.compute().item() == pytest.approx(geodesic_fast.lss(expected).double().mean().item())
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda module: module.to(torch.bfloat16),
+        lambda module: module.bfloat16(),
+        lambda module: module.half(),
+        lambda module: module.to("cpu", torch.float16),
+        lambda module: [metric.set_dtype(torch.float16) for metric in module.metrics],
+        lambda module: module.to(torch.bfloat16).to(torch.float32),
+    ],
+    ids=["to", "bfloat16", "half", "device and dtype", "set_dtype", "back"],
+)
+def test_states_keep_their_precision_whatever_the_module_becomes(convert):
+    module = nn.Module()
+    module.layer, module.metrics = nn.Linear(2, 2), nn.ModuleList(cls() for cls in CLASSES)
+    plain = [cls() for cls in CLASSES]
+    first, *rest = batches()
+    for metric in (*module.metrics, *plain):
+        metric.update(first)
+    convert(module)
+    for batch in rest:
+        for metric in (*module.metrics, *plain):
+            metric.update(batch)
+    for metric, expected in zip(module.metrics, plain, strict=True):
+        assert values_of(metric) == values_of(expected), type(metric).__name__
+        metric.reset()
+        metric.update(first)
+        expected.reset()
+        expected.update(first)
+        assert values_of(metric) == values_of(expected), type(metric).__name__
+
+
+def test_lightning_in_bf16_true_logs_the_mean_of_all_tracks(tmp_path):
+    lightning = pytest.importorskip("lightning.pytorch", reason="needs the package lightning")
+    seen: list[torch.Tensor] = []
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))
+            self.line = LineShapeScore()
+
+        def training_step(self, batch, index):
+            states = [batch[0]]
+            for layer in self.net:
+                states.append(layer(states[-1]))
+            self.line.update(states)
+            seen.append(geodesic_fast.lss([state.detach() for state in states]))
+            return states[-1].square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+    module = Module()
+    data = torch.utils.data.TensorDataset(torch.randn(400, 6))
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    trainer = lightning.Trainer(
+        max_epochs=1, precision="bf16-true", logger=False, accelerator="cpu", enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=16))
+    assert module.net[0].weight.dtype == torch.bfloat16
+    assert module.line.compute().dtype == torch.float64
+    assert module.line.compute().item() == pytest.approx(torch.cat(seen).double().mean().item(), rel=1e-12)
+
+
+def test_batches_without_points_add_none():
+    empty, full = torch.randn(4, 0, 6), batches()[0]
+    for cls in CLASSES:
+        metric, expected = cls(), cls()
+        metric.update(empty)
+        metric.update(full, mask=torch.zeros(5, dtype=torch.bool))
+        assert all(map(math.isnan, values_of(metric))), cls.__name__
+        metric.update(full)
+        metric(empty)
+        expected.update(full)
+        assert values_of(metric) == values_of(expected), cls.__name__
+    of_pairs = OptimalTransportScore()
+    of_pairs.update(torch.randn(0, 6), torch.randn(0, 6))
+    assert of_pairs.compute().isnan()
+    with pytest.raises(ValueError, match="same number of points"):
+        of_pairs.update(torch.randn(0, 6), torch.randn(3, 6))
+
+
+def test_transport_score_of_points_of_several_widths_is_refused():
+    wide, narrow = torch.randn(2, 8, 8), torch.randn(2, 8, 4)
+    metric = OptimalTransportScore()
+    metric.update(wide)
+    with pytest.raises(ValueError, match="same width in all batches"):
+        metric.update(narrow)
+    assert metric.compute().item() == geodesic_fast.ots(wide).score
+    metric(narrow)  # the value of this batch is right, and there is none of both together
+    with pytest.raises(ValueError, match="same width in all batches"):
+        metric.compute()
+    metric.reset()
+    metric.update(narrow)
+    assert metric.compute().item() == geodesic_fast.ots(narrow).score
+
+
+def test_points_are_kept_as_they_were():
+    tracks = batches()[0]
+    metric, expected = OptimalTransportScore(), geodesic_fast.ots(tracks).score
+    metric.update(tracks)
+    held = sum(points.untyped_storage().nbytes() for points in (*metric.x, *metric.y))
+    assert held == 2 * tracks[0].nbytes
+    tracks[-1] = tracks[-1].flip(0)
+    assert metric.compute().item() == expected
+
+
 def worker(rank: int, port: int) -> None:
     """One of two processes: unequal batches of its own, the values of all of them in the end."""
     torch.set_num_threads(1)
@@ -142,6 +329,10 @@ def worker(rank: int, port: int) -> None:
     if rank == 0:
         one_sided.update(together)
     assert one_sided.compute().item() == geodesic_fast.ots(together).score
+    mixed = OptimalTransportScore()
+    mixed.update(together[..., : 6 - rank])
+    with pytest.raises(ValueError, match="same width in all batches and processes"):
+        mixed.compute()
     of_a_training_step(rank, parallel, net)
     dist.destroy_process_group()
 

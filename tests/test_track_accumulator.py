@@ -9,7 +9,8 @@ from assert_accurate import assert_accurate
 from scipy.stats import directional_stats
 
 from geodesic_fast import TrackGeometry, lss_reference, track_geometry, track_geometry_reference
-from geodesic_fast.recording import TrackAccumulator, accumulator_state
+from geodesic_fast.recording import TrackAccumulator
+from geodesic_fast.recording import accumulator as definition
 
 ACCURACY = {torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6, torch.float64: 1e-13}
 
@@ -49,7 +50,7 @@ def assert_same_geometry(got: TrackGeometry, expected: TrackGeometry, tolerance:
 @pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain torch"])
 def test_matches_the_stored_track(monkeypatch, engine, dtype, zero_step):
     if not engine:
-        monkeypatch.setattr(accumulator_state, "has_engine", lambda device: False)
+        monkeypatch.setattr(definition, "has_engine", lambda device: False)
     x = awkward_tracks(dtype)
     got = pushed(x, zero_step=zero_step)
     assert got.lss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -88,25 +89,23 @@ def mean_error(value: torch.Tensor, truth: torch.Tensor, condition: torch.Tensor
 def test_last_direction_moves_between_the_ways_to_hold_it(monkeypatch, dtype):
     """Two planes of bits on the CPU, rows elsewhere."""
     x = awkward_tracks(dtype)
-    state = accumulator_state.new_state(x[0].flatten(0, 1), x[1].flatten(0, 1))
+    state = definition.new_state(x[0].flatten(0, 1), x[1].flatten(0, 1))
     for layer in x[1:5]:
-        accumulator_state.update(state, layer.flatten(0, 1), "skip")
+        definition.update(state, layer.flatten(0, 1), "skip")
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(accumulator_state, "has_engine", lambda device: False)
-        elsewhere.setattr(
-            accumulator_state, "_direction_rows", lambda rows: (torch.empty_like(rows), rows[:0])
-        )
-        state = accumulator_state.hold_anew(state)
+        elsewhere.setattr(definition, "has_engine", lambda device: False)
+        elsewhere.setattr(definition, "_direction_rows", lambda rows: (torch.empty_like(rows), rows[:0]))
+        state = definition.hold_anew(state)
         assert state.direction.dtype == dtype
         for layer in x[5:7]:
-            accumulator_state.update(state, layer.flatten(0, 1), "skip")
-    state = accumulator_state.hold_anew(state)
+            definition.update(state, layer.flatten(0, 1), "skip")
+    state = definition.hold_anew(state)
     assert state.direction.dtype == (torch.int16 if dtype == torch.float32 else dtype)
     for layer in x[7:]:
-        accumulator_state.update(state, layer.flatten(0, 1), "skip")
+        definition.update(state, layer.flatten(0, 1), "skip")
     finite = x.isfinite().all(-1).all(0)
     expected = track_geometry_reference(x.double().where(finite[..., None], torch.nan).flatten(1, 2))
-    assert_same_geometry(accumulator_state.finish(state, "skip"), expected, ACCURACY[dtype])
+    assert_same_geometry(definition.finish(state, "skip"), expected, ACCURACY[dtype])
 
 
 def test_second_step_starts_where_the_first_ended():
@@ -130,7 +129,7 @@ def test_known_answers():
 @pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain torch"])
 def test_steps_to_and_fro_cancel_exactly(monkeypatch, engine):
     if not engine:
-        monkeypatch.setattr(accumulator_state, "has_engine", lambda device: False)
+        monkeypatch.setattr(definition, "has_engine", lambda device: False)
     there_and_back = torch.tensor([0.0, 3.7, 0.1, 5.3, 5.1]).reshape(5, 1, 1) * torch.tensor(
         [[1.0, 0.0, 0.0]]
     )
@@ -144,7 +143,7 @@ def test_engine_may_hand_over_to_plain_torch(monkeypatch):
     accumulator = TrackAccumulator()
     for layer in x[:5]:
         accumulator.push(layer)
-    monkeypatch.setattr(accumulator_state, "has_engine", lambda device: False)
+    monkeypatch.setattr(definition, "has_engine", lambda device: False)
     for layer in x[5:]:
         accumulator.push(layer)
     finite = x.isfinite().all(-1).all(0)
@@ -223,7 +222,7 @@ def test_memory_does_not_grow_with_depth():
     held = accumulator._state
     a_state = 8 * 16 * 4
     tensors = {tensor.data_ptr(): tensor.nbytes for tensor in vars(held).values()}
-    sums = accumulator_state.SUM_ROWS * 8 * 8
+    sums = definition.SUM_ROWS * 8 * 8
     assert sum(tensors.values()) == 3.75 * a_state + sums  # first, last, sum of directions, last direction
 
 

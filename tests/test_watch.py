@@ -107,12 +107,25 @@ def test_mask_reaches_layers_inside_a_model_that_is_not_called(x):
 
 
 def test_mask_of_another_shape_is_refused(x):
-    net = Net()
-    refused = pytest.raises(ValueError, match=r"one value per track, shape \(3, 7\), got \(3, 9\)")
-    with refused, watch(net):
-        net(x, attention_mask=torch.ones(3, 9))
-    with pytest.raises(TypeError, match="mask must be 'auto', None or a tensor"):
-        watch(Net(), mask="padding")
+    """The mask of a call ends no run: it is told, and there are no numbers."""
+    net, mask = Net(), torch.ones(3, 9)
+    mask[1, 4:] = 0
+    sentence = r"attention_mask of the call must have one value per track, shape \(3, 7\), got shape \(3, 9\)"
+    with pytest.warns(RuntimeWarning, match=sentence), watch(net) as w:
+        net(x, attention_mask=mask)
+    for read in ("geometry", "groups", "passes", "names"):
+        with pytest.raises(ValueError, match=sentence):
+            getattr(w, read)
+    assert not w.measured
+    with watch(net) as w:
+        net(x, attention_mask=mask)
+        net(x, attention_mask=mask[:, :7])
+    assert w.geometry.lss.shape == (18,)
+    refused = pytest.raises(ValueError, match=r"mask must have one value per track, shape \(3, 7\)")
+    with refused, watch(net, mask=mask):
+        net(x)
+    with pytest.raises(TypeError, match="mask must be 'auto', the name of an argument, None or a tensor"):
+        watch(Net(), mask=3)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -159,7 +172,7 @@ def test_every_pass_is_measured_anew_and_half_ones_are_dropped(x):
             net(torch.randn(3, 7, 15))
         net(x)
         assert_equal(w.geometry, stored(net, x))
-        assert w._running == []
+        assert w._runs == []
     with pytest.raises(RuntimeError, match="must be called inside"):
         _ = watch(net).geometry
 

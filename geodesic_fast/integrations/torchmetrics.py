@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,14 +21,44 @@ Tracks = Tensor | Sequence[Tensor] | Geometry
 _UNDEFINED = ("propagate", "skip")
 
 
-class TrackGeometry(Metric):
+class _Metric(Metric):
+    """What the classes below share: whose states are whose, and in which precision they are held."""
+
+    is_differentiable = False
+    full_state_update = False
+
+    def _keep_apart(self, **arguments: object) -> None:
+        """Let no metric of another class or with other arguments share the states of this one.
+
+        A MetricCollection lets metrics share their states if those have the same names and hold nearly the
+        same values after a first batch, and `merge_state` adds up states of the same names. So the first
+        state, always zero, has the class and the arguments for its name.
+        """
+        listed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        self.add_state(f"{type(self).__qualname__}({listed})", torch.zeros(()), dist_reduce_fx="sum")
+
+    def _apply(self, function: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        """Move the states to another device; their dtype is not that of the network's parameters."""
+
+        def move(state: Tensor) -> Tensor:
+            moved = function(state)
+            return moved if moved.dtype == state.dtype else state.to(moved.device)
+
+        return super()._apply(move, *args, **kwargs)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot the current values, or those in `val`, with matplotlib."""
+        return self._plot(val, ax)
+
+
+class TrackGeometry(_Metric):
     """Mean of every number of `track_geometry` over all tracks of all batches and processes.
 
     field = (sum over tracks of field) / (number of tracks)
 
     `update(tracks, mask=None)` takes what `track_geometry` takes, or a `geodesic_fast.TrackGeometry` that
     `watch` gave; `mask` (*batch) is true where a track counts. `compute()` gives a dict of float64 scalars,
-    one per field.
+    one per field. The sums stay float64 where the module that holds the metric becomes bfloat16.
 
     Args:
         dim: the layer axis of a tensor of tracks.
@@ -54,9 +84,7 @@ class TrackGeometry(Metric):
         1.4142
     """
 
-    is_differentiable = False
     higher_is_better: bool | None = None
-    full_state_update = False
     fields: tuple[str, ...] = Geometry._fields
     sums: Tensor
     counts: Tensor
@@ -66,6 +94,7 @@ class TrackGeometry(Metric):
         check_zero_step(zero_step)
         _validation.check_choice("undefined", undefined, _UNDEFINED)
         self.dim, self.zero_step, self.undefined = dim, zero_step, undefined
+        self._keep_apart(dim=dim, zero_step=zero_step, undefined=undefined)
         for state in ("sums", "counts"):
             zeros = torch.zeros(len(self.fields), dtype=torch.float64)
             self.add_state(state, zeros, dist_reduce_fx="sum")
@@ -90,10 +119,6 @@ class TrackGeometry(Metric):
         """Return the mean of every field; NaN where no track has been counted."""
         return dict(zip(self.fields, self.sums / self.counts, strict=True))
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot the current values, or those in `val`, with matplotlib."""
-        return self._plot(val, ax)
-
 
 class LineShapeScore(TrackGeometry):
     """Mean line-shape score over all tracks of all batches and processes; 1 is straight, lower is straighter.
@@ -101,7 +126,7 @@ class LineShapeScore(TrackGeometry):
     mean LSS = (sum over tracks of LSS) / (number of tracks)
 
     Updated and made as `TrackGeometry`; `compute()` gives a float64 scalar. A track whose unit steps cancel
-    has LSS inf, and so has then the mean.
+    has LSS inf, and one such track makes the mean inf.
 
     Raises:
         TypeError, ValueError: as `TrackGeometry`.
@@ -128,7 +153,7 @@ class LineShapeScore(TrackGeometry):
         return (self.sums / self.counts)[0]
 
 
-class OptimalTransportScore(Metric):
+class OptimalTransportScore(_Metric):
     """Optimal transport score of the map from first to last layer, over all points of all batches and
     processes.
 
@@ -144,7 +169,8 @@ class OptimalTransportScore(Metric):
         kwargs: those of `torchmetrics.Metric`.
 
     Raises:
-        TypeError, ValueError: as `geodesic_fast.ots`; a mask of another shape.
+        TypeError, ValueError: as `geodesic_fast.ots`; a mask of another shape; points of another width than
+            those before. A batch without points adds none.
 
     Not differentiable. Higher is better: 1 means that the network's map is an optimal transport map.
 
@@ -159,9 +185,7 @@ class OptimalTransportScore(Metric):
         tensor(1., dtype=torch.float64)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
     x: list[Tensor] | Tensor
@@ -170,9 +194,10 @@ class OptimalTransportScore(Metric):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
+        self._keep_apart()
         for state in ("x", "y"):  # each (m d,): a process without points can gather nothing else
             self.add_state(state, default=[], dist_reduce_fx="cat")
-        self.add_state("width", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
+        self.add_state("width", torch.zeros((), dtype=torch.int64), dist_reduce_fx=_common_width)
 
     def update(
         self, x: Tensor | Sequence[Tensor], y: Tensor | None = None, mask: Tensor | None = None
@@ -181,14 +206,18 @@ class OptimalTransportScore(Metric):
         if y is None:
             check_tracks(x, 0)
             x, y = x[0], x[-1]
+        if _hold_no_points(x, y):
+            return
         check_points(x, y)
         assert isinstance(x, Tensor)
         assert isinstance(y, Tensor)
-        points = [end.detach().reshape(-1, end.shape[-1]) for end in (x, y)]  # (m, d)
+        points = [end.detach().clone().reshape(-1, end.shape[-1]) for end in (x, y)]  # (m, d)
         if mask is not None:
             _validation.check_mask("mask", mask, tuple(x.shape[:-1]))
             real = mask.to(x.device).bool().reshape(-1)
             points = [end[real] for end in points]
+        if int(self.width) not in (_NONE, x.shape[-1]):
+            raise _several_widths()
         assert isinstance(self.x, list)
         assert isinstance(self.y, list)
         self.x.append(points[0].reshape(-1).to(self.device))
@@ -197,12 +226,32 @@ class OptimalTransportScore(Metric):
 
     def compute(self) -> Tensor:
         """Return the score of all points that were added; NaN where there are none."""
-        if not len(self.x):
+        ends = [torch.cat(end) if isinstance(end, list) and end else end for end in (self.x, self.y)]
+        if not len(ends[0]):
             return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
-        ends = [torch.cat(end) if isinstance(end, list) else end for end in (self.x, self.y)]
-        ends = [end.reshape(-1, int(self.width)) for end in ends]  # (m, d)
-        return torch.tensor(ots(ends[0], ends[1]).score, dtype=torch.float64, device=self.device)
+        if int(self.width) == _SEVERAL:
+            raise _several_widths()
+        first, last = (torch.as_tensor(end).reshape(-1, int(self.width)) for end in ends)  # (m, d)
+        return torch.tensor(ots(first, last).score, dtype=torch.float64, device=self.device)
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot the current value, or those in `val`, with matplotlib."""
-        return self._plot(val, ax)
+
+_NONE, _SEVERAL = 0, -1  # in place of a width
+
+
+def _common_width(widths: Tensor) -> Tensor:
+    """The one width of points that were added apart, in batches or in processes."""
+    found = widths[widths != _NONE].unique()
+    return found[0] if len(found) == 1 else widths.new_tensor(_SEVERAL if len(found) else _NONE)
+
+
+def _several_widths() -> ValueError:
+    return ValueError(
+        "x must have the same width in all batches and processes, got several: a transport score compares "
+        "points of one space, so use one metric for each width."
+    )
+
+
+def _hold_no_points(x: object, y: object) -> bool:
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape and x.ndim > 1):
+        return False
+    return not x.shape[:-1].numel()

@@ -1,24 +1,37 @@
 # SPDX-License-Identifier: MIT
-"""Tracks measured while they arrive, one layer at a time, and never stored."""
+"""Tracks measured while they arrive, one layer at a time, and never stored.
+
+First what a user holds, then what is held of a track and how one more layer changes it.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from geodesic_fast import _validation_models as _validation
+from geodesic_fast._extension import engine, has_engine, on_device, place_of
+from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, engine_tracks, readable
 from geodesic_fast._validation import check_zero_step
 from geodesic_fast.metrics.track_geometry import TrackGeometry
-from geodesic_fast.recording.accumulator_state import (
-    ZEROS,
-    TrackState,
-    finish,
-    new_state,
-    to_device,
-    update,
-)
+from geodesic_fast.operations.track_geometry import FIELD_COUNT
+
+# The rows of `sums`; ROW_LENGTH is that of the row that holds the last direction.
+PATH, SQUARES, MEAN, SCATTER, COSINES, ANGLES, STEPS, ZEROS, PAIRS, ROW_LENGTH = range(10)
+SUM_ROWS = 10
+
+# The last direction is held for the next cosine alone, as any row along it and the length of that row. On
+# the CPU a float32 row is held in 24 bits of fixed point, the upper 16 and the lower 8 apart, scaled to its
+# largest feature: beside the rounding of a float32 sum that is nothing.
+LARGEST = 2**23 - 4
+UNITS = 256  # what the engine reads for one of these
+
+_CHUNK_BYTES = {"cpu": 1 << 20}  # per temporary: stays in the cache
+_OTHER_CHUNK_BYTES = 64 << 20
 
 
 class TrackAccumulator:
@@ -69,6 +82,10 @@ class TrackAccumulator:
         self._state: TrackState | None = None
         self._first: Tensor | None = None
         self._versions: dict[str, tuple[Tensor, int]] = {}
+        # Of tensors that are held and not copied: one value of each row, for writes through `.data`, which
+        # torch does not count; and whether one of them has changed.
+        self._samples: dict[str, tuple[Tensor, Tensor]] = {}
+        self._changed: Tensor | None = None
         self._result: TrackGeometry | None = None
 
     @torch.compiler.disable
@@ -123,6 +140,8 @@ class TrackAccumulator:
     def _remember(self, what: str, tensor: Tensor) -> None:
         if not tensor.is_inference():
             self._versions[what] = (tensor, tensor._version)
+            if not self._copy:
+                self._samples[what] = (tensor, _sample(tensor))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)  # a copy starts counting changes of its own tensors
@@ -131,6 +150,18 @@ class TrackAccumulator:
     def _check_unchanged(self, what: str) -> None:
         tensor, version = self._versions.get(what, (None, 0))
         if tensor is not None and tensor._version != version:
+            raise _validation.changed_in_place(what)
+        if what in self._samples:
+            held, values = self._samples[what]
+            changed = (_sample(held).view(torch.uint8) != values.view(torch.uint8)).any()
+            if changed.device.type == "cpu":
+                self._check_values(changed, what)
+            else:  # asking a GPU now would wait for it
+                before = self._changed.to(changed.device) if self._changed is not None else changed
+                self._changed = changed | before
+
+    def _check_values(self, changed: Tensor | None, what: str) -> None:
+        if changed is not None and bool(changed):
             raise _validation.changed_in_place(what)
 
     @property
@@ -142,6 +173,7 @@ class TrackAccumulator:
             assert self.shape is not None
             self._check_unchanged("first")
             self._check_unchanged("last")
+            self._check_values(self._changed, "of a layer")
             batch = self.shape[:-1]
             flat = finish(self._state, self._zero_step)
             fields = (field.reshape(batch) for field in flat)
@@ -159,6 +191,7 @@ class TrackAccumulator:
         assert self.shape is not None
         self._check_unchanged("first")
         self._check_unchanged("last")
+        self._check_values(self._changed, "of a layer")
         ends = [self._state.first, self._state.last]
         dtype = torch.promote_types(ends[0].dtype, ends[1].dtype)
         ends = [end.reshape(self.shape).to(dtype, copy=True) for end in ends]
@@ -170,5 +203,218 @@ class TrackAccumulator:
     def close(self) -> TrackGeometry:
         """Return `.geometry` and let go of everything else that is held."""
         result = self.geometry
-        self._state, self._first, self._versions = None, None, {}
+        self._state, self._first, self._versions, self._samples = None, None, {}, {}
         return result
+
+
+@dataclass
+class TrackState:
+    """m tracks of d features, after the last layer that was seen."""
+
+    first: Tensor  # (m, d), x^(0)
+    last: Tensor  # (m, d), x^(l)
+    direction_sum: Tensor  # (m, d), u_1 + ... + u_l, once there is a step
+    direction: Tensor  # (m, d), along the last direction, once there is one; int16: its upper bits
+    direction_low: Tensor  # (m, d), uint8: its lower bits, or nothing
+    sums: Tensor  # (SUM_ROWS, m), float64
+
+
+def new_state(first: Tensor, current: Tensor) -> TrackState:
+    """Return the state of tracks that stand at their first point (m, d)."""
+    accumulate = accumulation_dtype(torch.promote_types(first.dtype, current.dtype))
+    direction_sum = torch.empty(
+        first.shape, dtype=accumulate, device=first.device
+    )  # written before it is read
+    sums = torch.zeros(SUM_ROWS, len(first), dtype=_wide(first.device), device=first.device)
+    return TrackState(first, first, direction_sum, *_direction_rows(direction_sum), sums)
+
+
+def _direction_rows(direction_sum: Tensor) -> tuple[Tensor, Tensor]:
+    """Allocate what holds the last direction: two planes of bits, or rows and nothing."""
+    if direction_sum.device.type == "cpu" and direction_sum.dtype == torch.float32:
+        high, low = (torch.empty(direction_sum.shape, dtype=dtype) for dtype in (torch.int16, torch.uint8))
+        return high, low
+    return torch.empty_like(direction_sum), direction_sum.new_empty((0, 0), dtype=torch.uint8)
+
+
+def to_device(state: TrackState, device: torch.device) -> TrackState:
+    """Return the state on another device, where the next layer lies."""
+    if state.last.device == device:
+        return state
+    moved = TrackState(**{name: part.to(device) for name, part in vars(state).items()})
+    moved.sums = moved.sums.to(_wide(device))
+    return hold_anew(moved)
+
+
+def hold_anew(state: TrackState) -> TrackState:
+    """Return the state with its last direction held as its device needs it."""
+    rows, low = _direction_rows(state.direction_sum)
+    if rows.dtype == state.direction.dtype:
+        return state
+    u = _held_direction(state, slice(None))
+    held = replace(state, direction=rows, direction_low=low, sums=state.sums.clone())
+    _hold_direction(held, slice(None), u)
+    return held
+
+
+def update(state: TrackState, current: Tensor, zero_step: str) -> None:
+    """Take one step to `current` (m, d)."""
+    if not has_engine(current.device):
+        return update_reference(state, current, zero_step)
+    layers = _alike(state, state.last, current)
+    if current.numel():
+        _call_engine(state, layers, zero_step, False, None, None)
+    state.last = current
+
+
+def finish(state: TrackState, zero_step: str) -> TrackGeometry:
+    """Return the numbers of the tracks as they stand, each (m)."""
+    if not has_engine(state.last.device):
+        return finish_reference(state, zero_step)
+    m, device = len(state.last), state.last.device
+    fields = torch.empty((FIELD_COUNT, m), dtype=state.direction_sum.dtype, device=device)
+    zero_steps = torch.empty(m, dtype=torch.int64, device=device)
+    if m:
+        _call_engine(state, _alike(state, state.first, state.last), zero_step, True, fields, zero_steps)
+    return TrackGeometry._make((*fields.unbind(0), zero_steps))
+
+
+def _call_engine(
+    state: TrackState,
+    layers: list[Tensor],
+    zero_step: str,
+    finish: bool,
+    fields: Tensor | None,
+    zero_steps: Tensor | None,
+) -> None:
+    assert engine is not None
+    policy = "propagate" if zero_step == "raise" else zero_step
+    device = layers[0].device
+    with on_device(device):
+        engine.track_accumulator(
+            engine_tracks(layers), ZERO_STEP_CODES[policy], finish,
+            state.direction_sum.data_ptr(), state.direction.data_ptr(), state.direction_low.data_ptr(),
+            state.sums.data_ptr(), 0 if fields is None else fields.data_ptr(),
+            0 if zero_steps is None else zero_steps.data_ptr(),
+            place_of(device),
+        )  # fmt: skip
+
+
+def _alike(state: TrackState, before: Tensor, after: Tensor) -> list[Tensor]:
+    """Two points of one dtype, that of the sums or narrower, which the engine can read where they lie."""
+    dtype = torch.promote_types(before.dtype, after.dtype)
+    if accumulation_dtype(dtype) != state.direction_sum.dtype:
+        dtype = state.direction_sum.dtype
+    return readable([before.to(dtype), after.to(dtype)])
+
+
+def update_reference(state: TrackState, current: Tensor, zero_step: str) -> None:
+    """Take one step to `current` (m, d): the definition of an update, in plain torch."""
+    rows = _rows_at_once(current)
+    for begin in range(0, len(current), rows):
+        part = slice(begin, begin + rows)
+        _update_rows(state, current, zero_step, part)
+    state.last = current
+
+
+def _update_rows(state: TrackState, current: Tensor, zero_step: str, part: slice) -> None:
+    sums, direction_sum = state.sums[:, part], state.direction_sum[part]
+    wide = sums.dtype
+    v = current[part].to(wide) - state.last[part].to(wide)  # (rows, d)
+    s, u = length_and_direction(v)  # (rows), (rows, d)
+    before = _held_direction(state, part)
+    direction_sum.copy_(direction_sum.where(sums[STEPS, :, None] > 0, 0.0) + u)
+    directed = torch.ones_like(s, dtype=torch.bool) if zero_step == "keep" else s != 0
+    directions = sums[STEPS] if zero_step == "keep" else sums[STEPS] - sums[ZEROS]
+    pair = directed & (directions > 0)
+    cosine = (u * before).sum(-1)
+    sums[COSINES] += cosine.where(pair, 0.0)
+    sums[ANGLES] += cosine.clamp(-1, 1).acos().where(pair, 0.0)
+    sums[PAIRS] += pair
+    _hold_direction(state, part, torch.where(directed[:, None], u, before))
+    sums[STEPS] += 1
+    sums[ZEROS] += s == 0
+    sums[PATH] += s
+    sums[SQUARES] += s * s
+    off = s - sums[MEAN]
+    sums[MEAN] += off / sums[STEPS]
+    sums[SCATTER] += off * (s - sums[MEAN])
+
+
+def _held_direction(state: TrackState, part: slice) -> Tensor:
+    """Return the last direction of some tracks, (rows, d)."""
+    rows = state.direction[part]
+    if rows.dtype == torch.int16:
+        rows = ((rows.to(torch.int32) << 8) + state.direction_low[part]) * UNITS
+    return rows.to(state.sums.dtype) / state.sums[ROW_LENGTH, part, None]
+
+
+def _hold_direction(state: TrackState, part: slice, u: Tensor) -> None:
+    """Hold the last direction of some tracks, (rows, d), for the next step."""
+    rows = u
+    if state.direction.dtype == torch.int16:
+        largest = u.abs().amax(-1, keepdim=True)
+        rows = (u / largest.where(largest > 0, 1.0) * LARGEST).nan_to_num().round()
+        units = rows.to(torch.int32)
+        state.direction[part], state.direction_low[part] = units >> 8, units & 255
+        rows = rows * UNITS
+    else:
+        state.direction[part] = u
+    length = torch.linalg.vector_norm(rows, dim=-1)
+    state.sums[ROW_LENGTH, part] = length.where(length > 0, 1.0).to(state.sums.dtype)
+
+
+def finish_reference(state: TrackState, zero_step: str) -> TrackGeometry:
+    """Return the numbers of the tracks as they stand, each (m): their definition, in plain torch."""
+    sums, out = state.sums, state.direction_sum.dtype
+    resultant, chord = torch.empty_like(sums[0]), torch.empty_like(sums[0])  # (m)
+    rows = _rows_at_once(state.first)
+    for begin in range(0, sums.shape[1], rows):
+        part = slice(begin, begin + rows)
+        resultant[part] = length_and_direction(state.direction_sum[part].to(sums.dtype))[0]
+        across = state.last[part].to(sums.dtype) - state.first[part].to(sums.dtype)
+        chord[part] = length_and_direction(across)[0]
+    n = sums[STEPS] - sums[ZEROS] if zero_step == "skip" else sums[STEPS]
+    n = n.where((sums[ZEROS] == 0), math.nan) if zero_step == "propagate" else n
+    line = (n == 1) & (sums[ZEROS] == sums[STEPS] - 1)
+    lss = (n / resultant).where((n > 0) & ~line, torch.where(line, 1.0, math.nan).to(n))
+    lss = lss.where(~resultant.isnan(), math.nan)
+    pairs = sums[PAIRS].where((sums[PAIRS] > 0) & ~n.isnan(), math.nan)
+    fields = (
+        lss,
+        ((lss - 1) / (n.sqrt() - 1)).where(n >= 2, math.nan),
+        sums[PATH],
+        chord,
+        chord / sums[PATH],
+        sums[COSINES] / pairs,
+        sums[ANGLES] / pairs,
+        (sums[SCATTER] / sums[STEPS]).sqrt() / sums[MEAN],
+        sums[STEPS] * sums[SQUARES],
+    )
+    whole = sums[PATH].isfinite() & chord.isfinite()
+    floats = (field.where(whole, math.nan).to(out) for field in fields)
+    return TrackGeometry._make((*floats, sums[ZEROS].long()))
+
+
+def _sample(rows: Tensor) -> Tensor:
+    """One value of each row (m, d), of a column that moves on from row to row, (m)."""
+    m, d = rows.shape
+    at = torch.arange(m, device=rows.device)
+    return rows[at, at % d]
+
+
+def length_and_direction(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return |v| and v / |v| over the last axis, for any magnitude; a zero vector has direction zero."""
+    largest = v.abs().amax(-1, keepdim=True)
+    scaled = v / largest.where(largest > 0, 1.0)
+    root = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return (largest * root).squeeze(-1), scaled / root.where(root > 0, 1.0)
+
+
+def _rows_at_once(current: Tensor) -> int:
+    budget = _CHUNK_BYTES.get(current.device.type, _OTHER_CHUNK_BYTES)
+    return max(1, budget // (8 * current.shape[1]))
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64

@@ -19,26 +19,30 @@ Layers = str | nn.Module | Sequence[str | nn.Module] | None
 
 @dataclass(frozen=True)
 class Found:
-    """The layers, by name, and the modules that hold all of them, outermost first."""
+    """The layers, by name, the modules that hold all of them, outermost first, and where stages begin."""
 
     layers: list[tuple[str, nn.Module]]
     holders: list[nn.Module]
+    stages: frozenset[str]  # names of the layers with which a stage begins that is a track of its own
 
 
 def find_layers(model: nn.Module, layers: Layers) -> Found:
     """Resolve `layers` to named modules of `model`, in the order in which the model lists them.
 
     A pattern is matched part by part: `"blocks.*"` means blocks.0, blocks.1, ... and not blocks.0.attn.
-    `None` means the one stack of equal blocks that the model holds.
+    `None` means the one stack of equal blocks that the model holds, or the blocks of its one row of stages.
     """
     _validation.check_module(model)
     paths = {id(module): path for path, module in model.named_modules()}
     if layers is None:
-        chosen = _only_stack(model)
+        stages = _blocks(model, paths)
     else:
         wanted = [layers] if isinstance(layers, str | nn.Module) else list(layers)
-        chosen = _chosen(model, wanted)
-    return Found([(_plain(paths[id(module)]), module) for module in chosen], _holders(model, paths, chosen))
+        stages = [_chosen(model, wanted)]
+    chosen = [module for stage in stages for module in stage]
+    begins = frozenset(_plain(paths[id(stage[0])]) for stage in stages)
+    named = [(_plain(paths[id(module)]), module) for module in chosen]
+    return Found(named, _holders(model, paths, chosen), begins if len(stages) > 1 else frozenset())
 
 
 def _chosen(model: nn.Module, wanted: Sequence[str | nn.Module]) -> list[nn.Module]:
@@ -73,21 +77,82 @@ def _name_matches(name: str, pattern: str) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
-def _only_stack(model: nn.Module) -> list[nn.Module]:
-    """The layers of the one list of equal blocks that lies inside no other such list."""
-    stacks: list[tuple[str, nn.Module]] = []
+def _blocks(model: nn.Module, paths: dict[int, str]) -> list[list[nn.Module]]:
+    """The blocks of the one stack that lies inside no other, in one list, or in one list per stage."""
+    stacks = _outermost(model, _is_stack)
+    candidates = stacks or _outermost(model, _is_mixed_list)
+    names = [f"{_plain(paths[id(stack)]) or 'the model itself'}.*" for stack in candidates]
+    _validation.check_one_stack(names, len(stacks))
+    outer = list(stacks[0].children())
+    inner = [_outermost(child, _is_stage) for child in outer]
+    if not all(len(lists) == 1 for lists in inner):
+        _validation.check_blocks_are_called(names[0], [type(child) for child in outer])
+        return [outer]
+    stages = [list(lists[0].children()) for lists in inner]
+    if not (all(type(child) is nn.ModuleList for child in outer) or _differ_in_width(outer)):
+        within = [f"{_plain(paths[id(lists[0])])}.*" for lists in inner]
+        raise _validation.blocks_or_stages(names[0], within)
+    return stages
+
+
+def _outermost(model: nn.Module, is_list: object) -> list[nn.Module]:
+    """The lists inside `model` (or `model` itself) of one kind that lie inside no other such list."""
+    assert callable(is_list)
+    found: list[tuple[str, nn.Module]] = []
     for path, module in model.named_modules():
-        inside = any(path.startswith(f"{outer}." if outer else "") for outer, _ in stacks)
-        if not inside and isinstance(module, nn.ModuleList | nn.Sequential) and _is_stack(module):
-            stacks.append((path, module))
-    _validation.check_one_stack([_plain(path) for path, _ in stacks])
-    return list(stacks[0][1].children())
+        inside = any(path.startswith(f"{outer}." if outer else "") for outer, _ in found)
+        if not inside and isinstance(module, nn.ModuleList | nn.Sequential) and is_list(module):
+            found.append((path, module))
+    return [module for _, module in found]
 
 
 def _is_stack(module: nn.Module) -> bool:
+    """At least two children with inner modules, of one class or of one family of classes."""
     children = list(module.children())
-    same = len({type(child) for child in children}) == 1
-    return len(children) >= 2 and same and any(True for _ in children[0].children())
+    return (
+        len(children) >= 2
+        and _of_one_family(children)
+        and all(any(c.children()) or _is_list(c) for c in children)
+    )
+
+
+def _is_stage(module: nn.Module) -> bool:
+    """Children of one family that normalise something, as blocks do and the experts of a mixture do not."""
+    children = list(module.children())
+    return bool(children) and _of_one_family(children) and all(map(_normalises, children))
+
+
+def _is_mixed_list(module: nn.Module) -> bool:
+    children = list(module.children())
+    return (
+        isinstance(module, nn.ModuleList) and len(children) >= 2 and any(any(c.children()) for c in children)
+    )
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, nn.ModuleList | nn.Sequential)
+
+
+def _of_one_family(children: Sequence[nn.Module]) -> bool:
+    """Whether all are of one class, or derive from one class that is more than a module."""
+    classes = {type(child) for child in children}
+    if len(classes) == 1:
+        return True
+    shared = set.intersection(*(set(cls.__mro__) for cls in classes))
+    return not any(map(_is_list, children)) and bool(shared - set(nn.Module.__mro__))
+
+
+def _normalises(module: nn.Module) -> bool:
+    return any("norm" in type(part).__name__.lower() for part in module.modules())
+
+
+def _differ_in_width(blocks: Sequence[nn.Module]) -> bool:
+    """Whether a parameter of one name has another shape in another block."""
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for block in blocks:
+        for name, parameter in block.named_parameters():
+            shapes.setdefault(name, set()).add(tuple(parameter.shape))
+    return any(len(found) > 1 for found in shapes.values())
 
 
 def _holders(model: nn.Module, paths: dict[int, str], chosen: Sequence[nn.Module]) -> list[nn.Module]:

@@ -1,29 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Stored tracks: what each layer of a network gave in its last pass."""
+"""Stored tracks: what each layer of a network gave in a pass."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from geodesic_fast import _validation_models as _validation
-from geodesic_fast.recording.hooks import LayerHooks
-from geodesic_fast.recording.layers import Layers, find_layers
-
-FLATTEN = ("maps", "samples", "never")
-
-
-def as_points(state: Tensor, flatten: str) -> Tensor:
-    """Return `state` with its features last, (*batch, d)."""
-    if (flatten == "maps" and state.ndim >= 4) or (flatten == "samples" and state.ndim >= 3):
-        return state.flatten(1)
-    return state
+from geodesic_fast.recording.layers import Layers
+from geodesic_fast.recording.masks import Call
+from geodesic_fast.recording.passes import Recording, Run
+from geodesic_fast.recording.states import State
 
 
 @dataclass(frozen=True)
@@ -33,40 +23,67 @@ class TrackGroup:
     names: list[str]
     tracks: list[Tensor]
 
+    @property
+    def width(self) -> int:
+        """The number of features, d."""
+        return self.tracks[0].shape[-1]
 
-class record:
+
+@dataclass
+class _Stored:
+    detach: bool
+    clone: bool
+    states: list[Tensor] = field(default_factory=list)
+
+    def push(self, state: Tensor) -> None:
+        state = state.detach() if self.detach else state
+        self.states.append(state.clone() if self.clone else state)
+
+
+class record(Recording[_Stored, TrackGroup]):
     """Record the tracks of a network: the input of its first layer and the output of every layer.
 
     x^(0) = the input of the first layer that runs, x^(l) = the output of the l-th. Where a network changes
     its shape, as convolutional networks do from stage to stage, each run of equal shape is a group of its
-    own.
+    own, with the input of its first layer as x^(0) where that has the same shape.
 
     Args:
         model: the module that is called, or one that holds it.
         layers: glob patterns such as `"blocks.*"` (a `*` stands for one part of a dotted name), names,
-            modules, or a list of these. `None`: the one stack of equal blocks that the model holds.
+            modules, or a list of these. `None`: the one stack of equal blocks that the model holds, or the
+            blocks in its one row of stages, a group for each stage.
         inputs: take the input of the first layer as x^(0); `False`: the first output is x^(0).
         detach: keep the states out of the gradient; `False` for a penalty.
         clone: copy each state, so that later in-place operations do not change it. `False` saves the memory
             and lets such operations through.
-        flatten: `"maps"`: one track per feature map, (batch, channels, height, width) becomes (batch, d);
-            `"samples"`: one track per sample, tokens and all; `"never"`: the last axis holds the features.
+        flatten: `"auto"`: states with channels on their second axis, as convolutions have them, are one track
+            per map, (batch, channels, *space) becomes (batch, d); of all others the last axis holds the
+            features, and the layers' own norms, convolutions and linear maps tell which they are. `"maps"`:
+            every state of four axes or more is a map; `"samples"`: one track per sample, tokens and all;
+            `"never"`: the last axis holds the features.
         repeats: `"raise"` when a layer runs twice in a pass; `"append"`: each run is a point of the track,
-            for networks that apply the same block several times.
+            for networks that apply the same block several times to its own output.
         missing: `"raise"` when a layer does not run in a pass; `"skip"`: the track goes through those that
             ran.
+        state: which tensor of what a layer gives is the state: an index, a name, or a function of the
+            output. `None`: the one tensor that has the shape of the layer's input, or the only one.
+        passes: `"last"`: keep the last whole pass; `"first"`: the first, after which the hooks leave;
+            `"all"`: every pass of the block, each in `.passes`, joined along the tracks in `.groups`.
+        when: `"always"`, or `"training"`: only passes of a model in training mode with gradients enabled.
 
     Returns:
         A context manager. Inside or after it, `.tracks` is the list of layers, each (*batch, d), that every
         metric takes; `.groups` holds one `TrackGroup` per shape; `.names` says where each point was taken.
-        They are of the last whole pass.
 
     Raises:
-        ValueError: nothing matches `layers`; `.tracks` of a network that changes its shape.
+        ValueError: nothing matches `layers`; `.tracks` of a network that changes its shape; several tensors
+            that could be the state; axes that could be read in two ways.
         RuntimeError: a layer ran twice or not at all; `detach=False` where no gradient flows; no pass yet.
 
     The states carry gradients with `detach=False`. Layers that activation checkpointing runs again in the
-    backward pass are recorded once. Hooks leave with the block, also after an error.
+    backward pass are recorded once. Hooks leave with the block, also after an error; a copy of the model that
+    is made meanwhile, or one that is stored, is not followed. A group of one step and layers that belong to
+    no group are told by a warning.
 
     Example:
         >>> import torch, geodesic_fast
@@ -88,78 +105,41 @@ class record:
         inputs: bool = True,
         detach: bool = True,
         clone: bool = True,
-        flatten: str = "maps",
+        flatten: str = "auto",
         repeats: str = "raise",
         missing: str = "raise",
+        state: State = None,
+        passes: str = "last",
+        when: str = "always",
     ):
-        _validation.check_choice("flatten", flatten, FLATTEN)
-        self._detach, self._clone, self._flatten = detach, clone, flatten
-        self._current: list[tuple[str, Tensor]] = []
-        self._last: list[tuple[str, Tensor]] = []
-        found = find_layers(model, layers)
-        self._hooks = LayerHooks(found, self, inputs=inputs, repeats=repeats, missing=missing)
+        self._detach, self._clone = detach, clone
+        super().__init__(
+            model, layers, inputs=inputs, flatten=flatten, repeats=repeats, missing=missing, state=state,
+            passes=passes, when=when,
+        )  # fmt: skip
 
-    def __enter__(self) -> record:
-        self._hooks.attach()
-        return self
+    def _keeper(self, point: Tensor, calls: list[Call]) -> _Stored:
+        return _Stored(self._detach, self._clone)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._hooks.detach()
-        if error is None:
-            self._hooks.finish()
-
-    def begin(self) -> None:
-        """Start a pass (called by the hooks)."""
-        self._current = []
-
-    def call(self, arguments: Mapping[str, Any]) -> None:
-        """Learn the arguments of the model's call (called by the hooks; stored tracks need none)."""
-
-    def state(self, name: str, state: Tensor) -> None:
+    def leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
         """Keep a state (called by the hooks)."""
-        if self._detach:
-            state = state.detach()
-        elif not (state.requires_grad and torch.is_grad_enabled()) and not name.startswith("input of "):
+        if not self._detach and not (state.requires_grad and torch.is_grad_enabled()):
             raise _validation.gradient_lost(name)
-        self._current.append((name, state.clone() if self._clone else state))
+        super().leave(name, layer, state)
 
-    def end(self) -> None:
-        """Close a pass (called by the hooks)."""
-        self._last, self._current = self._current, []
+    def _group(self, run: Run[_Stored]) -> TrackGroup:
+        return TrackGroup(run.names, _alike(run.kept.states))
 
-    @property
-    def groups(self) -> list[TrackGroup]:
-        """One group per run of layers of equal shape; a run of a single point is no track and is left out."""
-        if not self._last:
-            raise _validation.no_pass(self._hooks.names)
-        runs: list[list[tuple[str, Tensor]]] = []
-        for name, state in self._last:
-            point = (name, as_points(state, self._flatten))
-            if not runs or runs[-1][-1][1].shape != point[1].shape:
-                runs.append([])
-            runs[-1].append(point)
-        return [TrackGroup([n for n, _ in run], _alike([s for _, s in run])) for run in runs if len(run) > 1]
-
-    @property
-    def _only_group(self) -> TrackGroup:
-        groups = self.groups
-        if not groups:
-            raise _validation.no_group(len(self._last))
-        if len(groups) > 1:
-            raise _validation.several_groups([(g.names[0], g.tracks[0].shape[-1]) for g in groups])
-        return groups[0]
+    def _joined(self, groups: list[TrackGroup]) -> TrackGroup:
+        rows = [[state.reshape(-1, state.shape[-1]) for state in group.tracks] for group in groups]
+        return TrackGroup(
+            groups[0].names, [torch.cat(_alike(list(layer))) for layer in zip(*rows, strict=True)]
+        )
 
     @property
     def tracks(self) -> list[Tensor]:
         """The list of layers, x^(0) first, each (*batch, d), of a network of one width."""
         return self._only_group.tracks
-
-    @property
-    def names(self) -> list[str]:
-        """Where each point of `.tracks` was taken."""
-        return self._only_group.names
 
 
 def _alike(states: list[Tensor]) -> list[Tensor]:

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+"""What `record` and `watch` share: a pass through the layers, and groups of layers of one shape in a row."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from geodesic_fast import _validation_models as _validation
+from geodesic_fast.recording.hooks import LayerHooks
+from geodesic_fast.recording.layers import Layers, find_layers
+from geodesic_fast.recording.masks import Call
+from geodesic_fast.recording.states import FLATTEN, State, as_points, is_map
+
+
+class Keeper(Protocol):
+    """What is kept of the points of one group."""
+
+    def push(self, state: Tensor) -> None:
+        """Take the next point, (*batch, d)."""
+
+
+Kept = TypeVar("Kept", bound=Keeper)
+
+
+class NamedGroup(Protocol):
+    """A finished group."""
+
+    @property
+    def names(self) -> list[str]:
+        """Where each point was taken."""
+
+    @property
+    def width(self) -> int:
+        """The number of features, d."""
+
+
+Group = TypeVar("Group", bound=NamedGroup)
+
+
+@dataclass
+class Run(Generic[Kept]):
+    """Layers in a row whose states have one shape, while their pass goes on."""
+
+    shape: tuple[int, ...]  # of the states as the layers have them
+    is_map: bool
+    kept: Kept
+    names: list[str] = field(default_factory=list)
+    ends: tuple[Tensor, Tensor] | None = None  # the first and the last point, where they are kept
+
+    def add(self, name: str, state: Tensor) -> None:
+        """Take one more point."""
+        self.kept.push(as_points(state, self.is_map))
+        self.names.append(name)
+
+
+class Recording(Generic[Kept, Group]):
+    """A context in which the passes of a network are followed; what is kept of a group is the subclass's."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers,
+        *,
+        inputs: bool,
+        flatten: str,
+        repeats: str,
+        missing: str,
+        state: State,
+        passes: str,
+        when: str,
+    ):
+        _validation.check_choice("flatten", flatten, FLATTEN)
+        found = find_layers(model, layers)
+        self._layers, self._stages = [module for _, module in found.layers], found.stages
+        self._inputs, self._flatten, self._passes = inputs, flatten, passes
+        self.hooks = LayerHooks(
+            found, self, repeats=repeats, missing=missing, passes=passes, when=when, state=state
+        )
+        self.refused: Exception | None = None  # why the last pass has no numbers
+        self._runs: list[Run[Kept]] = []
+        self._waiting: tuple[Run[Kept], str] | None = None  # a point that may begin a group: a layer's input
+        self._arguments: Mapping[str, Any] = {}  # of the layer that runs
+        self._said: set[str] = set()
+        self._points = 0
+        self._done: list[list[Group]] = []
+
+    def __enter__(self) -> Any:
+        self._done, self.refused = [], None
+        self.hooks.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.hooks.detach()
+        if error is None:
+            self.hooks.finish()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._runs, self._waiting, self._arguments = [], None, {}
+
+    def _new_run(self, name: str, layer: nn.Module, state: Tensor) -> Run[Kept]:
+        shape = tuple(state.shape)
+        flat = is_map(name, self._layers, layer, shape, self._flatten)
+        point = as_points(state.detach(), flat)
+        return Run(shape, flat, self._keeper(point, [*self.hooks.calls, Call.of(self._arguments)]))
+
+    # The sink of the hooks.
+
+    def begin(self) -> None:
+        """Start a pass (called by the hooks)."""
+        self._runs, self._waiting, self._points = [], None, 0
+        self.refused = self.refused if self._passes == "all" else None
+
+    def enter(self, name: str, layer: nn.Module, arguments: Mapping[str, Any], state: Tensor | None) -> None:
+        """Hold what a layer takes, if it may be the first point of a group (called by the hooks)."""
+        if self.refused is not None:
+            return
+        self._arguments = arguments
+        new = not self._runs or name in self._stages
+        if state is None or self._waiting is not None or not self._inputs:
+            return
+        if new or self._runs[-1].shape != tuple(state.shape):
+            try:
+                run = self._new_run(name, layer, state)
+                run.add(f"input of {name}", state)
+            except _validation.MaskUnclear as error:
+                return self.refuse(error)
+            self._waiting = run, name
+
+    def leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
+        """Take what a layer gave into the group of its shape (called by the hooks)."""
+        if self.refused is not None:
+            return
+        self._points += 1
+        shape = tuple(state.shape)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and waiting[0].shape == shape:
+            self._open(waiting[0])
+        elif not self._runs or self._runs[-1].shape != shape or name in self._stages:
+            try:
+                self._open(self._new_run(name, layer, state))
+            except _validation.MaskUnclear as error:
+                return self.refuse(error)
+        self._runs[-1].add(name, state)
+
+    def _open(self, run: Run[Kept]) -> None:
+        if self._runs:
+            self._let_go(self._runs[-1])
+        self._runs.append(run)
+
+    def end(self) -> None:
+        """Close a pass (called by the hooks)."""
+        if self.refused is not None:
+            self._done = []
+            self._clear()
+            return self.say(str(self.refused))
+        if self._runs:
+            self._let_go(self._runs[-1])
+        tracks = [run for run in self._runs if len(run.names) > 1]
+        if lost := [name for run in self._runs if len(run.names) == 1 for name in run.names]:
+            self.say(_validation.layers_dropped(lost))
+        if short := [run.names[-1] for run in tracks if len(run.names) == 2]:
+            self.say(_validation.one_step(short))
+        done = [self._group(run) for run in tracks]
+        if self._passes == "all":
+            self._done.append(done)
+        elif self._passes == "last" or not self._done:
+            self._done = [done]
+        self._clear()
+
+    def say(self, sentence: str) -> None:
+        """Warn the user, once (called by the hooks)."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            warnings.warn(sentence, RuntimeWarning, stacklevel=2)
+
+    def refuse(self, error: Exception) -> None:
+        """Give up the pass that runs, and keep the reason (called by the hooks)."""
+        self.refused = error
+        self._runs, self._waiting = [], None
+
+    # What subclasses know.
+
+    def _keeper(self, point: Tensor, calls: list[Call]) -> Kept:
+        raise NotImplementedError
+
+    def _let_go(self, run: Run[Kept]) -> None:
+        """Hear that no more points come to a group."""
+
+    def _group(self, run: Run[Kept]) -> Group:
+        raise NotImplementedError
+
+    def _joined(self, groups: list[Group]) -> Group:
+        raise NotImplementedError
+
+    # What users read.
+
+    @property
+    def passes(self) -> list[list[Group]]:
+        """The groups of each pass that was kept: the last, the first, or all."""
+        if self.refused is not None:
+            raise self.refused
+        if not self._done:
+            raise _validation.no_pass(self.hooks.names)
+        return self._done
+
+    @property
+    def groups(self) -> list[Group]:
+        """One group per run of layers of equal shape; a run of a single point is no track and is left out."""
+        if len(self.passes) == 1:
+            return self.passes[0]
+        alike: dict[tuple[Any, ...], list[Group]] = {}
+        for group in (group for groups in self.passes for group in groups):
+            alike.setdefault((tuple(group.names), group.width), []).append(group)
+        return [groups[0] if len(groups) == 1 else self._joined(groups) for groups in alike.values()]
+
+    @property
+    def _only_group(self) -> Group:
+        groups = self.groups
+        if not groups:
+            raise _validation.no_group(self._points)
+        if len(groups) > 1:
+            raise _validation.several_groups([(group.names[0], group.width) for group in groups])
+        return groups[0]
+
+    @property
+    def names(self) -> list[str]:
+        """Where each point of the tracks was taken."""
+        return self._only_group.names
