@@ -68,14 +68,12 @@ def test_random_graphs_equal_scipy_from_any_start(whole, units):
 
 
 def test_a_graph_without_a_perfect_matching_is_named():
-    ones, both = (
-        np.ones(2, np.int32),
-        Rows(np.array([0, 1, 2]), np.zeros(2, np.int32), *np.ones((2, 2), np.int32)),
-    )
+    none = np.zeros(2, np.int32)
+    both = Rows(np.array([0, 1, 2]), none, none + 1, none + 1)
     with pytest.raises(RuntimeError, match="no perfect matching"):
-        cheapest_flow(both, np.zeros(2), np.zeros(2), np.zeros(2, np.int32), no_deadline)
+        cheapest_flow(both, np.zeros(2), np.zeros(2), none.copy(), no_deadline)
     with pytest.raises(RuntimeError, match="no perfect matching"):
-        most_fixed_flow(both, ones - 1, no_deadline)
+        most_fixed_flow(both, none, no_deadline)
 
 
 def test_a_growing_graph_keeps_pairs_sorted_and_once():

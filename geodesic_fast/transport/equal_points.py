@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Points that are equal, each kind once: labels, vanished features and grids have few points and many copies."""
+"""Equal points once: labels, vanished features and grids have few distinct points and many copies."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Products:
         self._buffer: Tensor | None = None
 
     def tiles(self, stage: str) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (start, stop, tile (stop - start, cols)); stop with OutOfTimeError when the deadline is near."""
+        """Yield (start, stop, tile (stop - start, cols)); OutOfTimeError when the deadline is near."""
         started = time.monotonic()
         m, rows = self.points.rows, self.plan.tile_rows
         first = self._stored is None

@@ -68,6 +68,7 @@ class Search:
         points, graph = self.points, self.graph
         try:
             if self.plan.method == "dense":
+                self.products.check_time()
                 self.v = np.zeros(points.cols)
                 graph.add(*(index.reshape(-1) for index in np.indices((points.rows, points.cols))))
                 u, prices = self._solve_dense(graph)
