@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-EXTRAS := demo,test,bench,lint,transport,transformers,torchmetrics,lightning,tensorboard,jax
+EXTRAS := demo,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test bench gpu-check lint sanitize clean
+.PHONY: help demo test bench gpu-check lint sanitize wheels clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -41,5 +41,8 @@ lint: $(VENV)/installed  ## check format, style and types
 sanitize: $(VENV)/installed  ## run the engine's CPU tests under the address and undefined-behaviour sanitizers
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
 
+wheels: $(VENV)/installed  ## build the source distribution and a wheel for each Python at hand, try each; PYTHONS=...
+	PYTHON=$(BIN)/python PIP_CONSTRAINT=$(CURDIR)/constraints.txt bash tests/wheels.sh
+
 clean:  ## remove everything that a command here made
-	rm -rf $(VENV) build geodesic_fast.egg-info geodesic_fast/_C*.so
+	rm -rf $(VENV) build dist geodesic_fast.egg-info geodesic_fast/_C*.so

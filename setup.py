@@ -10,8 +10,30 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
+
+
+class CleanCopy(build_py):
+    """Copy the Python files into an empty folder: pip builds in the sources, next to its earlier builds."""
+
+    def run(self) -> None:
+        """Remove what an earlier build left, which the wheel would hold although the sources no longer do."""
+        if not self.editable_mode:
+            shutil.rmtree(Path(self.build_lib) / "geodesic_fast", ignore_errors=True)
+        super().run()
+
+
+def forget_tools(build: Path) -> None:
+    """Let CMake look for its tools again; the compiled objects stay.
+
+    Its cache names the compiler that was there, or that none was, and the ninja of an isolated build
+    environment that pip has deleted since.
+    """
+    (build / "CMakeCache.txt").unlink(missing_ok=True)
+    for found in (build / "CMakeFiles").glob("[0-9]*"):
+        shutil.rmtree(found)
 
 
 class CMakeBuild(build_ext):
@@ -22,8 +44,9 @@ class CMakeBuild(build_ext):
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve() / "cmake"
+        build = Path(self.build_temp).resolve().parent / "cmake"  # one for all Pythons: kernels know none
         build.mkdir(parents=True, exist_ok=True)
+        forget_tools(build)
         cmake = shutil.which("cmake") or "cmake"
         subprocess.run(
             [
@@ -52,5 +75,5 @@ class CMakeBuild(build_ext):
 
 setup(
     ext_modules=[Extension("geodesic_fast._C", sources=[], optional=True)],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "build_py": CleanCopy},
 )

@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""What every test shares: the devices, and one seed per test."""
+"""What every test shares: the devices, one seed per test, and children that listen to Ctrl-C."""
+
+import signal
 
 import pytest
 import torch
+
+
+def pytest_configure():
+    """Let the children of tests hear SIGINT: a job in the background ignores it, and they inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

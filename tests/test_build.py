@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The compiled engine: what was built, what happens without it, and a machine without a GPU."""
+"""The compiled engine: how it is built and rebuilt, what happens without it, and a machine without a GPU."""
 
+import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +15,11 @@ import torch
 import geodesic_fast
 from geodesic_fast._extension import engine
 
+ROOT = Path(__file__).parent.parent
+TRACKED = subprocess.run(
+    "git ls-files", shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+).stdout.split()
+TOOLS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
 
 
@@ -75,3 +85,93 @@ def test_other_devices_get_the_reference_and_a_warning():
 def test_importing_it_prints_nothing():
     result = run("import geodesic_fast")
     assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """Sources with the real setup.py and CMakeLists.txt over an engine of three lines."""
+    for package in ("setuptools", "pybind11", "cmake", "ninja"):
+        pytest.importorskip(package, reason=f"the build needs the package {package}")
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("there is no C++ compiler")
+    sources = tmp_path / "clone"
+    (sources / "csrc" / "module.cpp").parent.mkdir(parents=True)
+    (sources / "csrc" / "module.cpp").write_text('extern "C" int PyInit__C() { return 0; }\n')
+    for name in ("cpu", "host"):
+        (sources / "csrc" / name).mkdir()
+        (sources / "csrc" / name / f"{name}.cpp").write_text(f"static int {name}_part;\n")
+    (sources / "geodesic_fast").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, sources)
+    for name in ("csrc/CMakeLists.txt", "geodesic_fast/__init__.py"):
+        shutil.copy(ROOT / name, sources / name)
+    return sources
+
+
+def build(sources, command="bdist_wheel", **environment):
+    """Run a command of setup.py as pip does; return what it said and the files of the wheel."""
+    shutil.rmtree(sources / "dist", ignore_errors=True)
+    environment = {"PATH": TOOLS, "GEODESIC_FAST_CUDA": "0", **environment}
+    done = subprocess.run(
+        [sys.executable, "setup.py", command], cwd=sources, check=False, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    wheels = [zipfile.ZipFile(wheel).namelist() for wheel in (sources / "dist").glob("*.whl")]
+    return done.stdout, [name for names in wheels for name in names if name.startswith("geodesic_fast/")]
+
+
+def holds_the_engine(names):
+    return any(name.startswith("geodesic_fast/_C") for name in names)
+
+
+def test_a_clone_builds_again_when_the_ninja_of_the_first_build_is_gone(clone, tmp_path):
+    """As pip does: each isolated build has tools of its own, in a folder that is deleted afterwards."""
+    for turn in ("first", "second"):
+        overlay = tmp_path / turn
+        overlay.mkdir()
+        (overlay / "ninja").symlink_to(shutil.which("ninja", path=TOOLS))
+        said, names = build(clone, PATH=f"{overlay}:{TOOLS}")
+        shutil.rmtree(overlay)
+        assert holds_the_engine(names)
+        assert ("Building CXX object" in said) == (turn == "first"), said  # compiled objects are kept
+
+
+def test_a_clone_builds_again_at_another_place(clone, tmp_path):
+    build(clone)
+    clone.rename(tmp_path / "moved")
+    assert holds_the_engine(build(tmp_path / "moved")[1])
+
+
+def test_a_compiler_that_comes_later_is_found(clone):
+    said, names = build(clone, CXX="/no/such/compiler")
+    assert "no C++ compiler found" in said
+    assert "Install g++ or clang++ and reinstall" in said
+    assert names
+    assert not holds_the_engine(names)
+    assert holds_the_engine(build(clone)[1])
+    assert not holds_the_engine(build(clone, CXX="/no/such/compiler")[1])  # nor is the earlier engine kept
+
+
+def test_a_module_that_was_removed_does_not_come_back(clone):
+    (clone / "geodesic_fast" / "removed.py").write_text("")
+    assert "geodesic_fast/removed.py" in build(clone)[1]
+    (clone / "geodesic_fast" / "removed.py").unlink()
+    assert "geodesic_fast/removed.py" not in build(clone)[1]
+
+
+def test_the_source_distribution_holds_what_builds_and_tests_it(tmp_path):
+    if not TRACKED:
+        pytest.skip("needs git to tell what the sources are")
+    sources = tmp_path / "sources"  # a copy, which git does not know
+    for name in TRACKED:
+        (sources / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, sources / name)
+    build(sources, "sdist")
+    (packed,) = (sources / "dist").glob("*.tar.gz")
+    with tarfile.open(packed) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    left_out = {name for name in TRACKED if name not in held}
+    assert {Path(name).parts[0] for name in left_out} <= {".ci", ".github", ".gitignore"}
+    assert "csrc/CMakeLists.txt" in held
+    assert not any(name.endswith((".so", ".pyc")) for name in held)

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Ctrl-C ends long work soon, and as KeyboardInterrupt."""
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from geodesic_fast._extension import engine
 
-pytestmark = pytest.mark.skipif(engine is None, reason="the engine is not built: long work is its own")
+TESTS = Path(__file__).parent
 
 # More than half a minute each on two cores.
 LONG = {
@@ -21,12 +23,12 @@ LONG = {
 }
 
 
+@pytest.mark.skipif(engine is None, reason="the engine is not built: long work is its own")
 @pytest.mark.parametrize("name", LONG)
 def test_ctrl_c(name):
     given, call = LONG[name]
     code = (
-        "import signal, torch, geodesic_fast\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background ignores it
+        "import torch, geodesic_fast\n"
         f"{given}\n"
         "print('started', flush=True)\n"
         f"geodesic_fast.{call}\n"
@@ -49,3 +51,27 @@ def test_ctrl_c(name):
     assert out == ""
     assert err.rstrip().endswith("KeyboardInterrupt"), err
     assert took < 10
+
+
+SENDS = """
+import signal, subprocess, sys
+def test_a_child_hears_ctrl_c():
+    program = "import time; print('started', flush=True); time.sleep(30)"
+    command, pipe = [sys.executable, "-S", "-c", program], subprocess.PIPE
+    child = subprocess.Popen(command, stdout=pipe, stderr=pipe)
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in child.communicate()[1]
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell's jobs in the background are of Unix")
+def test_tests_run_in_the_background(tmp_path):
+    """`make test &` in a script: the shell lets the job ignore SIGINT, and its children inherit that."""
+    shutil.copy(TESTS / "conftest.py", tmp_path)
+    (tmp_path / "test_sends.py").write_text(SENDS)
+    inner = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *inner], capture_output=True, text=True, check=False
+    )
+    assert "1 passed" in done.stdout, done.stdout

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Builds the source distribution and one wheel for each Python at hand into dist/, and tries each wheel in a fresh environment.
+# `PYTHONS="python3.12" bash tests/wheels.sh` names other Pythons, `TORCH="torch==2.4.*"` another torch to try them with.
+#
+# libgomp stays torch's. Torch brings libgomp.so.1 and is imported before the engine, whose need for that name is then met by
+# it. A copy in the wheel would have a name of its own: a second pool of threads, deaf to torch.set_num_threads.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tools=$(dirname "$(command -v "${PYTHON:-python3}")")
+export PATH="$tools:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+
+python -m build --sdist --outdir dist .
+for name in ${PYTHONS:-python3.10 python3.11 python3.12 python3.13 python3.14}; do
+  if ! "$name" -c "" 2>/dev/null; then
+    echo "-- no $name here"
+    continue
+  fi
+  echo "-- $name: wheel"
+  "$name" -m venv "$made/$name"
+  python="$made/$name/bin/python"
+  "$python" -m pip wheel --quiet --no-deps --wheel-dir "$made/$name/built" .
+  auditwheel repair --exclude libgomp.so.1 --wheel-dir "$made/$name/repaired" "$made/$name"/built/*.whl
+  wheel=$(ls "$made/$name"/repaired/*.whl)
+  echo "-- $name: tried in an environment of its own, away from the sources"
+  "$python" -m pip install --quiet "${TORCH:-torch}"
+  "$python" -m pip install --quiet "$wheel"
+  cp tests/smoke.py "$made/$name/"
+  (cd "$made/$name" && "$python" -W error smoke.py "$wheel")
+  cp "$wheel" dist/
+done
+twine check --strict dist/*
