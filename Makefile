@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 EXTRAS := demo,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test bench gpu-check lint sanitize wheels clean
+.PHONY: help demo test bench gpu-check lint sanitize emulate wheels clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -36,10 +36,14 @@ lint: $(VENV)/installed  ## check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') \
+	  $(shell find tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 sanitize: $(VENV)/installed  ## run the engine's CPU tests under the address and undefined-behaviour sanitizers
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
+
+emulate: $(VENV)/installed  ## run the CUDA kernels on an emulated GPU: both sanitizers, four architectures, several orders
+	$(BIN)/python tests/cuda_on_cpu/long_set.py $(ARGS)
 
 wheels: $(VENV)/installed  ## build the source distribution and a wheel for each Python at hand, try each; PYTHONS=...
 	PYTHON=$(BIN)/python PIP_CONSTRAINT=$(CURDIR)/constraints.txt bash tests/wheels.sh

@@ -112,7 +112,9 @@ def test_opcheck(only_lss, listed, device):
     )
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.huge)], ids=["eager", "compiled"]
+)
 def test_a_training_step_with_the_penalty_gives_the_reference_loss(compiled, device):
     def train(score):
         torch.manual_seed(3)

@@ -11,18 +11,6 @@ from geodesic_fast.transport.passes import LOWEST, Listing, column_best_pass, li
 from geodesic_fast.transport.points import Points
 from geodesic_fast.transport.products import FLOAT32_ROUNDOFF
 
-DEVICES = [
-    pytest.param("cpu", marks=pytest.mark.skipif(engine is None, reason="the engine is not built")),
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(
-                not torch.cuda.is_available(), reason="no GPU: the CUDA kernels are only compiled"
-            ),
-        ],
-    ),
-]
 SIZES = [(1, 1), (3, 5), (7, 63), (40, 64), (33, 65), (64, 127), (50, 1000), (130, 517)]
 
 
@@ -40,12 +28,12 @@ def plain(monkeypatch):
 
 def problem(rows, cols, device, seed=0):
     g = torch.Generator().manual_seed(seed)
-    wide = torch.randn(rows, cols + 3, generator=g)
-    tile, a, b = wide[:, :cols], torch.randn(rows, generator=g), torch.randn(cols, generator=g)
-    return wide.to(device)[:, :cols] if device != "cpu" else tile, a.to(device), b.to(device)
+    wide, a, b = (
+        torch.randn(shape, generator=g).to(device) for shape in ((rows, cols + 3), (rows,), (cols,))
+    )
+    return wide[:, :cols], a, b
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("rows", "cols"), SIZES)
 @pytest.mark.parametrize("epsilon", [10.0, 0.3, 0.003])
 def test_softmin(rows, cols, epsilon, device):
@@ -62,7 +50,6 @@ def test_softmin(rows, cols, epsilon, device):
     torch.testing.assert_close(best.double(), (wide - expected[:, None]).amax(0), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("rows", "cols"), SIZES)
 def test_column_best_keeps_what_is_larger(rows, cols, device, plain):
     tile, a, b = problem(rows, cols, device)
@@ -72,7 +59,6 @@ def test_column_best_keeps_what_is_larger(rows, cols, device, plain):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("rows", "cols"), SIZES)
 def test_list_finds_exactly_what_reaches_its_threshold(rows, cols, device, plain):
     tile, a, b = problem(rows, cols, device)
@@ -92,7 +78,6 @@ def test_list_finds_exactly_what_reaches_its_threshold(rows, cols, device, plain
         torch.testing.assert_close(ours[2], theirs[2], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_list_keeps_at_least_and_hardly_more_than_it_is_asked_for(device):
     tile, _, b = problem(200, 3000, device)
     zero = torch.zeros(200, device=device)
@@ -107,7 +92,6 @@ def test_list_keeps_at_least_and_hardly_more_than_it_is_asked_for(device):
         assert listed.min() >= np.delete(values[i], cols[rows == i]).max()
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_list_limits_ties_and_spreads_them(device):
     tile = torch.zeros(90, 700, device=device)
     none, zero = torch.zeros(700, device=device), torch.zeros(90, device=device)

@@ -149,13 +149,14 @@ __device__ void write_pack(const Team& team, const Chord<typename Team::Acc>& ch
     const auto x = load_pack<T, Team::kWidth>(team.point(layer) + j);
     const Acc deviation = static_cast<const Acc*>(args.deviation)[layer * m + track];
     const Acc fraction = static_cast<const Acc*>(args.along)[layer * m + track];
-    const Acc unit = deviation == 0 ? Acc(0) : 1 / (deviation * chord.length);
-    const Acc weight =
-        static_cast<Acc>(static_cast<const Acc*>(args.grad)[layer * m + track] / chord.true_length);
+    const double weight = static_cast<const Acc*>(args.grad)[layer * m + track] / chord.true_length;
+    const Acc scaled =
+        deviation == 0 ? Acc(0) : static_cast<Acc>(weight / (double(deviation) * chord.length));
+    const Acc reach = fraction * chord.length;
 #pragma unroll
     for (int i = 0; i < Team::kWidth; ++i) {
       const Acc w = (widen(x.value[i]) - at.first[i]) * chord.scale;
-      const Acc g = (w - fraction * chord.length * at.direction[i]) * unit * weight;
+      const Acc g = fma(-reach, at.direction[i], w) * scaled;
       shift[i] += g;
       turn[i] += fraction * g;
       narrow(g, &packed.value[i]);
@@ -224,7 +225,7 @@ dim3 team_of(int64_t features) {
 void chord_deviation_forward(const ChordDeviation& args, int device, void* stream) {
   if (args.tracks.tracks == 0) return;
   use_device(device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = rows_on_16_bytes(args.tracks) ? forward_kernel<T, true> : forward_kernel<T, false>;
@@ -235,7 +236,7 @@ void chord_deviation_forward(const ChordDeviation& args, int device, void* strea
 void chord_deviation_backward(const ChordDeviationBackward& args, int device, void* stream) {
   if (args.tracks.tracks == 0) return;
   use_device(device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const bool aligned = rows_on_16_bytes(args.tracks) && rows_on_16_bytes(args.gradient);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -12,6 +12,9 @@ from geodesic_fast import TrackGeometry, track_geometry
 from geodesic_fast import _validation_models as _validation
 
 _KEEP = ("exclude", "include")
+_EMBEDDINGS = ("include", "exclude", "absent")
+# Outputs of recurrent models, whose first entry is block 1: they carry what the recurrence keeps.
+_RECURRENT = ("cache_params", "state", "rnn_state")
 _SIDES = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
 
 
@@ -19,7 +22,7 @@ def hidden_state_tracks(
     output: Mapping[str, Any] | Sequence[Tensor | None],
     *,
     final_norm: str | None = None,
-    embeddings: str = "include",
+    embeddings: str | None = None,
     side: str | None = None,
     missing: str = "raise",
 ) -> list[Tensor]:
@@ -38,8 +41,9 @@ def hidden_state_tracks(
             blocks (BERT, RoBERTa) and vision models that report the state before it (ViT, CLIP, DINOv2); of
             a language model the norm is then part of the last step. To have the last block's own output,
             take `watch` or `record`.
-        embeddings: `"include"`: the first entry, the embedding output, is x^(0); `"exclude"`: block 1 gives
-            x^(0).
+        embeddings: `"include"`: the first entry, the embedding output, is x^(0); `"exclude"`: it is left out,
+            and block 1 gives x^(0); `"absent"`: the first entry is the output of block 1, as in Mamba and
+            RWKV, and is x^(0). `None`: `"include"`, and a refusal for the output of a recurrent model.
         side: `"encoder"` or `"decoder"` of an encoder-decoder model.
         missing: `"raise"` for entries that are None, which stand for layers that were not selected; `"skip"`
             goes through the others.
@@ -62,7 +66,16 @@ def hidden_state_tracks(
         torch.Size([2, 5])
     """
     _validation.check_final_norm(final_norm)
-    _validation.check_choice("embeddings", embeddings, _KEEP)
+    if embeddings is None:
+        held = (
+            {*output, *getattr(type(output), "__dataclass_fields__", ())}
+            if isinstance(output, Mapping)
+            else set()
+        )
+        recurrent = any(key in held for key in _RECURRENT)
+        _validation.check_embeddings_said(type(output).__name__, recurrent)
+        embeddings = "include"
+    _validation.check_choice("embeddings", embeddings, _EMBEDDINGS)
     _validation.check_choice("missing", missing, ("raise", "skip"))
     states = _hidden_states(output, side)
     _validation.check_hidden_states(states)
@@ -81,7 +94,7 @@ def hidden_state_geometry(
     attention_mask: Tensor | None = None,
     zero_step: str = "skip",
     final_norm: str | None = None,
-    embeddings: str = "include",
+    embeddings: str | None = None,
     side: str | None = None,
     missing: str = "raise",
 ) -> TrackGeometry:
@@ -92,7 +105,8 @@ def hidden_state_geometry(
     Args:
         output, final_norm, embeddings, side, missing: as for `hidden_state_tracks`.
         attention_mask: (batch, tokens), 1 for real tokens; for a decoder its decoder_attention_mask. `None`:
-            every token counts.
+            every token counts. One that could as well be (tokens, tokens), because there are as many samples
+            as tokens and each token i of sample i is real, is refused.
         zero_step: as in `track_geometry`.
 
     Returns:
@@ -118,6 +132,7 @@ def hidden_state_geometry(
     if attention_mask is None:
         return track_geometry(tracks, zero_step=zero_step)
     _validation.check_mask("attention_mask", attention_mask, tuple(tracks[0].shape[:-1]))
+    _validation.check_no_pairs(attention_mask)
     real = attention_mask.to(device=tracks[0].device).bool()
     geometry = track_geometry(tracks, zero_step="skip" if zero_step == "raise" else zero_step)
     geometry = TrackGeometry._make(field[real] for field in geometry)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_device, place_of
+from geodesic_fast._extension import engine, on_device, on_gpu, place_of
 from geodesic_fast._tracks import (
     ZERO_STEP_CODES,
     accumulation_dtype,
@@ -90,7 +90,7 @@ def _run_backward(weights: Tensor, layers: Sequence[Tensor], each: bool) -> list
         assert engine is not None
         written = readable(gradient)
         layers = readable(layers)
-        per_step = 2 * batch_shape(layers).numel() * step_count(layers) if weights.is_cuda else 0
+        per_step = 2 * batch_shape(layers).numel() * step_count(layers) if on_gpu(weights.device) else 0
         workspace = weights.new_empty(per_step)  # lengths and projections
         with on_device(weights.device):
             engine.line_deviation_backward(

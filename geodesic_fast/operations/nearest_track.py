@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_device, place_of
+from geodesic_fast._extension import engine, on_device, on_gpu, place_of
 from geodesic_fast._tracks import batch_shape, step_count
 from geodesic_fast.operations._parts import triangle_parts
 from geodesic_fast.operations.track_distance import Pairs
@@ -37,7 +37,7 @@ def nearest_track(layers: Sequence[Tensor], labels: Tensor | None) -> tuple[Tens
     pairs = Pairs(layers, None)
     labels = None if labels is None else labels.reshape(-1).to(torch.int64).contiguous()
     addresses = (0 if labels is None else labels.data_ptr(), distance.data_ptr(), index.data_ptr())
-    if distance.is_cuda:
+    if on_gpu(distance.device):
         parts = _rows_of_all(len(distance))
         workspace = pairs.squares.new_empty(min(len(distance), _gpu_rows(len(distance))) * len(distance))
     else:

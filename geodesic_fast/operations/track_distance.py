@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_device, place_of
+from geodesic_fast._extension import engine, on_device, on_gpu, place_of
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, engine_tracks, readable, step_count
 from geodesic_fast.operations._parts import row_parts
 from geodesic_fast.operations.second_derivatives import refuse_second_derivatives
@@ -71,7 +71,7 @@ def track_distance(layers: Sequence[Tensor], other: Sequence[Tensor], keep: bool
         assert engine is not None
         pairs = Pairs(layers, other or None)
         addresses = distance.data_ptr(), layer.data_ptr() if keep else 0
-        if distance.is_cuda:  # a launch returns at once: nothing to show or to interrupt
+        if on_gpu(distance.device):  # a launch returns at once: nothing to show or to interrupt
             parts = iter([range(len(distance))])
         else:
             work = (step_count(layers) + 1) * layers[0].shape[-1]

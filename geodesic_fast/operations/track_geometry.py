@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_device, place_of
+from geodesic_fast._extension import engine, on_device, on_gpu, place_of
 from geodesic_fast._tracks import (
     ZERO_STEP_CODES,
     accumulation_dtype,
@@ -32,7 +32,7 @@ FIELD_COUNT = 9  # float fields of TrackGeometry
 def _wide_on_gpu(layer: Tensor) -> bool:
     """Say whether the kernels may need memory for a few values per step."""
     assert engine is not None
-    return layer.is_cuda and layer.shape[-1] > engine.wide_features
+    return on_gpu(layer.device) and layer.shape[-1] > engine.wide_features
 
 
 class Outputs(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast import _validation_models as _validation
-from geodesic_fast._extension import engine, has_engine, on_device, place_of
+from geodesic_fast._extension import engine, has_engine, on_device, on_gpu, place_of
 from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, engine_tracks, readable
 from geodesic_fast._validation import check_zero_step
 from geodesic_fast.metrics.track_geometry import TrackGeometry
@@ -231,7 +231,8 @@ def new_state(first: Tensor, current: Tensor) -> TrackState:
 
 def _direction_rows(direction_sum: Tensor) -> tuple[Tensor, Tensor]:
     """Allocate what holds the last direction: two planes of bits, or rows and nothing."""
-    if direction_sum.device.type == "cpu" and direction_sum.dtype == torch.float32:
+    device = direction_sum.device
+    if device.type == "cpu" and not on_gpu(device) and direction_sum.dtype == torch.float32:
         high, low = (torch.empty(direction_sum.shape, dtype=dtype) for dtype in (torch.int16, torch.uint8))
         return high, low
     return torch.empty_like(direction_sum), direction_sum.new_empty((0, 0), dtype=torch.uint8)

@@ -93,6 +93,8 @@ def counting(chosen: Tensor | str | None, calls: Sequence[Call], batch: tuple[in
                 refused.append(_validation.mask_does_not_fit(name, mask, batch))
             elif isinstance(laid, ValueError):
                 raise laid
+            elif refused and padded and bool(laid.all()):
+                raise refused[0]  # the caller leaves tokens out, and the network made nothing of it
             else:
                 own = not inner and isinstance(mask, Tensor) and mask.ndim == 2
                 return laid if own or not bool(laid.all()) else None
