@@ -23,6 +23,8 @@ constexpr int kSteps = 4;  // at once: five sums each, as many as 32 vector regi
 constexpr int kSteps = 2;
 #endif
 
+constexpr int64_t kRun = kSumRun / 2;  // vectors added in a row: cosines near 1 show every rounding
+
 enum Sum : int { kSquare = 0, kState, kStates, kUpdate, kTurn, kSums };
 
 // One step: |v|^2, |x^(l)|^2, <x^(l-1), x^(l)>, <v, x^(l-1)>, <v, the step before>.
@@ -31,8 +33,8 @@ static inline void sum_steps(const T* const* point, const T* const* ahead, int64
                              Acc (*sums)[kSums]) {
   constexpr int64_t lanes = kLanes<Acc>;
   Vector<Acc> totals[kCount][kSums] = {};
-  for (int64_t begin = 0; begin < features; begin += kSumRun * lanes) {
-    const int64_t end = begin + kSumRun * lanes < features ? begin + kSumRun * lanes : features;
+  for (int64_t begin = 0; begin < features; begin += kRun * lanes) {
+    const int64_t end = begin + kRun * lanes < features ? begin + kRun * lanes : features;
     Vector<Acc> run[kCount][kSums] = {};
     const auto body = [&](int64_t j, int64_t count) {
 #pragma GCC unroll 4

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_device, place_of
+from geodesic_fast._extension import engine, on_device, on_gpu, place_of
 from geodesic_fast._tracks import (
     accumulation_dtype,
     address,
@@ -94,7 +94,7 @@ def _run_backward(
         assert engine is not None
         written, layers = readable(gradient), readable(layers)
         grad_fields, fields, kept = grad_fields.contiguous(), fields.contiguous(), kept.contiguous()
-        workspace = kept.new_empty(_TERM_COUNT * kept[0].numel() if kept.is_cuda else 0)
+        workspace = kept.new_empty(_TERM_COUNT * kept[0].numel() if on_gpu(kept.device) else 0)
         with on_device(kept.device):
             engine.step_geometry_backward(
                 engine_tracks(layers), engine_tracks(written), grad_fields.data_ptr(), fields.data_ptr(),
