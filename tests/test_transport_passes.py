@@ -39,10 +39,11 @@ def problem(rows, cols, device, seed=0):
 def test_softmin(rows, cols, epsilon, device):
     tile, _, b = problem(rows, cols, device)
     a, mass, best = torch.empty(rows), torch.full((cols,), 0.25), torch.full((cols,), LOWEST)
-    a, mass, best = (t.to(device) for t in (a, mass, best))
-    softmin_pass(tile, b, epsilon, a, mass, best)
+    supply = torch.randint(1, 5, (rows,), generator=torch.Generator().manual_seed(rows))
+    a, mass, best, log_supply = (t.to(device) for t in (a, mass, best, supply.log()))
+    softmin_pass(tile, b, log_supply, epsilon, a, mass, best)
     wide, beta = tile.double(), b.double()
-    expected = epsilon * torch.logsumexp((wide - beta) / epsilon, 1)
+    expected = epsilon * (torch.logsumexp((wide - beta) / epsilon, 1) - log_supply.double())
     plan = torch.exp((wide - expected[:, None] - beta) / epsilon)
     torch.testing.assert_close(a.double(), expected, rtol=1e-6, atol=1e-6 * max(1.0, epsilon))
     torch.testing.assert_close(mass.double(), plan.sum(0) + 0.25, rtol=1e-4 + 1e-6 / epsilon, atol=1e-6)
@@ -106,7 +107,7 @@ def test_list_limits_ties_and_spreads_them(device):
 def test_edge_costs_are_float64_differences_of_the_values_given(dtype, d):
     x, y = 1e3 + torch.randn(50, d), torch.randn(50, d)
     x, y = x.to(dtype), y.to(dtype)
-    points = Points(x, y)
+    points = Points(x, y, merge=False)
     rows, cols = np.repeat(np.arange(50), 50), np.tile(np.arange(50, dtype=np.int32), 50)
     expected = np.square(x.double().numpy()[:, None] - y.double().numpy()[None]).sum(-1).reshape(-1)
     np.testing.assert_allclose(points.costs(rows, cols, shifted=False), expected, rtol=(d + 4) * 2.0**-53)
@@ -117,7 +118,7 @@ def test_edge_costs_are_float64_differences_of_the_values_given(dtype, d):
 @pytest.mark.parametrize("d", [1, 17, 512, 4096])
 def test_float32_products_stay_within_the_bound_that_the_certificate_uses(d):
     x, y = torch.randn(64, d) + 100, torch.randn(64, d).abs()
-    points = Points(x, y)
+    points = Points(x, y, merge=False)
     products = points.block("x", slice(64)) @ points.block("y", slice(64)).T
     exact = points.block64("x", 0, 64) @ points.block64("y", 0, 64).T * points.scale**2
     norms = points.square_x.sqrt()[:, None] * points.square_y.sqrt() * points.scale**2

@@ -363,7 +363,7 @@ dim3 team_of(int64_t features) {
 void step_geometry_forward(const StepGeometry& args, int device, void* stream) {
   if (args.tracks.tracks == 0) return;
   use_device(device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = rows_on_16_bytes(args.tracks) ? forward_kernel<T, true> : forward_kernel<T, false>;
@@ -374,14 +374,13 @@ void step_geometry_forward(const StepGeometry& args, int device, void* stream) {
 void step_geometry_backward(const StepGeometryBackward& args, int device, void* stream) {
   if (args.tracks.tracks == 0) return;
   use_device(device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const bool aligned = rows_on_16_bytes(args.tracks) && rows_on_16_bytes(args.gradient);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const dim3 flat(kThreads);
     const int64_t points = args.tracks.tracks * args.tracks.points;
-    launch(terms_kernel<typename AccOf<T>::type>, grid_of((points + kThreads - 1) / kThreads, flat), flat, 0,
-           stream, args);
+    launch(terms_kernel<typename AccOf<T>::type>, grid_of(points, kThreads), flat, 0, stream, args);
     const auto kernel = aligned ? backward_kernel<T, true> : backward_kernel<T, false>;
     launch(kernel, grid, team, 0, stream, on_device(args.tracks), on_device(args.gradient), args);
   });

@@ -13,8 +13,6 @@ from geodesic_fast import _validation_models as _validation
 
 _KEEP = ("exclude", "include")
 _EMBEDDINGS = ("include", "exclude", "absent")
-# Outputs of recurrent models, whose first entry is block 1: they carry what the recurrence keeps.
-_RECURRENT = ("cache_params", "state", "rnn_state")
 _SIDES = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
 
 
@@ -67,12 +65,7 @@ def hidden_state_tracks(
     """
     _validation.check_final_norm(final_norm)
     if embeddings is None:
-        held = (
-            {*output, *getattr(type(output), "__dataclass_fields__", ())}
-            if isinstance(output, Mapping)
-            else set()
-        )
-        recurrent = any(key in held for key in _RECURRENT)
+        recurrent = isinstance(output, Mapping) and _is_recurrent(output)
         _validation.check_embeddings_said(type(output).__name__, recurrent)
         embeddings = "include"
     _validation.check_choice("embeddings", embeddings, _EMBEDDINGS)
@@ -149,3 +142,10 @@ def _hidden_states(output: Any, side: str | None) -> Any:
         return output.get(_SIDES[side], output.get("hidden_states"))
     _validation.check_one_side([name for name, key in _SIDES.items() if output.get(key) is not None])
     return output.get("hidden_states", output.get("decoder_hidden_states"))
+
+
+def _is_recurrent(output: Mapping[str, Any]) -> bool:
+    """Whether an output carries what a recurrence keeps: its state, or a cache without attentions."""
+    held = {*output, *getattr(type(output), "__dataclass_fields__", ())}
+    own = held & {"cache_params", "state", "rnn_state"}
+    return bool(own) or ("cache" in held and "attentions" not in held)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -53,12 +54,21 @@ def _chosen(model: nn.Module, wanted: Sequence[str | nn.Module]) -> list[nn.Modu
             plain.setdefault(name, module)  # of a wrapper and what it wraps, the wrapper
     keep: set[int] = set()
     for item in wanted:
-        found = _matches(item, list(plain.items())) or _matches(item, raw)
+        found = _matches(item, list(plain.items())) or _matches(item, raw) or _matches(item, _adapted(model))
         _validation.check_layers_found(item, found, list(plain))
         keep.update(map(id, found))
     chosen = [module for _, module in raw if id(module) in keep]
     _validation.check_layers_named(chosen)
     return chosen
+
+
+def _adapted(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of a model inside PEFT's adapters, by the names that they have without adapters."""
+    for module in model.modules():
+        base_of: Any = getattr(module, "get_base_model", None)
+        if base_of is not None:
+            return list(base_of().named_modules())
+    return []
 
 
 def _plain(path: str) -> str:

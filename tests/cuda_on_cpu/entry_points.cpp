@@ -142,6 +142,13 @@ void per_track(const Case& c) {
   ChordDeviationBackward chord_back{x.view, out.view, grads.as<void>(), deviation.as<void>(),
                                     along.as<void>()};
   call("chord_deviation_backward", c, [&] { cuda::chord_deviation_backward(chord_back, 0, nullptr); });
+  Memory steps(kStepFieldCount * n * c.m * 8), kept(kStepKeptCount * c.points * c.m * 8);
+  Memory terms(kStepTermCount * c.points * c.m * 8), step_grads = values(c, kStepFieldCount * n * c.m);
+  StepGeometry geometry{x.view, steps.as<void>(), kept.as<double>()};
+  call("step_geometry_forward", c, [&] { cuda::step_geometry_forward(geometry, 0, nullptr); });
+  StepGeometryBackward geometry_back{x.view,           out.view,          step_grads.as<void>(),
+                                     steps.as<void>(), kept.as<double>(), terms.as<double>()};
+  call("step_geometry_backward", c, [&] { cuda::step_geometry_backward(geometry_back, 0, nullptr); });
   Memory sum(c.m * c.d * 8), direction(c.m * c.d * 8), held(kSumRows * c.m * 8), fields(9 * c.m * 8),
       zeros = of<int64_t>(c.m);
   memset(held.as<char>(), 0, kSumRows * c.m * 8);
