@@ -6,6 +6,8 @@ import signal
 import pytest
 import torch
 
+from geodesic_fast import _extension
+
 
 def pytest_configure():
     """Let the children of tests hear SIGINT: a job in the background ignores it, and they inherit that."""
@@ -15,9 +17,10 @@ def pytest_configure():
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
-    if request.param == "cuda" and not torch.cuda.is_available():
+    found = torch.device(_extension.gpu_type if request.param == "cuda" else "cpu")
+    if found.type == "cuda" and not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU is visible")
-    return torch.device(request.param)
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -150,7 +150,7 @@ def test_the_stored_search_takes_little_more_than_its_costs():
 
 
 def test_what_cannot_fit_is_refused_with_what_would():
-    x = torch.zeros(5000, 4)
+    x = torch.arange(20_000.0).view(5000, 4)
     with pytest.raises(
         MemoryError, match=r"method 'stored' for 5000 points of width 4.*method='tiles' takes"
     ):

@@ -26,7 +26,7 @@ from geodesic_fast.operations.operation import LAYERS, Operation
 def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
     shape, dtype = (step_count(layers) + 1, *batch_shape(layers)), accumulation_dtype(layers[0].dtype)
     deviation = layers[0].new_empty(shape, dtype=dtype)
-    return deviation, deviation.new_empty(shape) if keep else None
+    return deviation, deviation.new_empty((2, *shape)) if keep else None
 
 
 def _call(outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], _: bool) -> None:
@@ -62,14 +62,14 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], None]:
     return chord_deviation_backward(grad, layers, deviation, along), None
 
 
-# The deviation (n+1, *batch), and for backward the way along the chord as a share of it.
+# The deviation (n+1, *batch), and for backward the ways along the chord (2, n+1, *batch).
 chord_deviation = Operation(
     "chord_deviation(Tensor[] layers, bool keep) -> (Tensor, Tensor)",
-    _allocate, _call, lambda *_: ([LAYERS], [1, 1]),
+    _allocate, _call, lambda *_: ([LAYERS], [1, 2]),
 )  # fmt: skip
 chord_deviation_backward = Operation(
     "chord_deviation_backward(Tensor grad, Tensor[] layers, Tensor deviation, Tensor along) -> Tensor[]",
-    _allocate_backward, _call_backward, lambda *_: ([1, LAYERS, 1, 1], [LAYERS]),
+    _allocate_backward, _call_backward, lambda *_: ([1, LAYERS, 1, 2], [LAYERS]),
 )  # fmt: skip
 chord_deviation.differentiate(_backward, _keep_for_backward)
 chord_deviation_backward.refuse_derivatives("chord_deviation")

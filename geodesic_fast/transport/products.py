@@ -23,7 +23,7 @@ class OutOfTimeError(Exception):
 
 
 class Products:
-    """S = (x - shift)(y - shift)^T, (m, m) float32 in units of 1 / scale^2, handed out in row tiles."""
+    """S = (x - shift)(y - shift)^T, (rows, cols) float32 in units of 1 / scale^2, in tiles of rows."""
 
     def __init__(self, points: Points, plan: Plan, deadline: float, verbose: bool) -> None:
         self.points, self.plan, self.deadline = points, plan, deadline
@@ -34,9 +34,9 @@ class Products:
         self._buffer: Tensor | None = None
 
     def tiles(self, stage: str) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (start, stop, tile (stop - start, m)); stop with OutOfTimeError when the deadline is near."""
+        """Yield (start, stop, tile (stop - start, cols)); OutOfTimeError when the deadline is near."""
         started = time.monotonic()
-        m, rows = self.points.m, self.plan.tile_rows
+        m, rows = self.points.rows, self.plan.tile_rows
         first = self._stored is None
         if first and self.plan.stored:
             self._store()
@@ -62,9 +62,9 @@ class Products:
         if self._stored is not None:
             return self._stored[start:stop]
         if self._columns is None:
-            self._columns = self.points.block("y", slice(None))  # (m, d)
+            self._columns = self.points.block("y", slice(None))  # (cols, d)
             self._buffer = torch.empty(
-                (self.plan.tile_rows, self.points.m), dtype=torch.float32, device=self.points.device
+                (self.plan.tile_rows, self.points.cols), dtype=torch.float32, device=self.points.device
             )
         assert self._buffer is not None
         tile = self._buffer[: stop - start]
@@ -74,8 +74,8 @@ class Products:
 
     def _store(self) -> None:
         """Compute all products, a slice of features at a time: shifted copies stay small beside them."""
-        points, m, rows = self.points, self.points.m, self.plan.block_rows
-        stored = torch.empty((m, m), dtype=torch.float32, device=points.device)
+        points, m, rows = self.points, self.points.rows, self.plan.block_rows
+        stored = torch.empty((m, points.cols), dtype=torch.float32, device=points.device)
         widths = range(0, points.d, self.plan.block_features)
         bar = tqdm(total=len(widths) * -(-m // rows), desc="products", leave=False, disable=not self.show)
         with full_float32(points.device), bar:
