@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 EXTRAS := demo,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test test-newest bench gpu-check lint walk sanitize emulate wheels clean
+.PHONY: help demo test test-newest bench gpu-check lint walk fuzz sanitize emulate wheels clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -44,6 +44,9 @@ lint: $(VENV)/installed  ## check format, style and types
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') \
 	  $(shell find tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+
+fuzz: $(VENV)/installed  ## random problems against extended precision, without end: ARGS="--seconds 3600 --seed 1"
+	for fuzzer in tests/fuzz_*.py; do $(BIN)/python $$fuzzer $(ARGS) || exit 1; done
 
 walk: $(VENV)/installed  ## watch every family of models of the installed transformers, against plain hooks
 	GEODESIC_FAST_WALK=all $(BIN)/python -m pytest tests/test_real_families.py $(ARGS)

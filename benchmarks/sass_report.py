@@ -8,6 +8,9 @@ kernel's inner loop over memory the instructions on the way that moves the most 
 inside it count once. Two things may hold it: instructions a byte against what the schedulers issue, and bytes
 in flight against latency times bandwidth (Little's law). All shares are predictions, for d = 4096. `--check`
 only looks for spills, stack frames and too much static shared memory.
+
+What it does not know: how often a kernel reads its input, how often loops inside run, and bounds other than
+memory's. Of kernels with several loops over memory it shows one, and not always the one that counts.
 """
 
 from __future__ import annotations

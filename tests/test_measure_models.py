@@ -200,6 +200,13 @@ def test_special_tokens_can_be_left_out(tmp_path, capsys, folder_of, words):
     )
 
 
+@pytest.mark.parametrize("option", [("--without-special",), ("--skip-tokens", 1)])
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_tokens_are_not_left_out_along_another_axis(tmp_path, capsys, folder_of, words, option, batch):
+    arguments = (folder_of("XLNet"), "--text", words, "--tokens", 7, "--batch", batch, *option)
+    assert "got tokens first from XLNetModel" in sentence(tmp_path, capsys, *arguments)
+
+
 def test_a_layer_that_runs_several_times(tmp_path, capsys, folder_of, words):
     folder = folder_of("Albert")
     layers = "encoder.albert_layer_groups.0.albert_layers.0"

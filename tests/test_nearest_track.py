@@ -91,7 +91,7 @@ def test_ties_go_to_the_lowest(device):
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-@pytest.mark.parametrize("values", [1, 2, 5])
+@pytest.mark.parametrize("values", [pytest.param(1, marks=pytest.mark.huge), 2, 5])
 def test_many_equal_tracks(values, labelled, device):
     tracks = torch.randint(values, (3, 500, 2)).float().to(device)
     labels = torch.randint(3, (500,)).to(device) if labelled else None

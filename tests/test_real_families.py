@@ -23,7 +23,7 @@ small = pytest.importorskip("small_families", reason="needs the package transfor
 UNUSUAL = {
     "albert", "bart", "canine", "clip_vision_model", "convnext", "convnextv2", "cpmant", "cvt", "deepseek_v4",
     "falcon_mamba", "fsmt", "funnel", "gemma3n_text", "glpn", "gpt2", "jamba", "led", "longformer", "longt5",
-    "mamba", "mobilebert", "mobilenet_v2", "pegasus_x", "prophetnet", "reformer", "resnet", "rwkv",
+    "mamba", "mobilebert", "mobilenet_v2", "mpt", "pegasus_x", "prophetnet", "reformer", "resnet", "rwkv",
     "squeezebert", "swin", "swinv2", "t5", "vit", "wav2vec2", "whisper", "xlnet",
 }  # fmt: skip
 ALL = os.environ.get("GEODESIC_FAST_WALK") == "all"

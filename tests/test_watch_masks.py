@@ -62,6 +62,7 @@ def forms(real):
         yield pairs.long()
         yield torch.where(pairs, 0.0, lowest)
     yield queries[:, 0]
+    yield ~causal  # true where a query must not look
     yield {
         "full_attention": causal,
         "sliding_attention": causal & torch.ones(9, 9, dtype=torch.bool).triu(-3),

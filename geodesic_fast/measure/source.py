@@ -99,8 +99,12 @@ def watched(
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         raise UserError(_with_our_options(error)) from error
+    filtered = bool(options.skip_tokens or without_ids)
     with torch.inference_mode():
         for count, batch in batches():
+            if filtered and "input_ids" in batch:
+                _check_tokens_follow_the_batch(model, batch, options)
+                filtered = False
             for group in _groups(watching, model, batch, options):
                 name = f"{group.names[0]} to {group.names[-1]}"
                 source.steps[name] = len(group.names) - 1
@@ -108,6 +112,17 @@ def watched(
                     source.take_ends(name, *group.ends, options)
                 yield count, name, group.geometry
                 count = 0
+
+
+def _check_tokens_follow_the_batch(model: nn.Module, batch: dict, options: Options) -> None:
+    """Refuse to filter states (tokens, batch, d), as of XLNet: of one piece their first axis is not 1."""
+    watching = watch(model, options.layers, mask=None, repeats=options.repeats)
+    for group in _groups(watching, model, {name: value[:1] for name, value in batch.items()}, options):
+        if group.geometry.lss.shape[0] != 1:
+            raise UserError(
+                "--without-special and --skip-tokens need states of shape (batch, tokens, d), got tokens "
+                f"first from {type(model).__name__}: leave these options out."
+            )
 
 
 def _groups(watching: watch, model: nn.Module, batch: dict, options: Options) -> list[MeasuredGroup]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_tracks
+from geodesic_fast.metrics.directions import points_of, steps_of
 from geodesic_fast.metrics.track_geometry import track_geometry
 
 
@@ -71,12 +72,10 @@ def action_reference(
 ) -> Tensor:
     """Define `action` in plain torch: n times the sum of the squared steps, or each over its time."""
     check_tracks(tracks, dim)
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
-    squares = x.diff(dim=0).square().sum(-1)  # (n, *batch)
-    weights = [float(len(squares))] * len(squares) if times is None else time_weights(times, len(x))
-    total = torch.einsum("l,l...->...", squares.new_tensor(weights), squares)
-    return total.where(x.isfinite().all(-1).all(0), torch.nan)
+    _, s, unit, broken = steps_of(points_of(tracks, dim))  # (n, *batch), in units of (*batch)
+    weights = [float(len(s))] * len(s) if times is None else time_weights(times, len(s) + 1)
+    total = torch.einsum("l,l...->...", s.new_tensor(weights), s.square())
+    return (total * unit * unit).masked_fill(broken.any(0), torch.nan)
 
 
 def time_weights(times: Sequence[float] | Tensor, points: int) -> list[float]:

@@ -13,7 +13,7 @@ from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_tracks
-from geodesic_fast.metrics.lss import unit_steps
+from geodesic_fast.metrics.directions import unit_steps
 from geodesic_fast.operations import step_geometry as operation
 
 

@@ -88,10 +88,15 @@ def layer_distances(layers: Sequence[Tensor], other: Sequence[Tensor] | None) ->
 
 
 def norm(v: Tensor) -> Tensor:
-    """Return |v|, scaled by the largest entry first, so that no square overflows or vanishes."""
+    """Return |v|, scaled by the largest entry first, so that no square overflows or vanishes.
+
+    0, inf and NaN pass no gradient, of any order.
+    """
     largest = v.detach().abs().amax(-1, keepdim=True)
-    unit = largest.where((largest > 0) & largest.isfinite(), 1.0)
-    return torch.linalg.vector_norm(v / unit, dim=-1) * unit.squeeze(-1)
+    plain = (largest > 0) & largest.isfinite()
+    unit = largest.where(plain, 1.0)
+    length = torch.linalg.vector_norm((v / unit).where(plain, 1.0), dim=-1, keepdim=True) * unit
+    return length.where(plain, largest).squeeze(-1)
 
 
 def flat_points(layers: Sequence[Tensor]) -> Tensor:

@@ -33,7 +33,7 @@ def forward(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None
 def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
     shape, dtype = (step_count(layers) + 1, *batch_shape(layers)), accumulation_dtype(layers[0].dtype)
     deviation = layers[0].new_empty(shape, dtype=dtype)
-    return deviation, torch.empty_like(deviation) if keep else None
+    return deviation, deviation.new_empty((2, *shape)) if keep else None
 
 
 def _run(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -60,7 +60,7 @@ def _all_tensors(deviation: Tensor, along: Tensor | None) -> tuple[Tensor, Tenso
     schema="(Tensor[] layers, bool keep) -> (Tensor, Tensor)",
 )
 def chord_deviation(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
-    """Return the deviation (n+1, *batch), and for backward the way along the chord as a share of it."""
+    """Return the deviation (n+1, *batch), and for backward the ways along the chord (2, n+1, *batch)."""
     return _all_tensors(*_run(layers, keep))
 
 

@@ -131,7 +131,8 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], list[Tensor], None]:
     distance, layer, *points = ctx.saved_tensors
     layers, other = points[: ctx.count], points[ctx.count :]
-    weights = torch.where(distance == 0, 0.0, grad / distance)
+    # Not 0 / NaN: a pair that does not count sends nothing.
+    weights = torch.where((distance == 0) | (grad == 0), 0.0, grad / distance)
     if not other:
         return track_distance_backward(weights + weights.mT, layer, layers, [], False), [], None
     return (

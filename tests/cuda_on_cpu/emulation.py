@@ -93,6 +93,7 @@ def run_tests(engine: Path, arguments: Iterable[str], chosen: Mapping[str, str])
         "emulated_gpu",
         "-p",
         "no:cacheprovider",
+        "--timeout=1200",
         *arguments,
     ]
     return run_program(command, environment)

@@ -136,7 +136,7 @@ void per_track(const Case& c) {
     b.workspace = work.as<void>();
     call("track_geometry_backward", c, [&] { cuda::track_geometry_backward(b, 0, nullptr); });
   }
-  Memory deviation(c.points * c.m * 8), along(c.points * c.m * 8), grads = values(c, c.points * c.m);
+  Memory deviation(c.points * c.m * 8), along(2 * c.points * c.m * 8), grads = values(c, c.points * c.m);
   ChordDeviation chord{x.view, deviation.as<void>(), along.as<void>()};
   call("chord_deviation_forward", c, [&] { cuda::chord_deviation_forward(chord, 0, nullptr); });
   ChordDeviationBackward chord_back{x.view, out.view, grads.as<void>(), deviation.as<void>(),
