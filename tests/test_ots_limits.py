@@ -84,8 +84,8 @@ def test_a_time_budget_is_kept_and_what_it_bought_is_an_interval():
 @pytest.mark.parametrize("method", ["stored", "tiles"])
 def test_what_the_identity_proves_bounds_the_score_at_once(method, monkeypatch):
     x, y = tensors(lambda rng, m, d: (rng.standard_normal((m, d)),) * 2, 500, 16)
-    y = x + 0.05 * torch.from_numpy(np.random.default_rng(1).standard_normal((500, 16))).float()
-    y[:6] = y[[1, 0, 3, 2, 5, 4]]
+    y = x + 0.02 * torch.from_numpy(np.random.default_rng(1).standard_normal((500, 16))).float()
+    y[:2] = y[[1, 0]]
     full, clock = ots(x, y, method=method), Looks()
     monkeypatch.setattr(geodesic_fast.metrics.ots, "time", clock)
     monkeypatch.setattr(products, "time", clock)
