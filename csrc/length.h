@@ -15,8 +15,8 @@ constexpr double kLongUnit = 0x1p600, kShortUnit = 0x1p-600;
 struct Length {
   double value = 0, unit = 1;
 
-  GEODESIC_FAST_INLINE Length() {}
-  GEODESIC_FAST_INLINE Length(double length) : value(length) {}
+  GEODESIC_FAST_INLINE constexpr Length() {}
+  GEODESIC_FAST_INLINE constexpr Length(double length) : value(length) {}
   // a * b * c; neither of them is NaN alone, and a * c is finite
   static GEODESIC_FAST_INLINE Length product(double a, double b, double c) {
     Length length(a * b * c);

@@ -160,4 +160,5 @@ def inputs(model: Any) -> dict[str, Any] | None:
         "pixel_values": (2, 3, IMAGE, IMAGE), "pixel_values_videos": (2, 4, 3, IMAGE, IMAGE),
         "input_features": (2, mel, 128), "input_values": (2, 2000),
     }  # fmt: skip
-    return {main: torch.randn(shapes[main], generator=generator)} if main in shapes else None
+    known = isinstance(main, str) and main in shapes
+    return {main: torch.randn(shapes[main], generator=generator)} if known else None

@@ -86,7 +86,7 @@ def ots(
         y: images of the source points, same shape, dtype and device as x: y_i = f(x_i).
         method: "stored" keeps one float32 number for each of the m x m pairs; "tiles" recomputes them in each
             pass and takes O(m d) memory; "dense" solves on all pairs in float64, for small m; "auto" takes
-            "dense" up to 160 points, else "stored" where the memory budget allows it, else "tiles".
+            "dense" up to 160 distinct points, else "stored" where the memory budget allows it, else "tiles".
         potentials: (u, v) of an earlier result, for example of the epoch before, or of a search that ran out
             of time: the start, never the proof.
         memory_budget: bytes the search may take; default: half of what is free on the device.

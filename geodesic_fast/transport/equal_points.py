@@ -25,9 +25,11 @@ def merge_equal(points: Tensor) -> tuple[Tensor, np.ndarray]:
 def _first_and_number(points: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return where each distinct point comes first, rising, and the number of each point."""
     m, d = points.shape
-    first, number = _distinct(_hashes(points[:, :: max(1, d // _GLANCE)]))
-    if len(first) == m:
-        return first, number
+    hashes = _hashes(points[:, :: max(1, d // _GLANCE)])
+    ordered = np.sort(hashes)
+    if (ordered[1:] != ordered[:-1]).all():
+        return np.arange(m), np.arange(m)
+    first, number = _distinct(hashes)
     if d > _GLANCE:
         first, number = _distinct(_hashes(points))
     apart = np.flatnonzero(first[number] != np.arange(m))

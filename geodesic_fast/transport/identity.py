@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geodesic_fast.transport.passes import column_best_pass
 from geodesic_fast.transport.points import Points
-from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products, full_float32
+from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, OutOfTimeError, Products, full_float32
 
 _SAMPLE, _SAMPLED_VALUES = 512, 1 << 20
 _FEATURES_AT_ONCE = 128
@@ -31,7 +31,10 @@ def identity_potential(points: Points, products: Products) -> tuple[Tensor, int,
     live = [b for b in starts if _sampled_changes(points, diagonal, b) < _HOPELESS]
     counts = [points.cols] * len(live)
     while live and sweeps < _MOST_SWEEPS:
-        after = _sweep(points, products, diagonal, live)
+        try:
+            after = _sweep(points, products, diagonal, live)
+        except OutOfTimeError:  # what the sweeps before found still bounds the score
+            break
         sweeps += 1
         changed = [int(_changed(points, new, old).sum()) for new, old in zip(after, live, strict=True)]
         for b, count in zip(live, changed, strict=True):

@@ -14,11 +14,12 @@ from geodesic_fast.transport.points import Points
 
 METHODS = ("auto", "stored", "tiles", "dense")
 DENSE_UP_TO = 160  # points for which all pairs are solved at once in float64
-_DENSE_BYTES = 40  # a pair: key, column, cost and their copies while they are built
-_EDGE_BYTES = 2400  # a point: about 40 edges, their copies while they are merged, and duals
+_DENSE_BYTES = 96  # a pair: key, column, cost, reduced cost and their copies while they are built
+_EDGE_BYTES = 2700  # a point: about 40 edges, their copies while they are merged, and duals
 _PASSES = 18
-_BLOCK_ROWS = 4096  # few enough to answer to an interrupt
+_BLOCK_ROWS = 1024  # few enough to answer to an interrupt and to a deadline
 _LARGEST_M = 2_000_000
+_STORED_TILE_BYTES = 32 << 20  # small enough to answer to an interrupt and to a deadline
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _edge_bytes(rows: int, cols: int) -> int:
 
 def _tile_rows(rows: int, cols: int, d: int, budget: int, method: str) -> int:
     if method != "tiles":
-        return max(16, (256 << 20) // (4 * cols))  # small enough to answer to an interrupt
+        return max(16, _STORED_TILE_BYTES // (4 * cols))
     spare = budget // 2 - 4 * cols * d - _edge_bytes(rows, cols)
     return max(16, min(rows, 1024, spare // (8 * cols + 16 * d)))
 

@@ -16,6 +16,7 @@ from geodesic_fast.transport.planner import Plan
 from geodesic_fast.transport.points import Points
 
 FLOAT32_ROUNDOFF = 2.0**-24
+_SPARE_SECONDS = 0.1  # by which a deadline may be missed
 
 
 class OutOfTimeError(Exception):
@@ -29,28 +30,35 @@ class Products:
         self.points, self.plan, self.deadline = points, plan, deadline
         self.show = verbose or (plan.seconds > 10 and sys.stderr.isatty())
         self.passes, self.pass_seconds = 0, 0.0
+        self.one_more_fits: bool | None = None  # said when the time is up: a look and a tile late at most
+        self._looked = float("inf")
         self._stored: Tensor | None = None
         self._columns: Tensor | None = None
         self._buffer: Tensor | None = None
 
     def tiles(self, stage: str) -> Iterator[tuple[int, int, Tensor]]:
         """Yield (start, stop, tile (stop - start, cols)); OutOfTimeError when the deadline is near."""
-        started = time.monotonic()
         m, rows = self.points.rows, self.plan.tile_rows
-        first = self._stored is None
-        if first and self.plan.stored:
+        if self.plan.stored and self._stored is None:
             self._store()
+        longest, started = self.pass_seconds, time.monotonic()
         starts = range(0, m, rows)
         for start in tqdm(starts, desc=stage, leave=False, disable=not self.show):
             self.check_time()
             stop = min(start + rows, m)
             yield start, stop, self._tile(start, stop)
+            self.pass_seconds = max(longest, (time.monotonic() - started) * m / stop)
         self.passes += 1
-        self.pass_seconds = max(self.pass_seconds, time.monotonic() - started)
 
     def check_time(self) -> None:
         """Raise OutOfTimeError unless there is time for one more pass behind this point."""
-        if time.monotonic() + self.pass_seconds > self.deadline:
+        now = time.monotonic()
+        since, self._looked = now - self._looked, now
+        late = now + self.pass_seconds - self.deadline
+        if late > 0:
+            if self.one_more_fits is None:
+                tile = self.pass_seconds * min(1.0, self.plan.tile_rows / self.points.rows)
+                self.one_more_fits = self.pass_seconds > 0 and late <= max(_SPARE_SECONDS, since) + tile
             raise OutOfTimeError
 
     def release(self) -> None:

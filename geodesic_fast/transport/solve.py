@@ -103,7 +103,8 @@ class Search:
             anneal.run(schedule)
             graph.add(*anneal.near_pairs())
         finally:  # out of time, the duals so far still bound the score
-            self.v = anneal.column_dual()
+            if anneal.iterations > 0:
+                self.v = anneal.column_dual()
             self.record["iterations"] = anneal.iterations
         self._took("potentials", began)
 
@@ -218,7 +219,7 @@ class Search:
         return solution
 
     def _bracket(self, solution: Solution, b: Tensor) -> Solution:
-        if self.products.passes == 0:  # not even one look at all pairs fitted
+        if not self.products.one_more_fits:  # not even one look at all pairs
             return solution
         self.products.deadline = float("inf")  # this last pass was kept free for
         found = score_interval(self.points, self.products, b, solution.flow)

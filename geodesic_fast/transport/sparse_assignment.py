@@ -25,6 +25,7 @@ class SparseGraph:
         self.keys = points.pair_row * points.cols + points.pair_col
         self.costs = points.identity_cost.copy()
         self.units = points.pair_count.copy()
+        self.solved = False
 
     def add(self, rows: np.ndarray, cols: np.ndarray, costs: np.ndarray | None = None) -> int:
         """Add the pairs that are new and return how many; costs are computed where they are not given."""
@@ -65,6 +66,9 @@ class SparseGraph:
         """Improve duals v and the flow in place to an optimum of the graph; return u and what was done."""
         points = self.points
         starts = np.searchsorted(self.keys, np.arange(points.rows + 1, dtype=np.int64) * points.cols)
+        if not self.solved:  # the identity's units, perhaps far from optimal, are no guide to prices
+            self.units[np.repeat(points.supply > 1, np.diff(starts))] = 0
+            self.solved = True
         rows = Rows(starts, (self.keys % points.cols).astype(np.int32), points.supply, points.demand)
         return cheapest_flow(rows, self.costs, v, self.units, check_time)
 
