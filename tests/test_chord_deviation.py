@@ -184,7 +184,8 @@ def test_opcheck(listed, device):
     tracks = random_tracks((5, 3, 8), torch.float32, device)
     layers = [layer.clone().requires_grad_() for layer in tracks] if listed else [tracks.requires_grad_()]
     opcheck(operation.chord_deviation.registered, (layers, True))
-    given = [torch.rand(6, 3, device=device) for _ in range(3)]
+    given = [torch.rand(6, 3, device=device) for _ in range(2)]
+    given.append(torch.rand(2, 6, 3, device=device))
     opcheck(
         operation.chord_deviation_backward.registered, (given[0], [t.detach() for t in layers], *given[1:])
     )
