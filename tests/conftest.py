@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What every test shares: the devices, one seed per test, and children that listen to Ctrl-C."""
 
+import os
 import signal
+
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # graphs compiled for another state of the operations
 
 import pytest
 import torch

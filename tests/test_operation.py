@@ -162,6 +162,7 @@ def test_fakes_and_kernels_agree_on_strides():
 
 
 CONVOLUTIONAL = {  # features that are not last in memory: (n+1, m, d) of x (n+1, d, m)
+    "permute": lambda x: x.permute(0, 2, 1),
     "mT": lambda x: x.mT,
     "a list": lambda x: [layer.movedim(0, -1) for layer in x],
 }

@@ -79,7 +79,7 @@ def test_keeps_the_accuracy_rule(width, bend):
 
 
 def angle_by_cosines(x: torch.Tensor) -> torch.Tensor:
-    """The usual arccos of cosines, since directions held in 24 bits are no better than that at small angles."""
+    """The usual arccos of cosines: directions held in 24 bits are no better than that at small angles."""
     v = x.diff(dim=0)
     return torch.nn.functional.cosine_similarity(v[1:], v[:-1], dim=-1).clamp(-1, 1).arccos().mean(0)
 
