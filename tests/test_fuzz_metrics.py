@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Some cases of the fuzzer, always the same, on every instruction set and with no engine; `make fuzz` goes on."""
+"""Some cases of the fuzzer, always the same, on every instruction set and with no engine; see `make fuzz`."""
 
 import os
 import subprocess
