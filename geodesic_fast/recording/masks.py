@@ -69,7 +69,7 @@ class Call:
 
 
 def _samples(given: Mapping[str, Any]) -> int | None:
-    """How many samples there are: what is named an image or a sound, or has an image's axes, has them first."""
+    """How many samples there are: what is called an image or a sound, or looks like one, has them first."""
     inputs = [
         value
         for name, value in given.items()
