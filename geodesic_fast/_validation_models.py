@@ -218,6 +218,15 @@ def check_one_state(name: str, found: Sequence[tuple[str, tuple[int, ...]]]) -> 
         )
 
 
+def input_unclear(name: str, arguments: Sequence[str]) -> ValueError:
+    """Say that the input that belongs to a state cannot be told."""
+    return ValueError(
+        f"the input of layer {name!r} must hold one tensor that goes on as the state that was chosen, got "
+        f"{len(arguments)} of its shape ({', '.join(arguments)}), and the next layer takes the state as none "
+        "of them: pass inputs=False to begin with the first output."
+    )
+
+
 def state_taken(name: str, key: str) -> str:
     """Say which tensor was taken for the state."""
     return (
