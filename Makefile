@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 EXTRAS := demo,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test bench gpu-check lint sanitize wheels clean
+.PHONY: help demo test bench gpu-check lint sanitize docs wheels clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -40,6 +40,9 @@ lint: $(VENV)/installed  ## check format, style and types
 
 sanitize: $(VENV)/installed  ## run the engine's CPU tests under the address and undefined-behaviour sanitizers
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
+
+docs: $(VENV)/installed  ## build the documentation site into docs/build, without a network
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/build $(ARGS)
 
 wheels: $(VENV)/installed  ## build the source distribution and a wheel for each Python at hand, try each; PYTHONS=...
 	PYTHON=$(BIN)/python PIP_CONSTRAINT=$(CURDIR)/constraints.txt bash tests/wheels.sh
