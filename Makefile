@@ -3,10 +3,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 EXTRAS := demo,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test bench gpu-check lint sanitize docs wheels clean
+.PHONY: help demo test test-newest bench gpu-check lint walk fuzz sanitize emulate docs wheels clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -14,8 +15,8 @@ help:  ## list the commands
 # torch first and alone: its version decides which build of it is installed.
 $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt torch
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) torch
+	PIP_CONSTRAINT=$(CURDIR)/$(CONSTRAINTS) $(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[$(EXTRAS)]"
 	touch $@
 
 demo: $(VENV)/installed  ## train residual and plain networks on digits, measure LSS and OTS, write a report
@@ -23,6 +24,11 @@ demo: $(VENV)/installed  ## train residual and plain networks on digits, measure
 
 test: $(VENV)/installed  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-newest:  ## run the tests against the newest release of every package but torch, in .venv-newest
+	mkdir -p build && grep '^torch==' constraints.txt > build/newest.txt
+	rm -f .venv-newest/installed
+	PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager $(MAKE) test VENV=.venv-newest CONSTRAINTS=build/newest.txt
 
 bench: $(VENV)/installed  ## run the CPU benchmarks, tables and JSON into benchmarks/results
 	$(BIN)/python benchmarks/bench_lss.py $(ARGS)
@@ -36,10 +42,20 @@ lint: $(VENV)/installed  ## check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') \
+	  $(shell find tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+
+fuzz: $(VENV)/installed  ## random problems against extended precision, without end: ARGS="--seconds 3600 --seed 1"
+	for fuzzer in tests/fuzz_*.py; do $(BIN)/python $$fuzzer $(ARGS) || exit 1; done
+
+walk: $(VENV)/installed  ## watch every family of models of the installed transformers, against plain hooks
+	GEODESIC_FAST_WALK=all $(BIN)/python -m pytest tests/test_real_families.py $(ARGS)
 
 sanitize: $(VENV)/installed  ## run the engine's CPU tests under the address and undefined-behaviour sanitizers
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
+
+emulate: $(VENV)/installed  ## run the CUDA kernels on an emulated GPU: both sanitizers, four architectures, several orders
+	$(BIN)/python tests/cuda_on_cpu/long_set.py $(ARGS)
 
 docs: $(VENV)/installed  ## build the documentation site into docs/build, without a network
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/build $(ARGS)
@@ -48,4 +64,4 @@ wheels: $(VENV)/installed  ## build the source distribution and a wheel for each
 	PYTHON=$(BIN)/python PIP_CONSTRAINT=$(CURDIR)/constraints.txt bash tests/wheels.sh
 
 clean:  ## remove everything that a command here made
-	rm -rf $(VENV) build dist geodesic_fast.egg-info geodesic_fast/_C*.so
+	rm -rf $(VENV) .venv-newest build dist geodesic_fast.egg-info geodesic_fast/_C*.so

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "length.h"
 #include "tracks_view.h"
 
 namespace geodesic_fast {
@@ -14,35 +15,46 @@ namespace geodesic_fast {
 struct ChordDeviation {
   TracksView tracks;
   void* deviation = nullptr;  // (n+1, m) Acc, out
-  void* along = nullptr;      // (n+1, m) Acc, out, kept for backward; may be null
+  void* along = nullptr;      // (2, n+1, m) Acc, out, kept for backward; may be null: <w_l, e>, rounded, and
+                              // what rounding left of the rest along e; times the chord's scale; NaN in the
+                              // second: not to be had in these units
 };
 
-// The gradient of x^(l), 0 < l < n, is g_l r_l / c with r_l the direction of w_l - <w_l, e> e; that of x^(n)
-// is -sum along_l g_l r_l / c - (sum g_l deviation_l) e / c, and that of x^(0) makes their sum zero.
+// The deviation is of w_l without either part along e: on a nearly straight track most of the first rest may
+// be rounding. The gradient of x^(l), 0 < l < n, is g_l r_l / c with r_l the direction of w_l - <w_l, e> e;
+// that of x^(n) is -sum along_l g_l r_l / c - (sum g_l deviation_l) e / c, and that of x^(0) makes their sum
+// zero.
 struct ChordDeviationBackward {
   TracksView tracks, gradient;
   const void* grad = nullptr;       // (n+1, m) Acc: g
   const void* deviation = nullptr;  // (n+1, m) Acc
-  const void* along = nullptr;      // (n+1, m) Acc
+  const void* along = nullptr;      // (2, n+1, m) Acc
 };
 
 // The chord in units that no square of it leaves: c = length / scale, scale a power of two, so that
 // (x - y) * scale is as exact as x - y.
 template <class Acc>
 struct Chord {
+  static constexpr double kWide = sizeof(Acc) == 4 ? 1e38 : 1e308;
   Acc scale = 0, length = 0;
-  double true_length = 0;
+  Length true_length;
 
   Chord() = default;
-  GEODESIC_FAST_INLINE explicit Chord(double c) : true_length(c) {
+  GEODESIC_FAST_INLINE explicit Chord(Length c) : true_length(c) {
     constexpr int kSmallest = sizeof(Acc) == 4 ? -126 : -1022;
-    const int exponent = c > 0 && c < INFINITY ? ilogb(c) : 0;
+    const int beyond = c.unit == kLongUnit ? -kSmallest : kSmallest;
+    const int exponent = !defined() ? 0 : c.unit == 1 ? ilogb(c.value) : beyond;
     const int power = exponent < kSmallest ? kSmallest : exponent;
-    scale = static_cast<Acc>(ldexp(1.0, -(power < -kSmallest ? power : -kSmallest)));
-    length = static_cast<Acc>(c * static_cast<double>(scale));
+    const double factor = ldexp(1.0, -(power < -kSmallest ? power : -kSmallest));
+    scale = static_cast<Acc>(factor);
+    length = static_cast<Acc>(c.value * factor * c.unit);
+  }
+  // Whether differences of the two ends may leave the range of Acc, so that they are taken of halves.
+  GEODESIC_FAST_INLINE bool wide() const {
+    return true_length.unit == kLongUnit || true_length.value > kWide;
   }
   // A track that comes back to its start has no chord to deviate from.
-  GEODESIC_FAST_INLINE bool defined() const { return true_length > 0 && true_length < INFINITY; }
+  GEODESIC_FAST_INLINE bool defined() const { return true_length.value > 0; }  // not NaN
 };
 
 }  // namespace geodesic_fast

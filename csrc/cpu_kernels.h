@@ -7,6 +7,7 @@
 #include "lss_track_geometry.h"
 #include "nearest_track.h"
 #include "ots.h"
+#include "step_geometry.h"
 #include "track_accumulator.h"
 #include "track_distance.h"
 
@@ -21,6 +22,8 @@
   void chord_deviation_backward(const ChordDeviationBackward& args, int threads);           \
   void line_deviation_forward(const LineDeviation& args, int threads);                      \
   void line_deviation_backward(const LineDeviationBackward& args, int threads);             \
+  void step_geometry_forward(const StepGeometry& args, int threads);                        \
+  void step_geometry_backward(const StepGeometryBackward& args, int threads);               \
   void track_pairs_prepare(const TrackPairs& pairs, int threads);                           \
   void track_distance_forward(const TrackDistance& args, int threads);                      \
   void track_distance_backward(const TrackDistanceBackward& args, int threads);             \

@@ -9,6 +9,7 @@
 #include "lss_track_geometry.h"
 #include "nearest_track.h"
 #include "ots.h"
+#include "step_geometry.h"
 #include "track_accumulator.h"
 #include "track_distance.h"
 
@@ -29,6 +30,8 @@ void chord_deviation_backward(const ChordDeviationBackward& args, int device, vo
 int64_t line_deviation_workspace(const TracksView& tracks, bool each, int device);  // bytes
 void line_deviation_forward(const LineDeviation& args, int device, void* stream);
 void line_deviation_backward(const LineDeviationBackward& args, int device, void* stream);
+void step_geometry_forward(const StepGeometry& args, int device, void* stream);
+void step_geometry_backward(const StepGeometryBackward& args, int device, void* stream);
 void track_pairs_prepare(const TrackPairs& pairs, int device, void* stream);
 void track_distance_forward(const TrackDistance& args, int device, void* stream);
 void track_distance_backward(const TrackDistanceBackward& args, int device, void* stream);
@@ -54,6 +57,8 @@ inline void chord_deviation_backward(const ChordDeviationBackward& args, int, vo
 inline int64_t line_deviation_workspace(const TracksView&, bool, int) { return 0; }
 inline void line_deviation_forward(const LineDeviation& args, int, void*) { without_cuda(args); }
 inline void line_deviation_backward(const LineDeviationBackward& args, int, void*) { without_cuda(args); }
+inline void step_geometry_forward(const StepGeometry& args, int, void*) { without_cuda(args); }
+inline void step_geometry_backward(const StepGeometryBackward& args, int, void*) { without_cuda(args); }
 inline void track_pairs_prepare(const TrackPairs& pairs, int, void*) { without_cuda(pairs); }
 inline void track_distance_forward(const TrackDistance& args, int, void*) { without_cuda(args); }
 inline void track_distance_backward(const TrackDistanceBackward& args, int, void*) { without_cuda(args); }

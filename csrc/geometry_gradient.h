@@ -8,6 +8,7 @@
 
 #include <cmath>
 
+#include "length.h"
 #include "lss_track_geometry.h"
 
 namespace geodesic_fast {
@@ -15,11 +16,18 @@ namespace geodesic_fast {
 // Totals over the lengths of one track, gathered before its features are read again.
 struct LengthTotals {
   double path_length = 0, mean_length = 0, scatter = 0;
+  double unit = 0;  // of these; 0 before the first length
   int64_t steps = 0, zero_steps = 0;
 
-  GEODESIC_FAST_INLINE void add(double length) {
+  GEODESIC_FAST_INLINE void add(Length given) {
+    if (needs_unit(given, unit)) {
+      const double wanted = unit_beside(given, unit), change = unit == 0 ? 1 : unit / wanted;
+      path_length *= change, mean_length *= change, scatter = scatter * change * change;
+      unit = wanted;
+    }
+    const double length = given.in(unit);
     ++steps;
-    zero_steps += length == 0;
+    zero_steps += given.value == 0;
     path_length += length;
     const double off = length - mean_length;
     mean_length += off / static_cast<double>(steps);
@@ -32,16 +40,17 @@ struct GradientWeights {
   double lss = 0;         // dL/dLSS n / R^3, times -(S - <u,S> u) / s
   double length = 0;      // of every s_l
   double per_length = 0;  // of every s_l^2 / 2
-  double spread = 0;      // of s_l - mean
-  double mean_length = 0;
-  double cosine = 0, angle = 0;        // of each pair
-  double chord = 0, chord_length = 0;  // dL/dc and c: two factors, since their ratio may overflow
-  bool nothing = true;                 // every incoming gradient is zero: so is the outgoing one
+  double spread = 0;      // of (s_l - mean) / mean, in units of `unit`
+  double mean_length = 0, unit = 1;
+  double cosine = 0, angle = 0;  // of each pair
+  double chord = 0;              // dL/dc
+  Length chord_length;           // c, apart, since their ratio may overflow
+  bool nothing = true;           // every incoming gradient is zero: so is the outgoing one
 
   // `grads` holds the incoming gradients `stride` apart; resultant = |S|.
   template <class Acc>
   GEODESIC_FAST_INLINE void set(const Acc* grads, int64_t stride, bool only_lss, const LengthTotals& totals,
-                                double resultant_length, double chord_reach, ZeroStep policy) {
+                                double resultant_length, Length chord_reach, ZeroStep policy) {
     double g[kFieldCount];
     GEODESIC_FAST_UNROLL
     for (int field = 0; field < kFieldCount; ++field) {
@@ -61,39 +70,47 @@ struct GradientWeights {
                                   : on_lss * n / resultant / resultant / resultant;
     if (only_lss) return;
     const double path = totals.path_length;
+    unit = totals.unit == 0 ? 1 : totals.unit;
     length = g[kPathLength];
     double on_chord = g[kChord];
     if (g[kStraightness] != 0) {
-      length -= g[kStraightness] * chord_reach / path / path;
-      on_chord += g[kStraightness] / path;
+      length -= g[kStraightness] * (chord_reach.in(unit) / path) / path / unit;
+      on_chord += g[kStraightness] / path / unit;
     }
-    chord = chord_reach > 0 ? on_chord : 0;
+    chord = chord_reach.value > 0 ? on_chord : 0;
     chord_length = chord_reach;
     per_length = 2 * steps * g[kAction];
     mean_length = totals.mean_length;
     if (g[kStepCv] != 0) {
       const double deviation = std::sqrt(totals.scatter / steps);
-      spread = deviation > 0 ? g[kStepCv] / (steps * deviation * mean_length) : 0;
-      length -= g[kStepCv] * deviation / (steps * mean_length * mean_length);
+      spread = deviation > 0 ? g[kStepCv] / (steps * deviation) : 0;
+      length -= g[kStepCv] * (deviation / mean_length) / (steps * mean_length) / unit;
     }
     const double pairs = undefined ? double(NAN) : n - 1;
     if (g[kAdjacentCosine] != 0) cosine = g[kAdjacentCosine] / pairs;
     if (g[kTurningAngle] != 0) angle = g[kTurningAngle] / pairs;
   }
 
-  // What makes dL/dc times a unit vector of the chord.
-  GEODESIC_FAST_INLINE double per_chord() const { return 1 / chord_length; }
-
   // The weight of u_l that its length alone brings; a step of length zero has none.
-  GEODESIC_FAST_INLINE double own(double s) const {
-    return length + per_length * s + spread * (s - mean_length);
+  GEODESIC_FAST_INLINE double own(Length s) const {
+    double own = length;
+    if (per_length != 0) own += per_length * s.value * s.unit;
+    if (spread != 0) own += spread * ((s.in(unit) - mean_length) / mean_length) / unit;
+    return own;
   }
 
-  // The weight of one pair's cosine; the arc cosine is flat beyond its clamp.
+  // The weight of one pair's cosine, and `apart` as for GeometrySums; the angle has a kink at 0 and pi.
+  GEODESIC_FAST_INLINE double of_pair(double cos, double apart) const {
+    const double sin = angle != 0 ? sine(cos, apart) : 0;
+    return cosine - (sin > 0 ? angle / sin : 0);
+  }
+  // For kernels that know the cosine alone.
   GEODESIC_FAST_INLINE double of_pair(double cos) const {
     const double inside = 1 - cos * cos;
     return cosine - (angle != 0 && inside > 0 ? angle / std::sqrt(inside) : 0);
   }
+  GEODESIC_FAST_INLINE double per_chord() const { return 1 / chord_length.value / chord_length.unit; }
+  GEODESIC_FAST_INLINE bool needs_apart(double cos) const { return angle != 0 && is_flat(cos); }
 };
 
 }  // namespace geodesic_fast

@@ -151,6 +151,7 @@ void track_accumulator(Tracks& tracks, int zero_step, bool finish, uintptr_t dir
 #include "chord_deviation_bindings.h"
 #include "line_deviation_bindings.h"
 #include "ots_bindings.h"
+#include "step_geometry_bindings.h"
 #include "track_distance_nearest_track_bindings.h"
 
 PYBIND11_MODULE(_C, m) {
@@ -184,5 +185,6 @@ PYBIND11_MODULE(_C, m) {
   bind_chord_deviation(m);
   bind_line_deviation(m);
   bind_ots(m);
+  bind_step_geometry(m);
   bind_track_distance_nearest_track(m);
 }

@@ -18,9 +18,10 @@ struct ProductTile {
 
 // One annealed Sinkhorn iteration: rows are normalised, columns are summed for the caller to normalise.
 struct SoftminArgs {
-  const float* b;  // (cols)
+  const float* b;           // (cols)
+  const float* log_supply;  // (rows), what each row is normalised to
   float epsilon;
-  float* a;         // (rows), out: a_i = epsilon log sum_j exp((S_ij - b_j) / epsilon)
+  float* a;         // (rows), out: a_i = epsilon (log sum_j exp((S_ij - b_j) / epsilon) - log supply_i)
   float* col_sum;   // (cols), added to: sum_i exp((S_ij - a_i - b_j) / epsilon)
   float* col_best;  // (cols), raised to: max_i S_ij - a_i
 };

@@ -12,10 +12,11 @@ ProductTile product_tile(uintptr_t product, int64_t rows, int64_t cols, int64_t 
   return {pointer<const float>(product), rows, cols, stride};
 }
 
-void ots_softmin(const ProductTile& tile, uintptr_t b, double epsilon, uintptr_t a, uintptr_t col_sum,
-                 uintptr_t col_best, const Place& place) {
-  const SoftminArgs args{pointer<const float>(b), static_cast<float>(epsilon), pointer<float>(a),
-                         pointer<float>(col_sum), pointer<float>(col_best)};
+void ots_softmin(const ProductTile& tile, uintptr_t b, uintptr_t log_supply, double epsilon, uintptr_t a,
+                 uintptr_t col_sum, uintptr_t col_best, const Place& place) {
+  const SoftminArgs args{pointer<const float>(b),     pointer<const float>(log_supply),
+                         static_cast<float>(epsilon), pointer<float>(a),
+                         pointer<float>(col_sum),     pointer<float>(col_best)};
   py::gil_scoped_release release;
   if (place.device < 0) return GEODESIC_FAST_CPU(softmin_pass)(tile, args, place.threads);
   cuda::softmin_pass(tile, args, place.device, pointer<void>(place.stream));
@@ -75,25 +76,31 @@ void ots_edge_costs(uintptr_t x, uintptr_t y, bool is_double, int64_t x_stride, 
   GEODESIC_FAST_CPU(edge_costs)(args, threads);
 }
 
-py::tuple sparse_assignment(int64_t m, uintptr_t row_start, uintptr_t col, uintptr_t cost, uintptr_t u,
-                            uintptr_t v, uintptr_t match, double seconds) {
-  SparseAssignment problem{m,
-                           pointer<const int64_t>(row_start),
-                           pointer<const int32_t>(col),
-                           pointer<const double>(cost),
-                           pointer<double>(u),
-                           pointer<double>(v),
-                           pointer<int32_t>(match),
-                           seconds,
-                           0,
-                           0,
-                           0};
-  SparseStatus status;
-  {
-    py::gil_scoped_release release;
-    status = solve_sparse_assignment(problem);
-  }
-  return py::make_tuple(static_cast<int>(status), problem.reductions, problem.augmentations, problem.scanned);
+SparseGraph sparse_graph(int64_t rows, int64_t cols, uintptr_t row_start, uintptr_t col, uintptr_t supply,
+                         uintptr_t demand) {
+  return {rows,
+          cols,
+          pointer<const int64_t>(row_start),
+          pointer<const int32_t>(col),
+          pointer<const int32_t>(supply),
+          pointer<const int32_t>(demand)};
+}
+
+SparseAssignment sparse_assignment(const SparseGraph& graph, uintptr_t cost, uintptr_t u, uintptr_t v,
+                                   uintptr_t flow) {
+  return {graph, pointer<const double>(cost), pointer<double>(u), pointer<double>(v), pointer<int32_t>(flow)};
+}
+
+int most_fixed(const SparseGraph& graph, uintptr_t stay, uintptr_t flow, uintptr_t row_price,
+               uintptr_t col_price, double seconds) {
+  MostFixed problem{graph,
+                    pointer<const int32_t>(stay),
+                    pointer<int32_t>(flow),
+                    pointer<int32_t>(row_price),
+                    pointer<int32_t>(col_price),
+                    seconds};
+  py::gil_scoped_release release;
+  return static_cast<int>(solve_most_fixed(problem));
 }
 
 void bind_ots(py::module_& m) {
@@ -106,7 +113,26 @@ void bind_ots(py::module_& m) {
   m.def("ots_column_best", &ots_column_best);
   m.def("ots_list", &ots_list);
   m.def("ots_edge_costs", &ots_edge_costs);
-  m.def("sparse_assignment", &sparse_assignment);
+  py::class_<SparseGraph>(m, "SparseGraph")
+      .def(py::init(&sparse_graph), py::arg("rows"), py::arg("cols"), py::arg("row_start"), py::arg("col"),
+           py::arg("supply"), py::arg("demand"));
+  py::class_<AssignmentSolver>(m, "AssignmentSolver")
+      .def(py::init([](const SparseGraph& graph, uintptr_t cost, uintptr_t u, uintptr_t v, uintptr_t flow) {
+             const SparseAssignment problem = sparse_assignment(graph, cost, u, v, flow);
+             py::gil_scoped_release release;
+             return std::make_unique<AssignmentSolver>(problem);
+           }),
+           py::arg("graph"), py::arg("cost"), py::arg("u"), py::arg("v"), py::arg("flow"))
+      .def("run",
+           [](AssignmentSolver& solver, double seconds) {
+             py::gil_scoped_release release;
+             return static_cast<int>(solver.run(seconds));
+           })
+      .def_property_readonly("counts", [](const AssignmentSolver& solver) {
+        const SparseAssignment& done = solver.problem();
+        return py::make_tuple(done.reductions, done.augmentations, done.scanned);
+      });
+  m.def("most_fixed", &most_fixed);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ enum SumRow : int {
   kSumZeros,
   kSumPairs,
   kSumRowLength,  // of the row that holds the last direction
+  kSumUnit,       // of the lengths in the rows above; 0 before the first
   kSumRows
 };
 
@@ -49,6 +50,7 @@ struct HeldSums {
     sums.squares = at(kSumSquares);
     sums.mean_length = at(kSumMean);
     sums.length_scatter = at(kSumScatter);
+    sums.unit = at(kSumUnit);
     sums.cosines = at(kSumCosines);
     sums.angles = at(kSumAngles);
     sums.steps = static_cast<int64_t>(at(kSumSteps));
@@ -62,6 +64,7 @@ struct HeldSums {
     at(kSumSquares) = sums.squares;
     at(kSumMean) = sums.mean_length;
     at(kSumScatter) = sums.length_scatter;
+    at(kSumUnit) = sums.unit;
     at(kSumCosines) = sums.cosines;
     at(kSumAngles) = sums.angles;
     at(kSumSteps) = static_cast<double>(sums.steps);

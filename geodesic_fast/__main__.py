@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import geodesic_fast
 from geodesic_fast import info
-from geodesic_fast._command_line import Parser, UserError
+from geodesic_fast._command_line import Failure, Parser, UserError, is_out_of_memory
 from geodesic_fast.demo import command as demo
 from geodesic_fast.measure import command as measure
 
@@ -36,13 +36,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand: exit code 0 done, 2 a mistake of the user, 130 ended by Ctrl-C."""
+    """Run one subcommand: exit code 0 done, 1 failed, 2 a mistake of the user, 130 ended by Ctrl-C."""
     try:
         args = build_parser().parse_args(argv)
         args.run(args)
     except UserError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2
+    except Failure as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise  # a fault of this package or of torch: the whole trace belongs into a report
+        print(f"{PROG}: out of memory, {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"\n{PROG}: {str(stop) or 'ended by Ctrl-C.'}", file=sys.stderr)
         return 130

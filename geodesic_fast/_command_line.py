@@ -5,12 +5,25 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
+
+import torch
 
 
 class UserError(Exception):
     """A mistake the user can mend; its message is one whole sentence and the exit code is 2."""
+
+
+class Failure(Exception):
+    """Something that went wrong and is no mistake in the call; one whole sentence, exit code 1."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or here: torch says the latter by a message alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,3 +64,32 @@ def real_number(*, positive: bool) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str) -> str:
+    """Return "cpu" or "cuda", and refuse a CUDA that torch cannot use."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"--device cuda needs an NVIDIA GPU that torch can use, torch {torch.__version__} finds none: "
+            "use --device cpu."
+        )
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def need_folder(folder: Path) -> None:
+    """Find out before the work, not after it, that the results cannot be written."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--output must be a folder that can be written, got {str(folder)!r} ({error.strerror}): "
+            "choose another one."
+        ) from None

@@ -78,13 +78,21 @@ def has_engine(device: torch.device) -> bool:
     return not reason
 
 
+gpu_type = "cuda"  # device type of what the CUDA kernels serve; compiled for the CPU they serve its tensors
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Say whether the CUDA kernels serve tensors on `device`."""
+    return device.type == gpu_type
+
+
 def place_of(device: torch.device) -> Any:
     """Return where a kernel is to run: this many threads, or a GPU and its current stream."""
     assert engine is not None
-    if device.type == "cpu":
+    if not on_gpu(device):
         return _cpu_place(torch.get_num_threads())
-    stream = torch.cuda.current_stream(device).cuda_stream
-    return engine.Place(threads=0, device=device.index, stream=stream)
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return engine.Place(threads=0, device=device.index or 0, stream=stream)
 
 
 @functools.cache

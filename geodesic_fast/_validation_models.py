@@ -6,9 +6,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
+from geodesic_fast._torch_internals import is_transformed
 from geodesic_fast._validation import check_choice as check_choice  # for the importers of this module
 from geodesic_fast._validation import check_float_tensor
 
@@ -158,9 +158,9 @@ def layers_not_seen(missing: Sequence[str]) -> RuntimeError:
     listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "") or "no whole pass"
     return RuntimeError(
         f"every layer must run in a measured training step, got none of {listed}: nothing is logged for "
-        "this step. Name "
-        "layers that run in training, pass missing='skip' for networks that drop layers, or start the "
-        "callback before the model is compiled."
+        "this step. Name layers that run in training, pass missing='skip' for networks that drop layers and "
+        "when='always' for layers that train in evaluation mode or without gradients, or start the callback "
+        "before the model is compiled."
     )
 
 
@@ -319,7 +319,7 @@ def check_plain(name: str, what: str, state: Tensor) -> None:
             f"the {what} of layer {name!r} must be a dense tensor, got a nested one: build a "
             "torch.nn.TransformerEncoder with enable_nested_tensor=False."
         )
-    if torch._C._functorch.is_functorch_wrapped_tensor(state):
+    if is_transformed(state):
         raise TypeError(
             f"the {what} of layer {name!r} must be a plain tensor, got one inside torch.func: call the model "
             "itself on the whole batch, without vmap or grad around it."
@@ -433,6 +433,27 @@ def check_final_norm(final_norm: object) -> None:
             "GPT-2, Llama and T5 "
             "return the state after their final norm as the last entry (exclude it), models such as BERT "
             "and ViT the last block's own output (include it)."
+        )
+
+
+def check_embeddings_said(output: str, recurrent: bool) -> None:
+    """Refuse to guess what the first entry of a recurrent model's hidden states is."""
+    if recurrent:
+        raise ValueError(
+            f"embeddings must say what the first hidden state is, got {output}, the output of a recurrent "
+            "model: pass embeddings='absent' where it is that of block 1 (Mamba, FalconMamba, RWKV), or "
+            "embeddings='include' where it is the embedding output."
+        )
+
+
+def check_no_pairs(mask: Tensor) -> None:
+    """Refuse a square mask that may say which token sees which."""
+    square = mask.ndim == 2 and mask.shape[0] == mask.shape[1] and mask.shape[0] > 1
+    if square and bool(mask.diagonal().all()) and not bool(mask.all()):
+        raise ValueError(
+            "attention_mask must be (batch, tokens), got a square one in which every token sees itself, "
+            "which could be (tokens, tokens): score hidden_state_tracks(output), then keep "
+            "scores[mask.bool()]."
         )
 
 

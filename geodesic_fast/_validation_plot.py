@@ -34,6 +34,16 @@ def check_colors(colors: Sequence[Any] | None, classes: int) -> list[Any] | None
     return None if colors is None else list(colors)[:classes]
 
 
+def check_width(beside: Tensor, tracks: Tensor) -> Tensor:
+    """Refuse tracks of another number of features."""
+    if beside.shape[-1] != tracks.shape[-1]:
+        raise ValueError(
+            f"beside must have the {tracks.shape[-1]} features of tracks, got {beside.shape[-1]}: "
+            "both are drawn in one plane."
+        )
+    return beside
+
+
 def check_square(name: str, value: object) -> Tensor:
     """Refuse what is not a square matrix."""
     check_float_tensor(name, value)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._validation import check_choice, check_tracks
-from geodesic_fast._validation_plot import check_colors, check_history, check_square, classes_of
+from geodesic_fast._validation_plot import check_colors, check_history, check_square, check_width, classes_of
 from geodesic_fast.integrations._packages import need
+from geodesic_fast.metrics.ots_curve import OTSCurve
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def plot_tracks(
     *,
     dim: int = 0,
     colors: Sequence[Any] | None = None,
+    beside: Tensor | Sequence[Tensor] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw every track as a line in the plane of the two main directions of all states.
@@ -44,13 +46,16 @@ def plot_tracks(
         labels: one integer per track, its class: tracks of one class share a colour.
         dim: the layer axis of a tensor; must be 0 for a list.
         colors: one colour per class, in the order of the sorted classes; default: those of matplotlib.
+        beside: other tracks, with their layers first, drawn as thin dashed lines in the same plane: for
+            example `displacement_interpolation` of the ends, the geodesic that the tracks are to follow.
         ax: where to draw; default: a new figure.
 
     Returns:
         The ax.
 
     Raises:
-        TypeError, ValueError: as `geodesic_fast.lss`; labels that are not one integer per track.
+        TypeError, ValueError: as `geodesic_fast.lss`; labels that are not one integer per track; tracks
+            beside of another width.
         ImportError: matplotlib is missing.
 
     Example:
@@ -58,11 +63,10 @@ def plot_tracks(
         >>> from geodesic_fast.plot import plot_tracks
         >>> ax = plot_tracks(torch.randn(9, 30, 16).cumsum(0), torch.arange(30) % 3)
     """
-    tracks = as_tensors(tracks)
-    check_tracks(tracks, dim)
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    x = x.detach().cpu().reshape(len(x), -1, x.shape[-1])  # (n+1, m, d)
-    points, shares, finite = project_tracks(x)
+    x = _stacked("tracks", tracks, dim)
+    other = None if beside is None else check_width(_stacked("beside", beside, 0), x)
+    plane = _Plane(x)
+    points, shares, finite = plane.place(x), plane.shares, plane.finite
     classes = classes_of(labels, x.shape[1])
     names, indices = np.unique(classes, return_inverse=True)
     colors = check_colors(colors, len(names)) or [f"C{index % 10}" for index in range(len(names))]
@@ -70,6 +74,10 @@ def plot_tracks(
     ax = _new_axes() if ax is None else ax
     lines = need("matplotlib.collections", "a picture", "plot").LineCollection
     ax.add_collection(lines(list(points), colors=chosen, linewidths=0.6, alpha=0.45))
+    if other is not None:
+        ax.add_collection(
+            lines(list(plane.place(other)), colors="0.35", linewidths=0.4, linestyles=(0, (4, 3)), zorder=2)
+        )
     ax.scatter(points[:, 0, 0], points[:, 0, 1], s=7, facecolors="none", edgecolors=chosen, lw=0.5, zorder=3)
     ax.scatter(points[:, -1, 0], points[:, -1, 1], s=9, color=chosen, lw=0, zorder=4)
     ax.autoscale_view()
@@ -93,23 +101,48 @@ def project_tracks(tracks: Tensor) -> tuple[np.ndarray, tuple[float, float], np.
     Returns the points (m', n+1, 2), the share of the variance that each direction keeps, and which of the m
     tracks these are (m): the finite ones.
     """
-    finite = torch.isfinite(tracks).all(dim=-1).all(dim=0)
-    states = tracks[:, finite].double()
-    if states.numel() == 0:
-        return np.empty((0, len(tracks), 2)), (math.nan, math.nan), finite.numpy()
-    unit = states.abs().max().clamp(min=1e-300)  # squares of coordinates in it neither overflow nor vanish
-    cloud = states.flatten(0, 1) / unit
-    cloud = cloud - cloud.mean(dim=0)  # ((n+1) m', d)
-    variances, directions = _main_directions(cloud)
-    largest = directions.abs().argmax(dim=0)
-    directions = directions * directions.gather(0, largest[None]).sign()  # the sign is arbitrary: fix it
-    points = (cloud @ directions).mul_(unit).reshape(len(states), -1, directions.shape[1]).transpose(0, 1)
-    if points.shape[-1] == 1:
-        points = torch.cat([points, torch.zeros_like(points)], dim=-1)
-        variances = torch.cat([variances, torch.zeros_like(variances)])
-    total = float(cloud.square().sum())
-    first, second = (float(v) / total if total > 0 else math.nan for v in variances)
-    return points.numpy(), (first, second), finite.numpy()
+    plane = _Plane(tracks)
+    return plane.place(tracks), plane.shares, plane.finite
+
+
+class _Plane:
+    """The two main directions of the finite tracks among (n+1, m, d)."""
+
+    def __init__(self, tracks: Tensor) -> None:
+        finite = torch.isfinite(tracks).all(dim=-1).all(dim=0)
+        self.finite, self.shares = finite.numpy(), (math.nan, math.nan)
+        states = tracks[:, finite].double()
+        self.empty = states.numel() == 0
+        if self.empty:
+            return
+        self.unit = states.abs().max().clamp(min=1e-300)  # squares in it neither overflow nor vanish
+        cloud = states.flatten(0, 1) / self.unit
+        self.centre = cloud.mean(dim=0)
+        cloud = cloud - self.centre  # ((n+1) m', d)
+        variances, directions = _main_directions(cloud)
+        largest = directions.abs().argmax(dim=0)
+        self.directions = directions * directions.gather(0, largest[None]).sign()  # arbitrary: fix it
+        total = float(cloud.square().sum())
+        kept = [float(v) / total if total > 0 else math.nan for v in variances]
+        self.shares = (kept[0], kept[1] if len(kept) > 1 else 0.0 if total > 0 else math.nan)
+
+    def place(self, tracks: Tensor) -> np.ndarray:
+        """Return the points (m', k, 2) of tracks (k, m, d), without those that are not finite."""
+        states = tracks[:, torch.isfinite(tracks).all(dim=-1).all(dim=0)].double()
+        if self.empty:
+            return np.empty((0, len(tracks), 2))
+        points = ((states / self.unit - self.centre) @ self.directions).mul_(self.unit).transpose(0, 1)
+        if points.shape[-1] == 1:
+            points = torch.cat([points, torch.zeros_like(points)], dim=-1)
+        return points.numpy()
+
+
+def _stacked(name: str, tracks: Tensor | Sequence[Tensor], dim: int) -> Tensor:
+    """Return tracks as (n+1, m, d) on the CPU."""
+    tracks = as_tensors(tracks)
+    check_tracks(tracks, dim, name)
+    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
+    return x.detach().cpu().reshape(len(x), -1, x.shape[-1])
 
 
 def _main_directions(cloud: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,6 +238,50 @@ def plot_geometry(
     note = f" (up to {left_out} of {len(values[0])} tracks undefined)" if left_out else ""
     if note or not ax.get_ylabel():
         ax.set_ylabel(field + note)
+    return ax
+
+
+def plot_ots_curve(
+    curve: OTSCurve, *, label: str | None = None, ax: Axes | None = None, **style: Any
+) -> Axes:
+    """Draw the optimal transport score of random subsets against their number of points.
+
+    Args:
+        curve: what `geodesic_fast.ots_curve` gives.
+        label: name of the line, for a legend.
+        ax: where to draw; default: a new figure. Call again with the same ax to compare maps.
+        style: of the line, for example color="C1" or ls="--".
+
+    Returns:
+        The ax. Dots are the subsets, the line is their mean, the band its 95 % confidence interval; a single
+        subset, such as that of all points, has none.
+
+    Raises:
+        TypeError: curve is something else.
+        ImportError: matplotlib is missing.
+
+    Example:
+        >>> import torch, geodesic_fast
+        >>> from geodesic_fast.plot import plot_ots_curve
+        >>> x = torch.randn(256, 8)
+        >>> ax = plot_ots_curve(geodesic_fast.ots_curve(x, x + 0.5 * torch.randn(256, 8)))
+    """
+    if not isinstance(curve, OTSCurve):
+        raise TypeError(
+            f"curve must be what geodesic_fast.ots_curve returns, got {type(curve).__name__}: "
+            "call ots_curve(x, y) first."
+        )
+    sizes, mean, low, high = (
+        as_tensors(value).numpy() for value in (curve.sizes, curve.mean, curve.low, curve.high)
+    )
+    ax = _new_axes() if ax is None else ax
+    (line,) = ax.plot(sizes, mean, label=label, marker="o", ms=4, **style)
+    ax.fill_between(sizes, low, high, color=line.get_color(), alpha=0.15, lw=0)
+    for size, scores in zip(sizes, curve.scores, strict=True):
+        ax.plot([size] * len(scores), scores, ".", color=line.get_color(), alpha=0.4, ms=3)
+    ax.set_xscale("log")
+    ax.set_xlabel("number of points m")
+    ax.set_ylabel(f"OTS, d = {curve.d}")
     return ax
 
 

@@ -17,7 +17,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import directional_stats
 
 from geodesic_fast.__main__ import main
-from geodesic_fast.demo import command, digits, finding, measuring, networks, results, training
+from geodesic_fast._report import write_whole
+from geodesic_fast.demo import command, digits, finding, measuring, networks, training
 
 # The demo runs on the plain-torch reference as well, and says so with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:geodesic_fast answers from its slower:RuntimeWarning")
@@ -274,13 +275,13 @@ def test_ctrl_c_before_anything_is_complete(monkeypatch, capsys, tmp_path):
 
 def test_an_interrupted_write_leaves_the_file_as_it_was(monkeypatch, tmp_path):
     target = tmp_path / "report.html"
-    results.write_whole(target, b"old")
+    write_whole(target, b"old")
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        results.write_whole(target, b"new")
+        write_whole(target, b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from geodesic_fast import geodesic_gap, geodesic_gap_reference
@@ -68,6 +69,40 @@ def test_the_factors_multiply(device):
     assert found.detour >= 1
 
 
+def test_a_target_gives_the_normalised_path_energy(device):
+    tracks = geodesic(40, 3, 6, device)
+    target = torch.randn(40, 3, dtype=torch.float64, device=device)
+    found = geodesic_gap(tracks, target=target)
+    costs = cdist(tracks[0].cpu(), target.cpu(), "sqeuclidean")
+    squared = costs[linear_sum_assignment(costs)].mean()
+    energy = 6 * tracks.diff(dim=0).square().sum(-1).sum(0).mean().item()
+    assert found.optimal_cost.item() == pytest.approx(squared, rel=1e-12)
+    assert found.gap.item() == pytest.approx((energy - squared) / squared, rel=1e-10)
+    shuffled = geodesic_gap(tracks, target=tracks[-1][torch.randperm(40, device=device)])
+    assert shuffled.gap.abs().item() < 1e-13
+
+
+def test_uneven_times_take_the_time_of_each_step(device):
+    times = torch.tensor([0.0, 0.1, 0.5, 0.6, 2.0], dtype=torch.float64)
+    x, y = geodesic(30, 3, 1, device)
+    tracks = torch.lerp(x, y, (times / 2).to(device)[:, None, None])
+    assert geodesic_gap(tracks, times=times).gap.abs().item() < 1e-13
+    assert geodesic_gap(tracks).gap.item() > 0.5
+    assert geodesic_gap(tracks, times=times.tolist()).gap == geodesic_gap(tracks, times=times * 8).gap
+    for got, expected in zip(
+        geodesic_gap(tracks, times=times), geodesic_gap_reference(tracks, times=times), strict=True
+    ):
+        assert float(got) == pytest.approx(float(expected), rel=1e-12, abs=1e-13)
+
+
+def test_rectified_straightness_is_the_time_integral_of_its_definition(device):
+    tracks = random_tracks((5, 12, 3), torch.float64, device)
+    n = len(tracks) - 1
+    velocity, chord = tracks.diff(dim=0) * n, tracks[-1] - tracks[0]
+    expected = (chord - velocity).square().sum(-1).mean()  # integral over t of E |(Z1 - Z0) - v_t|^2
+    assert geodesic_gap(tracks).rectified_straightness.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
 def test_matches_the_reference(device):
     tracks = random_tracks((5, 80, 12), torch.float32, device)
     for got, expected in zip(geodesic_gap(tracks), geodesic_gap_reference(tracks), strict=True):
@@ -100,6 +135,7 @@ def test_what_stands_still_is_undefined_and_what_only_swaps_is_infinite(device):
     assert swapped.gap == swapped.detour == math.inf
 
 
+@pytest.mark.huge
 def test_a_time_budget_leaves_lower_bounds(device):
     x = torch.randn(3000, 3, device=device)
     tracks = torch.stack((x, torch.randn(3000, 3, device=device)))
@@ -135,3 +171,13 @@ def test_says_what_is_wrong():
     broken[2, 3, 1] = math.nan
     with pytest.raises(ValueError, match="finite, got NaN or inf first in row 3"):
         geodesic_gap(broken)
+    for target, message in (
+        (torch.randn(4, 4), "shape of one layer"),
+        (torch.randn(5, 4, dtype=torch.float64), "dtype of one layer"),
+    ):
+        with pytest.raises(ValueError, match=f"target must have the {message}"):
+            geodesic_gap(torch.randn(3, 5, 4), target=target)
+    with pytest.raises(ValueError, match="times must hold one number for each of the 3 layers, got 2"):
+        geodesic_gap(torch.randn(3, 5, 4), times=[0.0, 1.0])
+    with pytest.raises(ValueError, match="times must be finite and increasing"):
+        geodesic_gap(torch.randn(3, 5, 4), times=[0.0, 1.0, 1.0])

@@ -88,3 +88,26 @@ def test_a_side_is_said_where_the_model_has_two():
         hidden_state_tracks(half, final_norm="include", side="encoder")
     with pytest.raises(ValueError, match="side must be one of 'encoder', 'decoder'"):
         hidden_state_tracks(half, final_norm="include", side="both")
+
+
+def test_a_square_mask_that_may_be_of_pairs_of_tokens_is_refused():
+    given = tuple(torch.randn(5, 5, 8) for _ in range(4))
+    with pytest.raises(ValueError, match=r"could be \(tokens, tokens\)"):
+        hidden_state_geometry(given, attention_mask=torch.ones(5, 5).tril(), final_norm="include")
+    padded = torch.ones(5, 5)
+    padded[3, 2:] = 0  # token 3 of sample 3 is padding: no matrix of pairs
+    got = hidden_state_geometry(given, attention_mask=padded, final_norm="include")
+    assert got.lss.shape == (22,)
+    assert (
+        hidden_state_geometry(given, attention_mask=torch.ones(5, 5), final_norm="include").lss.numel() == 25
+    )
+
+
+def test_hidden_states_that_begin_with_block_1():
+    given = states(4)
+    output = {"last_hidden_state": given[-1], "cache_params": None, "hidden_states": given}
+    with pytest.raises(ValueError, match="embeddings must say what the first hidden state is"):
+        hidden_state_tracks(output, final_norm="exclude")
+    assert same(hidden_state_tracks(output, final_norm="exclude", embeddings="absent"), given[:3])
+    assert same(hidden_state_tracks(output, final_norm="exclude", embeddings="include"), given[:3])
+    assert same(hidden_state_tracks(given, final_norm="exclude"), given[:3])

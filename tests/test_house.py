@@ -74,6 +74,10 @@ ROOMS = {  # those without a kernel are made of other metrics' kernels; those wi
     "action": (),
     "geodesic_bound": ("benchmarks/",),
     "geodesic_gap": ("benchmarks/",),
+    "step_geometry": ("csrc/", "benchmarks/"),
+    "wasserstein_curve": ("benchmarks/",),
+    "displacement_interpolation": (),
+    "ots_curve": (),
 }
 
 

@@ -41,6 +41,7 @@ def test_a_list_of_1024_layers(device):
     torch.testing.assert_close(torch.stack(found).double(), exact, rtol=1e-3, atol=2e-6 * exact.abs().max())
 
 
+@pytest.mark.huge
 def test_more_than_two_to_the_31_values(device):
     """Every track lies at the same place: the layout counts more values than the memory holds."""
     one = random_tracks((32, 1, 8192), torch.bfloat16, device)
@@ -49,6 +50,7 @@ def test_more_than_two_to_the_31_values(device):
     assert torch.equal(lss(tracks), lss(one).expand(8000))
 
 
+@pytest.mark.huge
 def test_offsets_beyond_two_to_the_31(device):
     """Two tracks 2^31 values apart, in half precision: 4 GiB that are reserved, but hardly touched."""
     if device.type != "cpu":

@@ -81,6 +81,53 @@ def test_a_time_budget_is_kept_and_what_it_bought_is_an_interval():
     assert told
 
 
+@pytest.mark.parametrize("method", ["stored", "tiles"])
+def test_what_the_identity_proves_bounds_the_score_at_once(method, monkeypatch):
+    x, y = tensors(lambda rng, m, d: (rng.standard_normal((m, d)),) * 2, 500, 16)
+    y = x + 0.02 * torch.from_numpy(np.random.default_rng(1).standard_normal((500, 16))).float()
+    y[:2] = y[[1, 0]]
+    full, clock = ots(x, y, method=method), Looks()
+    monkeypatch.setattr(geodesic_fast.metrics.ots, "time", clock)
+    monkeypatch.setattr(products, "time", clock)
+    ends = [ots(x, y, method=method, time_budget=float(seconds)) for seconds in range(1, 20)]
+    begun = [result for result in ends if not vacuous(result) and result.record["iterations"] == 0]
+    assert len(begun) > 3
+    assert all(0.0 < result.score_lower <= full.score <= result.score_upper for result in begun)
+    assert max(result.score_lower for result in begun) > 0.5
+
+
+@pytest.mark.parametrize("method", ["stored", "tiles"])
+@pytest.mark.parametrize("d", [2, 300])
+def test_time_budgets_are_kept_to_a_fifth_of_a_second(method, d):
+    x, y = tensors(half_scrambled, 5000, d)
+    ots(x[:500], y[:500], method=method)
+    for budget in (0.1, 0.4, 0.8):
+        over = []
+        while len(over) < 3 and not (over and min(over) < 0.2):  # a busy machine may stall once
+            started = time.monotonic()
+            result = ots(x, y, method=method, time_budget=budget)
+            over.append(time.monotonic() - started - budget)
+        assert min(over) < 0.2
+        assert result.score_lower <= result.score_upper
+
+
+@pytest.mark.parametrize(
+    ("method", "m", "d", "budget"),
+    [("dense", 900, 8, None), ("stored", 3000, 16, None), ("tiles", 4000, 16, 24), ("tiles", 2500, 300, 48)],
+)
+def test_memory_budgets_are_kept(method, m, d, budget):
+    x, y = tensors(half_scrambled, m, d)
+    ots(x[:500], y[:500], method=method)
+    torch.mm(x, x.T[:, :2048])  # buffers that the matrix library keeps
+    found = []
+    budget = None if budget is None else budget << 20
+    peak = peak_above_now(lambda: found.append(ots(x, y, method=method, memory_budget=budget)))
+    if peak is None:
+        pytest.skip("the peak of the resident memory cannot be read here")
+    asked = budget or found[0].record["estimated_bytes"]
+    assert peak <= asked + max(asked // 10, 16 << 20)
+
+
 def test_a_search_that_ran_out_of_time_is_gone_on_with(monkeypatch):
     x, y = tensors(half_scrambled, 600, 20)
     full = ots(x, y)
@@ -150,7 +197,7 @@ def test_the_stored_search_takes_little_more_than_its_costs():
 
 
 def test_what_cannot_fit_is_refused_with_what_would():
-    x = torch.zeros(5000, 4)
+    x = torch.arange(20_000.0).view(5000, 4)
     with pytest.raises(
         MemoryError, match=r"method 'stored' for 5000 points of width 4.*method='tiles' takes"
     ):

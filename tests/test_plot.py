@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
 
-from geodesic_fast import line_deviation, track_geometry
-from geodesic_fast.plot import plot_geometry, plot_line_deviation, plot_tracks, project_tracks
+from geodesic_fast import displacement_interpolation, line_deviation, ots_curve, track_geometry
+from geodesic_fast.plot import plot_geometry, plot_line_deviation, plot_ots_curve, plot_tracks, project_tracks
 
 
 @pytest.fixture
@@ -170,3 +170,29 @@ def test_a_missing_matplotlib_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'geodesic-fast\[plot\]'"):
         plot_tracks(torch.randn(4, 7, 3))
+
+
+def test_tracks_beside_are_drawn_in_the_same_plane(ax):
+    tracks = torch.randn(5, 12, 6).cumsum(0)
+    geodesic = displacement_interpolation(tracks[0], tracks[-1], torch.linspace(0, 1, 9))
+    plot_tracks(tracks, beside=geodesic, ax=ax)
+    drawn = np.array([path.vertices for path in ax.collections[1].get_paths()])
+    assert drawn.shape == (12, 9, 2)
+    np.testing.assert_allclose(drawn[:, 0], lines_of(ax)[:, 0], atol=1e-6)
+    ends = sorted(map(tuple, lines_of(ax)[:, -1].round(4).tolist()))
+    np.testing.assert_allclose(sorted(map(tuple, drawn[:, -1].round(4).tolist())), ends, atol=2e-4)
+    with pytest.raises(ValueError, match="beside must have the 6 features of tracks, got 5"):
+        plot_tracks(tracks, beside=geodesic[..., :5], ax=ax)
+
+
+def test_the_ots_curve_is_drawn_as_measured(ax):
+    x = torch.randn(200, 4)
+    curve = ots_curve(x, x + torch.randn(200, 4), [20, 50, 200])
+    assert plot_ots_curve(curve, label="noise", ax=ax) is ax
+    line = ax.lines[0]
+    assert line.get_xdata().tolist() == [20, 50, 200]
+    np.testing.assert_array_equal(line.get_ydata(), curve.mean.numpy())
+    assert [len(dots.get_ydata()) for dots in ax.lines[1:]] == [8, 4, 1]
+    assert ax.get_ylabel() == "OTS, d = 4"
+    with pytest.raises(TypeError, match=r"curve must be what geodesic_fast\.ots_curve returns, got Tensor"):
+        plot_ots_curve(curve.mean)

@@ -113,3 +113,27 @@ def test_layers_inside_layers_are_points_in_the_order_in_which_they_end(x):
 def test_says_which_layers_there_are(layers, sentence):
     with pytest.raises(ValueError, match=sentence):
         record(Net(), layers)
+
+
+@pytest.mark.parametrize("adapters", ["LoraConfig", "PrefixTuningConfig"])
+def test_patterns_of_the_base_model_name_its_layers_under_adapters(adapters):
+    tiny = pytest.importorskip("tiny_transformers", reason="needs the package transformers")
+    peft = pytest.importorskip("peft", reason="needs the package peft")
+    options = {"target_modules": ["c_attn"]} if adapters == "LoraConfig" else {"num_virtual_tokens": 3}
+    model = peft.get_peft_model(tiny.gpt2(), getattr(peft, adapters)(task_type="CAUSAL_LM", **options))
+    base, batch = model.get_base_model(), tiny.padded_batch()
+    for pattern, blocks in (("transformer.h.*", base.transformer.h), ("*.h.[12]", base.transformer.h[1:3])):
+        expected: list[torch.Tensor] = []
+
+        def keep(module, args, output, expected=expected):
+            expected.append(output if isinstance(output, torch.Tensor) else output[0])
+
+        handles = [block.register_forward_hook(keep) for block in blocks]
+        with torch.no_grad(), record(model, pattern, inputs=False) as recording:
+            model(**batch)
+        for handle in handles:
+            handle.remove()
+        assert len(recording.tracks) == len(blocks)
+        assert all(map(torch.equal, recording.tracks, expected))
+    with pytest.raises(ValueError, match="layers must match modules"):
+        record(model, "transformer.blocks.*")

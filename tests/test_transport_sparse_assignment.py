@@ -2,13 +2,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, linprog
 
 from geodesic_fast._extension import engine
+from geodesic_fast.transport.equal_points import merge_equal
 from geodesic_fast.transport.interval import _possible_counts
-from geodesic_fast.transport.points import Points
-from geodesic_fast.transport.sparse_assignment import SparseGraph, solve_rows
-from geodesic_fast.transport.ties import equal_point_labels, fixed_to_themselves, most_fixed_points
+from geodesic_fast.transport.points import Flow, Points
+from geodesic_fast.transport.sparse_assignment import Rows, SparseGraph, cheapest_flow, most_fixed_flow
 
 pytestmark = pytest.mark.skipif(engine is None, reason="the engine is not built: the solver is part of it")
 
@@ -17,40 +17,63 @@ def no_deadline():
     pass
 
 
-def random_graph(rng, m, share, whole):
-    """Return an (m, m) cost with inf for missing edges; the identity is always there."""
-    cost = rng.integers(0, 8, (m, m)).astype(float) if whole else rng.standard_normal((m, m))
-    cost[(rng.random((m, m)) > share) & ~np.eye(m, dtype=bool)] = np.inf
-    return cost
+def random_flow(rng, most=12, units=4):
+    """Return supply, demand and a flow (rows, cols) of at most `units` for each row."""
+    p, q = rng.integers(1, most, 2)
+    supply = rng.integers(1, units + 1, p)
+    supply[0] += max(0, q - supply.sum())
+    of_unit = np.repeat(np.arange(p), supply)
+    to = rng.permutation(np.concatenate([np.arange(q), rng.integers(0, q, len(of_unit) - q)]))
+    flow = np.zeros((p, q), np.int32)
+    np.add.at(flow, (of_unit, to), 1)
+    return flow
 
 
-def rows_of(cost):
-    rows, cols = np.nonzero(np.isfinite(cost))
-    start = np.searchsorted(rows, np.arange(len(cost) + 1))
-    return start.astype(np.int64), cols.astype(np.int32), cost[rows, cols]
+def rows_of(edges, flow):
+    """Return the graph of the pairs where `edges` (rows, cols) is true, and those pairs."""
+    rows, cols = np.nonzero(edges)
+    start = np.searchsorted(rows, np.arange(len(edges) + 1))
+    supply, demand = (flow.sum(axis).astype(np.int32) for axis in (1, 0))
+    return Rows(start, cols.astype(np.int32), supply, demand), (rows, cols)
 
 
+def unit_by_unit(cost, flow):
+    """Return the least cost by SciPy, each unit a row and a column of its own."""
+    whole = np.repeat(np.repeat(cost, flow.sum(1), 0), flow.sum(0), 1)
+    whole = np.where(np.isfinite(whole), whole, 1e6)
+    return whole[linear_sum_assignment(whole)].sum()
+
+
+@pytest.mark.parametrize("units", [1, 2, 30])
 @pytest.mark.parametrize("whole", [True, False])
-def test_random_graphs_equal_scipy_from_any_start(whole):
-    rng = np.random.default_rng(0)
-    for _ in range(400):
-        m = int(rng.integers(1, 40))
-        cost = random_graph(rng, m, rng.random(), whole)
-        start, cols, costs = rows_of(cost)
-        v = rng.standard_normal(m) * rng.choice([0.0, 1.0, 100.0])
-        match = rng.choice([np.arange(m), np.full(m, -1), rng.permutation(m)]).astype(np.int32)
-        u, _ = solve_rows(start, cols, costs, v, match, no_deadline)
-        best = linear_sum_assignment(np.where(np.isfinite(cost), cost, 1e6))
-        np.testing.assert_array_equal(np.sort(match), np.arange(m))
-        assert cost[np.arange(m), match].sum() == pytest.approx(cost[best].sum(), abs=1e-10)
+def test_random_graphs_equal_scipy_from_any_start(whole, units):
+    rng = np.random.default_rng(units)
+    for _ in range(200):
+        flow = random_flow(rng, 40 if units == 1 else 12, units)
+        shape = flow.shape
+        cost = rng.integers(0, 8, shape).astype(float) if whole else rng.standard_normal(shape)
+        cost[(rng.random(shape) > rng.random()) & (flow == 0)] = np.inf
+        rows, pairs = rows_of(np.isfinite(cost), flow)
+        v = rng.standard_normal(shape[1]) * rng.choice([0.0, 1.0, 100.0])
+        found = flow[pairs] if rng.random() < 0.5 else rng.integers(0, 2 * units, len(pairs[0]))
+        found = np.ascontiguousarray(found, np.int32)
+        u, _ = cheapest_flow(rows, cost[pairs], v, found, no_deadline)
+        assert (found >= 0).all()
+        for axis in (0, 1):
+            np.testing.assert_array_equal(np.bincount(pairs[axis], found, shape[axis]), flow.sum(1 - axis))
+        best = unit_by_unit(cost, flow)
+        assert (cost[pairs] * found).sum() == pytest.approx(best, abs=1e-9)
         assert (cost - u[:, None] - v >= -1e-11).all()
-        assert u.sum() + v.sum() == pytest.approx(cost[best].sum(), abs=1e-9)
+        assert u @ rows.supply + v @ rows.demand == pytest.approx(best, abs=1e-8)
 
 
 def test_a_graph_without_a_perfect_matching_is_named():
-    start, cols = np.array([0, 1, 2]), np.array([0, 0], np.int32)
+    none = np.zeros(2, np.int32)
+    both = Rows(np.array([0, 1, 2]), none, none + 1, none + 1)
     with pytest.raises(RuntimeError, match="no perfect matching"):
-        solve_rows(start, cols, np.zeros(2), np.zeros(2), np.full(2, -1, np.int32), no_deadline)
+        cheapest_flow(both, np.zeros(2), np.zeros(2), none.copy(), no_deadline)
+    with pytest.raises(RuntimeError, match="no perfect matching"):
+        most_fixed_flow(both, none, no_deadline)
 
 
 def test_a_growing_graph_keeps_pairs_sorted_and_once():
@@ -69,37 +92,71 @@ def test_a_growing_graph_keeps_pairs_sorted_and_once():
     assert {(k // 30, k % 30) for k in graph.keys.tolist()} == seen
 
 
-def test_most_fixed_points_among_tied_assignments():
+@pytest.mark.parametrize("units", [1, 2, 30])
+def test_most_fixed_points_among_tied_assignments(units):
+    rng = np.random.default_rng(units)
+    moved = 0
+    for _ in range(100):
+        flow = random_flow(rng, 20 if units == 1 else 12, units)
+        own = np.zeros_like(flow)  # another flow of the same supply and demand
+        of_unit, to_unit = (np.repeat(np.arange(n), flow.sum(1 - k)) for k, n in enumerate(flow.shape))
+        np.add.at(own, (of_unit, rng.permutation(to_unit)), 1)
+        tied = (rng.random(flow.shape) < rng.random()) | (flow > 0)
+        rows, pairs = rows_of(tied, flow)
+        found = most_fixed_flow(rows, own[pairs], no_deadline)
+        assert (found >= 0).all()
+        for axis in (0, 1):
+            np.testing.assert_array_equal(
+                np.bincount(pairs[axis], found, flow.shape[axis]), flow.sum(1 - axis)
+            )
+        assert np.minimum(found, own[pairs]).sum() == flow.sum() - least_moved(tied, own, flow)
+        moved += int((found > own[pairs]).any())
+    assert moved > 30
+
+
+def least_moved(tied, own, flow):
+    """Return how few units move, by linear programming: of each pair, those that stay and those that move."""
+    i, j = np.nonzero(tied)
+    p, edges = len(flow), len(i)
+    sums = np.zeros((p + flow.shape[1], edges))
+    sums[i, np.arange(edges)] = sums[p + j, np.arange(edges)] = 1
+    bounds = [(0, n) for n in own[i, j]] + [(0, None)] * edges
+    totals = np.concatenate([flow.sum(1), flow.sum(0)])
+    found = linprog(np.repeat([0, 1], edges), A_eq=np.hstack([sums, sums]), b_eq=totals, bounds=bounds)
+    return round(found.fun)
+
+
+def test_the_permutation_of_a_flow_names_what_stays():
     rng = np.random.default_rng(0)
-    for _ in range(300):
-        m = int(rng.integers(1, 20))
-        match = rng.permutation(m).astype(np.int32)
-        tied = rng.random((m, m)) < rng.random()
-        tied[np.arange(m), match] = True
-        labels = rng.integers(0, m, m) if rng.random() < 0.5 else np.arange(m)
-        equal = labels[:, None] == labels
-        # A twin of a tied point is tied too.
-        tied = (tied[:, :, None] & equal[None]).any(1)
-        rows, cols = np.nonzero(tied)
-        result = most_fixed_points(match, rows, cols.astype(np.int32), labels, no_deadline)
-        assert tied[np.arange(m), result].all()
-        np.testing.assert_array_equal(np.sort(result), np.arange(m))
-        best = linear_sum_assignment(np.where(tied, 1.0 - equal, 1e3))
-        assert (result == np.arange(m)).sum() == equal[best].sum()
-
-
-def test_twins_take_their_own_places():
-    match, labels = np.array([1, 2, 0, 3], np.int32), np.array([7, 7, 7, 1])
-    np.testing.assert_array_equal(fixed_to_themselves(match, labels), np.arange(4))
+    for _ in range(100):
+        m = int(rng.integers(1, 40))
+        x, y = (torch.from_numpy(rng.integers(0, 4, (m, 1))).double() for _ in range(2))
+        points = Points(x, y)
+        keys, units = np.unique(
+            points.row_of * points.cols + rng.permutation(points.col_of), return_counts=True
+        )
+        rows, cols = np.divmod(keys, points.cols)
+        permutation = points.permutation(Flow(rows, cols, units))
+        np.testing.assert_array_equal(np.sort(permutation), np.arange(m))
+        again = np.unique(points.row_of * points.cols + points.col_of[permutation], return_counts=True)
+        np.testing.assert_array_equal(again, (keys, units))
+        assert (permutation == np.arange(m)).sum() == points.fixed(Flow(rows, cols, units))
+        assert points.fixed(Flow(rows, cols, units)) == (y[permutation] == y).sum()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_labels_are_equal_exactly_for_equal_points(dtype):
+@pytest.mark.parametrize("d", [1, 4, 30])
+def test_points_are_merged_exactly_when_they_are_equal(dtype, d):
     rng = np.random.default_rng(0)
-    y = torch.from_numpy(rng.integers(-1, 2, (500, 4))).to(dtype)
+    y = torch.zeros(500, d, dtype=dtype)
+    y[:, -4:] = torch.from_numpy(rng.integers(-1, 2, (500, min(d, 4)))).to(dtype)
     y[::7] *= -1  # makes -0.0, which equals 0.0
-    labels = torch.from_numpy(equal_point_labels(y))
-    assert torch.equal(labels[:, None] == labels, (y[:, None] == y).all(-1))
+    distinct, number = merge_equal(y)
+    assert torch.equal(distinct[number], y)
+    assert len(distinct) == 3 ** min(d, 4)
+    first = [int(np.flatnonzero(number == k)[0]) for k in range(len(distinct))]
+    assert first == sorted(first)
+    assert merge_equal(distinct)[0] is distinct
 
 
 def test_possible_counts_hold_every_assignment_within_the_gap():

@@ -60,8 +60,20 @@ class BackwardPass {
     panel_.fill(feature);
     const Acc* weights =
         static_cast<const Acc*>(args_.weights) + (args_.each ? panel_.first_track() * n_ * n_ : 0);
+    leave_out_unweighted(weights);
     panel_.over_steps([&](int64_t begin, int64_t end, int) {
       mix(weights, panel_.rows(), n_, panel_.columns(), begin, end, mixed_);
+    });
+  }
+
+  // Steps of no pair that counts may hold NaN, which 0 times NaN would carry on.
+  void leave_out_unweighted(const Acc* weights) {
+    panel_.over_steps([&](int64_t begin, int64_t end, int) {
+      for (int64_t k = begin; k < end; ++k) {
+        bool counts = false;
+        for (int64_t l = 0; l < n_; ++l) counts = counts || weights[k * n_ + l] != 0;
+        if (!counts) std::memset(panel_.row(k), 0, panel_.columns() * sizeof(Acc));
+      }
     });
   }
 
@@ -91,10 +103,14 @@ class BackwardPass {
   void project(int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       for (int64_t t = 0; t < panel_.tracks(); ++t) {
-        const double length = panel_.length(t, k);
-        const Acc along = Acc(along_[t * n_ + k]), inverse = length != 0 ? Acc(1 / length) : Acc(0);
+        const Length length = panel_.length(t, k);
+        const Acc along = Acc(along_[t * n_ + k]);
+        const Acc inverse = length.value != 0 ? Acc(1 / length.value / length.unit) : Acc(0);
         Acc *h = mixed(k, t), *u = panel_.row(k) + t * panel_.width();
-        for (int64_t j = 0; j < panel_.width(); ++j) h[j] = (h[j] - along * u[j]) * inverse;
+        for (int64_t j = 0; j < panel_.width(); ++j) {
+          const Acc off = h[j] - along * u[j];
+          h[j] = off == 0 ? Acc(0) : off * inverse;  // an unweighted step may have no length
+        }
       }
     }
   }

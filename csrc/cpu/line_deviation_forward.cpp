@@ -12,6 +12,12 @@ namespace geodesic_fast {
 namespace GEODESIC_FAST_ISA {
 namespace {
 
+// <u, w> over |u| |w|, both about 1: the rounding of the two is the same where they point the same way.
+double cosine_of(double product, double squares) {
+  const double cosine = product / std::sqrt(squares);
+  return cosine > 1 ? 1 : cosine < -1 ? -1 : cosine;
+}
+
 template <class T>
 void add_products(const TrackPanel<T>& panel, double* sums) {
   const int64_t n = panel.steps();
@@ -28,12 +34,12 @@ void count_missing(const TrackPanel<T>& panel, int64_t* missing) {
   const int64_t n = panel.steps();
   for (int64_t t = 0; t < panel.tracks(); ++t) {
     bool any = false;
-    for (int64_t k = 0; k < n; ++k) any = any || panel.length(t, k) == 0;
+    for (int64_t k = 0; k < n; ++k) any = any || panel.length(t, k).value == 0;
     if (!any) continue;
     panel.over_steps([&](int64_t begin, int64_t end, int) {
       for (int64_t k = begin; k < end; ++k) {
-        const bool absent = panel.length(t, k) == 0;
-        for (int64_t l = 0; l <= k; ++l) missing[k * n + l] += absent || panel.length(t, l) == 0;
+        const bool absent = panel.length(t, k).value == 0;
+        for (int64_t l = 0; l <= k; ++l) missing[k * n + l] += absent || panel.length(t, l).value == 0;
       }
     });
   }
@@ -51,10 +57,21 @@ void write_sums(const LineDeviation& args, const Scratch& scratch, int parts) {
         sum += sums[k * n + l];
         count -= reinterpret_cast<const int64_t*>(sums + n * n)[k * n + l];
       }
-      if (k == l && sum == sum) sum = double(count);
-      args.sums[k * n + l] = args.sums[l * n + k] = sum;
+      args.sums[k * n + l] = sum;
       args.counts[k * n + l] = args.counts[l * n + k] = count;
     }
+  }
+  const auto square = [&](int64_t k) { return args.sums[k * n + k] / double(args.counts[k * n + k]); };
+  for (int64_t k = 0; k < n; ++k) {
+    for (int64_t l = 0; l < k; ++l) {
+      const double count = double(args.counts[k * n + l]), sum = args.sums[k * n + l];
+      args.sums[k * n + l] = args.sums[l * n + k] =
+          count == 0 ? sum : cosine_of(sum / count, square(k) * square(l)) * count;
+    }
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    double& own = args.sums[k * n + k];
+    if (own == own) own = double(args.counts[k * n + k]);
   }
 }
 
@@ -89,10 +106,17 @@ void finish_track(const TrackPanel<T>& panel, Acc undefined, Acc* matrix) {
   for (int64_t k = 0; k < n; ++k) {
     for (int64_t l = 0; l <= k; ++l) {
       const bool defined = matrix[k * n + l] == matrix[k * n + l];  // NaN stays NaN beside a zero step
-      const bool absent = defined && (panel.length(0, k) == 0 || panel.length(0, l) == 0);
-      const Acc product = k == l && defined ? Acc(1) : matrix[k * n + l];
-      matrix[k * n + l] = matrix[l * n + k] = absent ? undefined : 1 - product;
+      const bool absent = defined && (panel.length(0, k).value == 0 || panel.length(0, l).value == 0);
+      if (k == l) continue;
+      const double square = double(matrix[k * n + k]) * double(matrix[l * n + l]);
+      const double dev = 1 - cosine_of(matrix[k * n + l], square);
+      matrix[l * n + k] = absent ? undefined : Acc(dev);  // the square products of step l are read until then
     }
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    for (int64_t l = 0; l < k; ++l) matrix[k * n + l] = matrix[l * n + k];
+    const Acc own = matrix[k * n + k];
+    matrix[k * n + k] = own != own ? own : panel.length(0, k).value == 0 ? undefined : Acc(0);
   }
 }
 

@@ -18,20 +18,18 @@ constexpr int64_t kStreamBytes = 8 << 20;  // gradients larger than this bypass 
 
 // direction <- unit step; returns its products with the sum of directions and with the direction before.
 template <class T, class Acc = typename AccOf<T>::type>
-StepSums<Acc> unit_step(const T* current, const T* previous, Acc length, const Acc* direction_sum,
-                        const Acc* before, Acc* direction, int64_t features) {
-  Vector<Acc> on_sum[kUnroll] = {}, on_before[kUnroll] = {};
+void unit_step(const T* current, const T* previous, Acc length, const Acc* direction_sum, const Acc* before,
+               Acc* direction, int64_t features, Acc (&products)[2]) {
   const bool scaled = !is_safe_square(length * length);
   if (scaled) scaled_direction(current, previous, direction, features);
   const Vector<Acc> inverse = broadcast(Acc(1) / length);
-  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
+  sum_over_features(features, products, [=](int64_t j, int64_t count, Vector<Acc>(&part)[2]) {
     const Vector<Acc> u = scaled ? SameType<Acc>::load(direction + j)
                                  : (load_row(current, j, count) - load_row(previous, j, count)) * inverse;
     SameType<Acc>::store(direction + j, u);
-    on_sum[group] += u * load_row(direction_sum, j, count);
-    on_before[group] += u * SameType<Acc>::load(before + j);
+    part[0] += u * load_row(direction_sum, j, count);
+    part[1] += u * SameType<Acc>::load(before + j);
   });
-  return {sum_groups<Acc>(on_sum), sum_groups<Acc>(on_before)};
 }
 
 // out <- gradient of the step that ends here - gradient of the step that begins here, which takes its place.
@@ -90,7 +88,9 @@ class BackwardPass {
     int64_t held_layer;     // where the held step ends; 0: none is held
     int64_t written_layer;  // where the step in `gradient` ends; 0: before the first
     bool parted;            // a zero-length step lies between the held step and the next, under "keep"
-    double length, on_own, on_before, on_sum;  // of the held step
+    Length length;          // of the held step, and its weights
+    double on_own, on_before, on_sum;  // over `factor`
+    double factor;                     // a power of two: 1 but for very short and very long steps
   };
 
   static int64_t row_bytes(const GeometryBackward& args) {
@@ -102,8 +102,13 @@ class BackwardPass {
   T* target(int64_t layer, const State& state) const {
     return row_of<T>(args_.gradient, layer, state.gradient_offset);
   }
-  double length_of(int64_t layer, const State& state) const {
+  Acc kept_length(int64_t layer, const State& state) const {
     return static_cast<const Acc*>(args_.lengths)[(layer - 1) * args_.tracks.tracks + state.track];
+  }
+  Length length_of(int64_t layer, const State& state) const {
+    const double length = kept_length(layer, state);
+    if (length <= kLargestDouble) return length;
+    return scaled_direction(point(layer, state), point(layer - 1, state), state.next, args_.tracks.features);
   }
   const Acc* direction_sum(const State& state) const {
     return static_cast<const Acc*>(args_.direction_sum) + state.track * args_.tracks.features;
@@ -121,14 +126,10 @@ class BackwardPass {
     state.gradient = rows + 3 * width_;
     LengthTotals totals;
     for (int64_t layer = 1; layer <= last; ++layer) totals.add(length_of(layer, state));
-    Vector<Acc> squares[kUnroll] = {};
-    for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
-      const Vector<Acc> s = load_row(direction_sum(state), j, count);
-      squares[group] += s * s;
-    });
-    const double resultant = std::sqrt(double(sum_groups<Acc>(squares)));
-    const double chord =
-        args_.only_lss ? 0 : distance(point(last, state), point(0, state), state.next, features);
+    const Acc* sum = direction_sum(state);
+    const double resultant = std::sqrt(double(dot_rows(sum, sum, features)));
+    const Length chord =
+        args_.only_lss ? Length(0) : distance(point(last, state), point(0, state), state.next, features);
     state.weights.set(static_cast<const Acc*>(args_.grad_fields) + track, args_.tracks.tracks, args_.only_lss,
                       totals, resultant, chord, args_.zero_step);
     if (state.weights.chord != 0) {
@@ -143,35 +144,64 @@ class BackwardPass {
   Vector<Acc> boundary(const State& state, int64_t j, int64_t count) const {
     const Vector<Acc> first = load_row(point(0, state), j, count);
     const Vector<Acc> last = load_row(point(args_.tracks.points - 1, state), j, count);
-    return (first - last) * broadcast(Acc(state.weights.per_chord())) * broadcast(Acc(state.weights.chord));
+    const Vector<Acc> weight = broadcast(Acc(state.weights.chord));
+    const Length chord = state.weights.chord_length;
+    if (is_safe_square(Acc(chord.value * chord.value)) && chord.unit == 1) {
+      return (first - last) * broadcast(Acc(1 / chord.value)) * weight;
+    }
+    Vector<Acc> result = {};
+    for (int64_t lane = 0; lane < count; ++lane) {  // halves: the difference may overflow
+      const double half = double(first[lane]) * 0.5 - double(last[lane]) * 0.5;
+      result[lane] = Acc(half / chord.value / chord.unit * 2);
+    }
+    return result * weight;
   }
 
   void take_step(State& state, int64_t layer) {
     if (state.weights.nothing) return;
-    const double length = length_of(layer, state);
-    if (length == 0) {
+    const Length length = length_of(layer, state);
+    if (length.value == 0) {
       state.parted = state.parted || args_.zero_step == ZeroStep::kKeep;
       return;
     }
-    const StepSums<Acc> products =
-        unit_step(point(layer, state), point(layer - 1, state), Acc(length), direction_sum(state), state.held,
-                  state.next, args_.tracks.features);
-    const double on_sum = double(products.square), cosine = double(products.dot), lss = state.weights.lss;
+    Acc products[2];
+    unit_step(point(layer, state), point(layer - 1, state), kept_length(layer, state), direction_sum(state),
+              state.held, state.next, args_.tracks.features, products);
+    const double on_sum = products[0], cosine = products[1], lss = state.weights.lss;
     const bool paired = !args_.only_lss && state.held_layer > 0 && !state.parted;
-    const double pair = paired ? state.weights.of_pair(cosine) : 0;
+    const double pair = paired ? weight_of_pair(state, cosine) : 0;
     if (state.held_layer > 0) {
-      if (pair != 0) state.on_own -= pair * cosine / state.length;
-      write_held(state, pair == 0 ? 0 : pair / state.length);
+      state.on_own -= held_weight(state, pair * cosine);
+      write_held(state, held_weight(state, pair));
     }
     state.held_layer = layer;
     state.length = length;
+    state.factor = factor_of(length);
     state.parted = false;
-    state.on_sum = lss == 0 ? 0 : -lss / length;
-    state.on_before = pair == 0 ? 0 : pair / length;
-    state.on_own = state.weights.own(length) + (lss == 0 ? 0 : lss * on_sum / length) -
-                   (pair == 0 ? 0 : pair * cosine / length);
+    state.on_sum = -held_weight(state, lss);
+    state.on_before = held_weight(state, pair);
+    state.on_own = state.weights.own(length) / state.factor +
+                   held_weight(state, lss == 0 ? 0 : lss * on_sum) -
+                   held_weight(state, pair == 0 ? 0 : pair * cosine);
     Acc* free = state.before;
     state.before = state.held, state.held = state.next, state.next = free;
+  }
+
+  // About 1 / length, where weights over the length would leave the range although the gradient need not.
+  static double factor_of(Length length) {
+    if (length.unit == 1 && is_safe_square(Acc(length.value) * Acc(length.value))) return 1;
+    constexpr int most = sizeof(Acc) == 8 ? 1000 : 126;
+    const int exponent = length.unit == kLongUnit ? most : length.unit == 1 ? ilogb(length.value) : -most;
+    return ldexp(1.0, exponent > most ? -most : exponent < -most ? most : -exponent);
+  }
+  static double held_weight(const State& state, double weight) {
+    return weight == 0 ? 0 : weight / (state.length.value * state.factor) / state.length.unit;
+  }
+
+  double weight_of_pair(const State& state, double cosine) const {
+    const bool needed = state.weights.needs_apart(cosine);
+    return state.weights.of_pair(
+        cosine, needed ? apart_rows(state.held, state.next, cosine < 0, args_.tracks.features) : 0);
   }
 
   // Writes the point where the held step begins; `next` holds the direction after it.
@@ -180,8 +210,14 @@ class BackwardPass {
     const Vector<Acc> own = broadcast(Acc(state.on_own)), sum = broadcast(Acc(state.on_sum));
     const Vector<Acc> before = broadcast(Acc(state.on_before)), next = broadcast(Acc(on_next));
     const Acc *u = state.held, *u_before = state.before, *u_next = state.next, *s = direction_sum(state);
-    const bool alone = args_.only_lss;
-    if (alone) {
+    if (state.factor != 1) {
+      const Vector<Acc> factor = broadcast(Acc(state.factor));
+      write(state, state.held_layer, [&](int64_t j, int64_t count) {
+        return factor *
+               (own * SameType<Acc>::load(u + j) + sum * load_row(s, j, count) +
+                (before * SameType<Acc>::load(u_before + j) + next * SameType<Acc>::load(u_next + j)));
+      });
+    } else if (args_.only_lss) {
       write(state, state.held_layer, [&](int64_t j, int64_t count) {
         return own * SameType<Acc>::load(u + j) + sum * load_row(s, j, count);
       });

@@ -123,15 +123,17 @@ class ForwardPass {
       add_directions<T, 1>(group, &length, state.sum, features_);
       return count(state, layer, length, dot, true);
     }
-    const double exact = scaled_direction(point(layer, state), point(layer - 1, state), spare_, features_);
+    const Length exact = scaled_direction(point(layer, state), point(layer - 1, state), spare_, features_);
     for (int64_t j = 0; j < width_; ++j) state.sum[j] += spare_[j];
     count(state, layer, exact, 0, false);
   }
 
   // `direct`: length^2 and dot are in the safe range.
-  void count(State& state, int64_t layer, double length, Acc dot, bool direct) {
-    if (args_.lengths != nullptr) {
-      static_cast<Acc*>(args_.lengths)[(layer - 1) * args_.tracks.tracks + state.track] = Acc(length);
+  void count(State& state, int64_t layer, Length exact, Acc dot, bool direct) {
+    const double length = exact.value;
+    if (args_.lengths != nullptr) {  // inf: too long for the type
+      static_cast<Acc*>(args_.lengths)[(layer - 1) * args_.tracks.tracks + state.track] =
+          Acc(length * exact.unit);
     }
     if (!kAll) {
       ++state.sums.steps;
@@ -141,18 +143,37 @@ class ForwardPass {
     const bool directed = length != 0 || args_.zero_step == ZeroStep::kKeep;
     if (directed && state.last_layer > 0) {
       const bool plain = direct && state.direct_layer == layer - 1 && state.last_layer == layer - 1;
-      state.sums.add_cosine(plain ? double(dot / (Acc(length) * state.last_length))
-                                  : scaled_cosine(state, layer, state.last_layer));
+      if (plain) {
+        const double cosine = dot / (Acc(length) * state.last_length);
+        state.sums.add_cosine(cosine, is_flat(cosine) ? apart(state, layer, Acc(length), cosine < 0) : 0);
+      } else {
+        add_scaled_cosine(state, layer);
+      }
     }
-    state.sums.add_length(length);
+    state.sums.add_length(exact);
     if (direct) state.direct_layer = layer;
     if (directed) state.last_layer = layer, state.last_length = Acc(length);
   }
 
-  double scaled_cosine(const State& state, int64_t layer, int64_t earlier) const {
+  // |u - w| of the directions of two neighbouring steps, or |u + w|, whose rows are still in the cache.
+  double apart(const State& state, int64_t layer, Acc length, bool opposite) const {
+    const T *now = point(layer, state), *middle = point(layer - 1, state), *before = point(layer - 2, state);
+    const Direction<Acc> unit(length), unit_before(opposite ? -state.last_length : state.last_length);
+    Acc square[1];
+    sum_over_features(features_, square, [=](int64_t j, int64_t count, Vector<Acc>(&part)[1]) {
+      const Vector<Acc> x = load_row(middle, j, count);
+      const Vector<Acc> off = unit(load_row(now, j, count) - x) - unit_before(x - load_row(before, j, count));
+      part[0] += off * off;
+    });
+    return std::sqrt(double(square[0]));
+  }
+
+  void add_scaled_cosine(State& state, int64_t layer) const {
+    const int64_t earlier = state.last_layer;
     scaled_direction(point(layer, state), point(layer - 1, state), spare_, features_);
     scaled_direction(point(earlier, state), point(earlier - 1, state), other_, features_);
-    return dot_rows(spare_, other_, features_);
+    const double cosine = dot_rows(spare_, other_, features_);
+    state.sums.add_cosine(cosine, is_flat(cosine) ? apart_rows(spare_, other_, cosine < 0, features_) : 0);
   }
 
   void flush(State& state) {
@@ -175,7 +196,7 @@ class ForwardPass {
       *fields = Acc(lss_of(n, sums.steps - sums.zero_steps, resultant));
       return;
     }
-    const double chord = distance(point(tracks.points - 1, state), point(0, state), spare_, features_);
+    const Length chord = distance(point(tracks.points - 1, state), point(0, state), spare_, features_);
     write_fields(sums, resultant, chord, args_.zero_step, fields, tracks.tracks);
     args_.zero_steps[state.track] = sums.zero_steps;
   }

@@ -57,7 +57,8 @@ GEODESIC_FAST_INLINE F load_tail_or(const float* from, int64_t count, float othe
 
 // e_j = exp((S_ij - b_j - best) / epsilon); returns the row's potential and leaves the scale of e in
 // `weight`.
-float softmin_row(const float* s, const SoftminArgs& args, int64_t cols, float* e, float* weight) {
+float softmin_row(const float* s, const SoftminArgs& args, float log_supply, int64_t cols, float* e,
+                  float* weight) {
   F top = broadcast(kLowest);
   over_columns(
       cols, [&](int64_t j) { top = larger(top, load(s + j) - load(args.b + j)); },
@@ -80,8 +81,8 @@ float softmin_row(const float* s, const SoftminArgs& args, int64_t cols, float* 
         store_tail<float>(e + j, value, n);
       });
   const float total = sum_lanes<float>(sum);
-  *weight = 1.0f / total;
-  return best + __builtin_logf(total) * args.epsilon;
+  *weight = __builtin_expf(log_supply) / total;
+  return best + (__builtin_logf(total) - log_supply) * args.epsilon;
 }
 
 void add_rows(const float* s, int64_t stride, int64_t rows, int64_t cols, const float* a, const float* e,
@@ -123,7 +124,7 @@ void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int threads)
     float *best = sum + cols, *e = best + cols, weight;
     for (int64_t i = begin; i < end; ++i) {
       const float* s = tile.product + i * tile.stride;
-      args.a[i] = softmin_row(s, args, cols, e, &weight);
+      args.a[i] = softmin_row(s, args, args.log_supply[i], cols, e, &weight);
       add_rows(s, tile.stride, 1, cols, args.a + i, e, &weight, sum, best);
     }
   });

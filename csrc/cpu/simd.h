@@ -232,6 +232,19 @@ GEODESIC_FAST_INLINE Vector<Acc> broadcast(Acc value) {
   return value - Vector<Acc>{};  // x - 0 keeps every x, NaN and -0 too
 }
 
+// What was computed, rounded: no compiler fuses a product with the sum behind it.
+template <class V>
+GEODESIC_FAST_INLINE V rounded(V v) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+  __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(v));
+#endif
+  return v;
+}
+
 // a b + c rounded once, for what relies on it: compilers fuse by themselves only where they optimise enough.
 #if defined(__AVX2__) || (defined(__ARM_FEATURE_FMA) && defined(__ARM_NEON))
 #define GEODESIC_FAST_FUSED 1

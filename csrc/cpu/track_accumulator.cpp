@@ -60,21 +60,29 @@ GEODESIC_FAST_INLINE Acc largest_lane(Vector<Acc> v) {
 // Rows travel by value: pointers in registers, which no store can change.
 template <class Acc, bool kDot, class T, class StepAt>
 StepMeasures<Acc> measure_step(const Rows<T> rows, const StepAt step_at) {
-  Vector<Acc> squares[kUnroll] = {}, dots[kUnroll] = {}, highest[kUnroll] = {}, lowest[kUnroll] = {};
-  for_vectors<Acc>(rows.features, [&, rows, step_at](int64_t j, int group, int64_t count) {
-    const Vector<Acc> v = step_at(j, count);
-    fetch(rows.direction_sum + j);
-    squares[group] += v * v;
-    if (kDot) dots[group] += v * rows.held.load(j, count);
-    highest[group] = v > highest[group] ? v : highest[group];
-    lowest[group] = v < lowest[group] ? v : lowest[group];
-  });
+  Acc sums[2];
   Vector<Acc> largest = {};
-  for (int group = 0; group < kUnroll; ++group) {
-    largest = highest[group] > largest ? highest[group] : largest;
-    largest = -lowest[group] > largest ? -lowest[group] : largest;
-  }
-  return {sum_groups<Acc>(squares), sum_groups<Acc>(dots), largest_lane<Acc>(largest)};
+  sum_over_features(rows.features, sums, [&, rows, step_at](int64_t j, int64_t count, Vector<Acc>(&part)[2]) {
+    const Vector<Acc> v = step_at(j, count), size = v < 0 ? -v : v;
+    fetch(rows.direction_sum + j);
+    part[0] += v * v;
+    if (kDot) part[1] += v * rows.held.load(j, count);
+    largest = size > largest ? size : largest;
+  });
+  return {sums[0], sums[1], largest_lane<Acc>(largest)};
+}
+
+// |u - w| of the direction of a step and the one held, or |u + w|.
+template <class Acc, class T, class StepAt>
+double measure_apart(const Rows<T> rows, Acc length, Acc row_length, bool opposite, const StepAt step_at) {
+  const Direction<Acc> unit(length), held_unit(opposite ? -row_length : row_length);
+  Acc square[1];
+  sum_over_features(rows.features, square,
+                    [rows, step_at, unit, held_unit](int64_t j, int64_t count, Vector<Acc>(&part)[1]) {
+                      const Vector<Acc> off = unit(step_at(j, count)) - held_unit(rows.held.load(j, count));
+                      part[0] += off * off;
+                    });
+  return std::sqrt(double(square[0]));
 }
 
 // Adds the direction of a step to the sum, or begins it, and holds it for the next step; returns the length
@@ -83,16 +91,17 @@ template <class Acc, bool kFirst, class T, class StepAt>
 Acc add_direction(const Rows<T> rows, Acc length, Acc largest, bool hold, const StepAt step_at) {
   const Direction<Acc> direction(length);
   const Vector<Acc> scale = broadcast(HeldDirection<Acc>::kLargest / (largest == 0 ? Acc(1) : largest));
-  Vector<Acc> squares[kUnroll] = {};
-  for_vectors<Acc>(rows.features, [&, rows, step_at, scale, direction](int64_t j, int group, int64_t count) {
-    const Vector<Acc> v = step_at(j, count), u = direction(v);
-    store_row(rows.direction_sum, j, kFirst ? u : load_row(rows.direction_sum, j, count) + u, count);
-    if (!hold) return;
-    const Vector<Acc> held = rows.held.store(j, v * scale, count);
-    squares[group] += held * held;
-  });
-  const Acc square = sum_groups<Acc>(squares);
-  return square == 0 ? Acc(1) : std::sqrt(square);
+  Acc square[1];
+  sum_over_features(rows.features, square,
+                    [rows, step_at, scale, direction, hold](int64_t j, int64_t count, Vector<Acc>(&part)[1]) {
+                      const Vector<Acc> v = step_at(j, count), u = direction(v);
+                      store_row(rows.direction_sum, j,
+                                kFirst ? u : load_row(rows.direction_sum, j, count) + u, count);
+                      if (!hold) return;
+                      const Vector<Acc> held = rows.held.store(j, v * scale, count);
+                      part[0] += held * held;
+                    });
+  return square[0] == 0 ? Acc(1) : std::sqrt(square[0]);
 }
 
 template <bool kFirst, class T>
@@ -106,20 +115,27 @@ void update_track(const Rows<T>& rows, ZeroStep zero_step, const HeldSums& held)
   const auto step_at = [rows](int64_t j, int64_t count) { return rows.step(j, count); };
   StepMeasures<Acc> got = measure(step_at);
   Acc root = std::sqrt(got.square), row_length;
-  double length = root;
+  Length length(root);
   bool directed = true;
+  // Exactly 1 or -1 along an axis.
+  const auto add_cosine = [&](const auto& of_step) {
+    const Acc held_length = static_cast<Acc>(held.at(kSumRowLength));
+    const double cosine = got.dot / (root * held_length);
+    const bool flat = is_flat(cosine);
+    sums.add_cosine(cosine, flat ? measure_apart<Acc>(rows, root, held_length, cosine < 0, of_step) : 0);
+  };
   if (is_safe_square(got.square)) {
+    if (turns) add_cosine(step_at);
     row_length = add_direction<Acc, kFirst>(rows, root, got.largest, true, step_at);
   } else {
     length = scaled_direction(rows.after, rows.before, rows.spare, rows.features);
     const auto unit_at = [rows](int64_t j, int64_t) { return SameType<Acc>::load(rows.spare + j); };
     got = measure(unit_at);
     root = 1;
-    directed = length != 0 || zero_step == ZeroStep::kKeep;
+    directed = length.value != 0 || zero_step == ZeroStep::kKeep;
+    if (turns && directed) add_cosine(unit_at);
     row_length = add_direction<Acc, kFirst>(rows, root, got.largest, directed, unit_at);
   }
-  // Exactly 1 or -1 along an axis.
-  if (turns && directed) sums.add_cosine(got.dot / (root * static_cast<Acc>(held.at(kSumRowLength))));
   if (directed) held.at(kSumRowLength) = row_length;
   sums.add_length(length);
   held.store(sums);
@@ -128,13 +144,8 @@ void update_track(const Rows<T>& rows, ZeroStep zero_step, const HeldSums& held)
 template <class T, class Acc = typename AccOf<T>::type>
 void finish_track(const Accumulator& args, const Rows<T>& rows, int64_t track) {
   const GeometrySums sums = HeldSums{args.sums + track, args.tracks.tracks}.load();
-  Vector<Acc> squares[kUnroll] = {};
-  for_vectors<Acc>(rows.features, [&](int64_t j, int group, int64_t count) {
-    const Vector<Acc> total = load_row(rows.direction_sum, j, count);
-    squares[group] += total * total;
-  });
-  const double resultant = std::sqrt(double(sum_groups<Acc>(squares)));
-  const double chord = distance(rows.after, rows.before, rows.spare, rows.features);
+  const double resultant = std::sqrt(double(dot_rows(rows.direction_sum, rows.direction_sum, rows.features)));
+  const Length chord = distance(rows.after, rows.before, rows.spare, rows.features);
   write_fields(sums, resultant, chord, args.zero_step, static_cast<Acc*>(args.fields) + track,
                args.tracks.tracks);
   args.zero_steps[track] = sums.zero_steps;

@@ -26,6 +26,7 @@ class Distances {
     tile_.run(row, rows, column, columns);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t from = !pairs_.symmetric || column >= row + r ? 0 : row + r - column;
+      if (args_.layer != nullptr) settle_ties(r, from);
       if (take_roots(r, from)) take_anew(r, from);
       for (int64_t c = from; c < columns; ++c)
         write(row + r, column + c, tile_.best(r)[c], tile_.layer(r)[c]);
@@ -42,6 +43,28 @@ class Distances {
   void write(int64_t i, int64_t j, Acc distance, int64_t layer) const {
     static_cast<Acc*>(args_.distance)[i * pairs_.other.tracks + j] = distance;
     if (args_.layer != nullptr) args_.layer[i * pairs_.other.tracks + j] = static_cast<int32_t>(layer);
+  }
+
+  // Where rounding leaves more than one layer in question, the lowest of the nearest is named.
+  void settle_ties(int64_t r, int64_t from) {
+    const Acc more = 1 + in_question();
+    const Acc *best = tile_.best(r), *second = tile_.second(r);
+    for (int64_t c = from; c < tile_.columns(); ++c) {
+      if (second[c] <= best[c] * more && is_sound(r, c)) tile_.layer(r)[c] = closest(r, c, {}).layer;
+    }
+  }
+
+  // How far apart two squares that lost no digits may be and yet belong to equal distances.
+  Acc in_question() const { return 4 * pair_rounding<Acc>(pairs_.tracks.features); }
+
+  bool is_sound(int64_t r, int64_t c) {
+    const Acc square = tile_.best(r)[c];
+    return square >= tile_.total(r)[c] * Acc(0.5) && square >= kLeastPairSquare<Acc>;
+  }
+
+  ClosestLayer closest(int64_t r, int64_t c, ClosestLayer known) {
+    return closest_layer<T>(pairs_.tracks, tile_.left_offset(r), pairs_.other, tile_.right_offset(c), known,
+                            false);
   }
 
   // Turns bounds into distances, -1 where too many digits were lost; says whether there are any of those.
@@ -78,9 +101,9 @@ class Distances {
         distance_within(row_of<T>(pairs_.tracks, layer, left), row_of<T>(pairs_.other, layer, right),
                         pairs_.tracks.features, INFINITY);
     const double square = distance * scale_ * (distance * scale_) * kBitMore;
-    const double second = tile_.second(r)[c];  // no other layer is closer than that
+    const double second = tile_.second(r)[c] * double(1 - in_question());  // no other layer is closer
     if (second > square && second >= kLeastPairSquare<Acc>) return {distance, layer};
-    return closest_layer<T>(pairs_.tracks, left, pairs_.other, right, {distance, layer}, false);
+    return closest(r, c, {distance, layer});
   }
 
   const TrackDistance& args_;

@@ -39,8 +39,6 @@ GEODESIC_FAST_INLINE void fetch_ahead(const Group<T>& group, int64_t j) {
 template <int kCount>
 constexpr int kFetchedFirst = (3 * kCount + 4) / 8;  // by the first loop, which takes less time
 
-constexpr int64_t kSumRun = 32;  // vectors added in a row before they join the total: keeps long sums exact
-
 template <class T, int kCount, bool kDots, class Acc = typename AccOf<T>::type>
 static inline void measure_steps(const Group<T>& group, GroupSums<Acc>* sums, int64_t features) {
   constexpr int64_t lanes = kLanes<Acc>;

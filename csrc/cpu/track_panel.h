@@ -47,7 +47,7 @@ class TrackPanel {
       : tracks_(tracks), plan_(plan), n_(tracks.steps()) {
     rows_ = reinterpret_cast<Acc*>(scratch);
     spare_ = rows_ + n_ * widest(plan);
-    lengths_ = reinterpret_cast<double*>(spare_ + plan.team * padded<Acc>(tracks.features));
+    lengths_ = reinterpret_cast<Length*>(spare_ + plan.team * padded<Acc>(tracks.features));
     exact_ = reinterpret_cast<bool*>(lengths_ + plan.together * n_);
   }
 
@@ -55,7 +55,7 @@ class TrackPanel {
   static int64_t scratch_bytes(const TracksView& tracks, const PanelPlan& plan) {
     const int64_t values = tracks.steps() * widest(plan) + plan.team * padded<Acc>(tracks.features);
     const int64_t marks = plan.together * tracks.steps();
-    return values * static_cast<int64_t>(sizeof(Acc)) + marks * static_cast<int64_t>(sizeof(double) + 1);
+    return values * static_cast<int64_t>(sizeof(Acc)) + marks * static_cast<int64_t>(sizeof(Length) + 1);
   }
 
   // Takes the lengths of all steps of one group of tracks.
@@ -94,7 +94,7 @@ class TrackPanel {
   int64_t tracks() const { return count_; }  // in this group
   const Acc* rows() const { return rows_; }
   Acc* row(int64_t step) const { return rows_ + step * columns_; }
-  double length(int64_t t, int64_t step) const { return lengths_[t * n_ + step]; }  // after `fill`
+  Length length(int64_t t, int64_t step) const { return lengths_[t * n_ + step]; }  // after `fill`
 
  private:
   const T* point(int64_t layer, int64_t t) const {
@@ -119,7 +119,7 @@ class TrackPanel {
         GroupSums<Acc> got;
         measure_steps<T, kCount, false>(points_of(t, step, kCount), &got, tracks_.features);
         for (int k = 0; k < kCount; ++k) {
-          lengths_[t * n_ + step + k] = std::sqrt(got.squares[k]);
+          lengths_[t * n_ + step + k] = Length(std::sqrt(got.squares[k]));
           exact_[t * n_ + step + k] = !is_safe_square(got.squares[k]);
         }
         step += kCount;
@@ -145,7 +145,7 @@ class TrackPanel {
   template <int kCount>
   void write_directions(const Group<T>& group, int64_t t, int64_t step) {
     Direction<Acc> direction[kCount];
-    for (int k = 0; k < kCount; ++k) direction[k] = Direction<Acc>(Acc(lengths_[t * n_ + step + k]));
+    for (int k = 0; k < kCount; ++k) direction[k] = Direction<Acc>(Acc(lengths_[t * n_ + step + k].value));
     Acc* to = row(step) + t * width_;
     int64_t j = 0;
     for (; j + kLanes<Acc> <= width_; j += kLanes<Acc>) {
@@ -169,7 +169,7 @@ class TrackPanel {
   const PanelPlan& plan_;
   int64_t n_, first_ = 0, count_ = 0, feature_ = 0, width_ = 0, columns_ = 0;
   Acc *rows_, *spare_;
-  double* lengths_;
+  Length* lengths_;
   bool* exact_;
 };
 

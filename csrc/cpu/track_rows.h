@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "length.h"
 #include "simd.h"
 
 namespace geodesic_fast {
@@ -85,56 +86,90 @@ class Direction {
   Vector<Acc> length_, inverse_;
 };
 
-template <class Acc>
-struct StepSums {
-  Acc square;  // |v|^2
-  Acc dot;     // <v, the step before>
-};
+constexpr int64_t kSumRun = 32;  // vectors added in a row before they join the total: keeps long sums exact
+
+// sums[i] = the sum over the features of what body(j, count, part) adds to part[i]; rows may be padded.
+template <class Acc, int kCount, class Body>
+GEODESIC_FAST_INLINE void sum_over_features(int64_t features, Acc (&sums)[kCount], const Body& body) {
+  constexpr int64_t run = kSumRun * kUnroll * kLanes<Acc>;
+  Vector<Acc> totals[kCount] = {};
+  for (int64_t begin = 0; begin < features; begin += run) {
+    Vector<Acc> parts[kUnroll][kCount] = {};
+    for_vectors<Acc>(features - begin < run ? features - begin : run,
+                     [&](int64_t j, int group, int64_t count) { body(begin + j, count, parts[group]); });
+    for (int i = 0; i < kCount; ++i) totals[i] += (parts[0][i] + parts[1][i]) + (parts[2][i] + parts[3][i]);
+  }
+  for (int i = 0; i < kCount; ++i) sums[i] = sum_lanes<Acc>(totals[i]);
+}
+
+// The largest |current - previous| of a row times `factor`; NaN if any is.
+template <class T>
+static inline double largest_difference(const T* current, const T* previous, double factor,
+                                        int64_t features) {
+  double largest = 0;
+  for (int64_t j = 0; j < features; ++j) {
+    const double size = std::fabs(double(widen(current[j])) * factor - double(widen(previous[j])) * factor);
+    if (!(size <= largest)) largest = size;
+    if (size != size) break;
+  }
+  return largest;
+}
 
 // The unit step and its length, for lengths whose square leaves the range of the accumulation type.
 // NaN or inf in the row: NaN throughout.
 template <class T, class Acc = typename AccOf<T>::type>
-static inline double scaled_direction(const T* current, const T* previous, Acc* direction, int64_t features) {
-  double largest = 0;
-  for (int64_t j = 0; j < features; ++j) {
-    const double size = std::fabs(double(widen(current[j])) - double(widen(previous[j])));
-    if (!(size <= largest)) largest = size;
-    if (size != size) break;
+static inline Length scaled_direction(const T* current, const T* previous, Acc* direction, int64_t features) {
+  double factor = 1, largest = largest_difference(current, previous, factor, features);
+  if (largest > kLargestDouble) {  // a difference overflowed, of halves it does not
+    factor = 0.5;
+    largest = largest_difference(current, previous, factor, features);
   }
-  const bool finite = largest <= 1.7976931348623157e308;
+  const bool finite = largest <= kLargestDouble;
+  const auto part_at = [=](int64_t j) {
+    return (double(widen(current[j])) * factor - double(widen(previous[j])) * factor) / largest;
+  };
   double sum = 0;
-  for (int64_t j = 0; finite && largest > 0 && j < features; ++j) {
-    const double part = (double(widen(current[j])) - double(widen(previous[j]))) / largest;
-    sum += part * part;
-  }
+  for (int64_t j = 0; finite && largest > 0 && j < features; ++j) sum += part_at(j) * part_at(j);
   const double root = std::sqrt(sum);
   for (int64_t j = 0; j < features; ++j) {
-    const double part = (double(widen(current[j])) - double(widen(previous[j]))) / largest;
-    direction[j] = !finite ? Acc(NAN) : largest > 0 ? Acc(part / root) : Acc(0);
+    direction[j] = !finite ? Acc(NAN) : largest > 0 ? Acc(part_at(j) / root) : Acc(0);
   }
   for (int64_t j = features; j < padded<Acc>(features); ++j) direction[j] = 0;
-  return finite ? largest * root : double(NAN);
+  return finite ? Length::product(largest, root, 1 / factor) : Length(NAN);
 }
 
 template <class Acc>
 static inline Acc dot_rows(const Acc* a, const Acc* b, int64_t features) {
-  Vector<Acc> dots[kUnroll] = {};
-  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t) {
-    dots[group] += SameType<Acc>::load(a + j) * SameType<Acc>::load(b + j);
+  Acc dot[1];
+  sum_over_features(features, dot, [=](int64_t j, int64_t count, Vector<Acc>(&part)[1]) {
+    part[0] += load_row(a, j, count) * load_row(b, j, count);
   });
-  return sum_groups<Acc>(dots);
+  return dot[0];
 }
 
-// |a - b|, any magnitude; `spare` is a row to work in.
-template <class T, class Acc = typename AccOf<T>::type>
-static inline double distance(const T* a, const T* b, Acc* spare, int64_t features) {
-  Vector<Acc> squares[kUnroll] = {};
-  for_vectors<Acc>(features, [&](int64_t j, int group, int64_t count) {
-    const Vector<Acc> v = load_row(a, j, count) - load_row(b, j, count);
-    squares[group] += v * v;
+// |a - b| of two directions, or |a + b| where their cosine is below 0.
+template <class Acc>
+static inline double apart_rows(const Acc* a, const Acc* b, bool opposite, int64_t features) {
+  const Vector<Acc> sign = broadcast(opposite ? Acc(-1) : Acc(1));
+  Acc square[1];
+  sum_over_features(features, square, [=](int64_t j, int64_t count, Vector<Acc>(&part)[1]) {
+    const Vector<Acc> off = load_row(a, j, count) - sign * load_row(b, j, count);
+    part[0] += off * off;
   });
-  const Acc square = sum_groups<Acc>(squares);
-  return is_safe_square(square) ? std::sqrt(double(square)) : scaled_direction(a, b, spare, features);
+  return std::sqrt(double(square[0]));
+}
+
+// |a - b|, any magnitude; `spare` is a row to work in, and holds the direction where `scaled` is set.
+template <class T, class Acc = typename AccOf<T>::type>
+static inline Length distance(const T* a, const T* b, Acc* spare, int64_t features, bool* scaled = nullptr) {
+  Acc square[1];
+  sum_over_features(features, square, [=](int64_t j, int64_t count, Vector<Acc>(&part)[1]) {
+    const Vector<Acc> v = load_row(a, j, count) - load_row(b, j, count);
+    part[0] += v * v;
+  });
+  const bool safe = is_safe_square(square[0]);
+  if (scaled != nullptr) *scaled = !safe;
+  return safe ? Length(std::sqrt(double(square[0]))) : scaled_direction(a, b, spare, features);
 }
 
 }  // namespace GEODESIC_FAST_ISA

@@ -2,7 +2,7 @@
 // chord_deviation, forward and backward.
 // Memory: forward reads the tracks once, what its second loop reads of a group of points comes from the first
 //         cache; backward reads them once and writes the gradient once.
-// Work:   7 operations a value forward, 10 backward; two sums over the features per group of points.
+// Work:   8 operations a value forward, 11 backward; three sums over the features per group of points.
 // Numbers: float32 sums (float64 for float64 tracks), in units of the chord.
 // Bound:  memory bandwidth.
 #include "chord_deviation.h"
@@ -68,18 +68,22 @@ struct ChordPack {
 #pragma unroll
     for (int i = 0; i < Team::kWidth; ++i) {
       first[i] = widen(start.value[i]);
-      direction[i] = (widen(end.value[i]) - first[i]) * chord.scale / chord.length;
+      const Acc last = widen(end.value[i]);
+      const Acc v = chord.wide() ? (last * Acc(0.5) - first[i] * Acc(0.5)) * (chord.scale * 2)
+                                 : (last - first[i]) * chord.scale;
+      direction[i] = v / chord.length;
     }
   }
 };
 
-// sums[k] <- the sum over the features of term(k, w, e) for `count` points from `layer` on.
+// sums[k] <- the sum over the features of term(k, w, e) times itself, and sums[kPoints + k] times e, for
+// `count` points from `layer` on.
 template <class Team, class Sum, class Term>
 __device__ __forceinline__ void sum_over_points(const Team& team, const Chord<typename Team::Acc>& chord,
                                                 int64_t layer, int count, Sum& team_sum,
-                                                typename Team::Acc (&sums)[kPoints], const Term& term) {
+                                                typename Team::Acc (&sums)[2 * kPoints], const Term& term) {
 #pragma unroll
-  for (int k = 0; k < kPoints; ++k) sums[k] = 0;
+  for (int k = 0; k < 2 * kPoints; ++k) sums[k] = 0;
   team.for_packs([&](int64_t j) {
     typename Team::Packed x[kPoints];
 #pragma unroll
@@ -92,46 +96,104 @@ __device__ __forceinline__ void sum_over_points(const Team& team, const Chord<ty
       if (k >= count) continue;
 #pragma unroll
       for (int i = 0; i < Team::kWidth; ++i) {
-        sums[k] += term(k, (widen(x[k].value[i]) - at.first[i]) * chord.scale, at.direction[i]);
+        const auto part = term(k, (widen(x[k].value[i]) - at.first[i]) * chord.scale, at.direction[i]);
+        sums[k] += part * part;
+        sums[kPoints + k] += part * at.direction[i];
       }
     }
   });
   team_sum(sums);
 }
 
+// One point in a unit of its own, where the chord's does not do: its deviation, and its way along the chord
+// over its distance from it.
+template <class Acc>
+struct Scaled {
+  double deviation;
+  Acc along;
+};
+template <class Team, class Sum, class Acc = typename Team::Acc>
+__device__ __forceinline__ Scaled<Acc> measure_scaled(const Team& team, const Chord<Acc>& chord,
+                                                      int64_t layer, Sum& team_sum, Acc* max_buffer) {
+  const auto *point = team.point(layer), *first = team.point(0);
+  const auto half = [&](int64_t j) { return widen(point[j]) * Acc(0.5) - widen(first[j]) * Acc(0.5); };
+  Acc largest = 0;
+  team.for_owned([&](int, int64_t j) { largest = larger(largest, fabs(half(j))); });
+  largest = team_max(largest, max_buffer);
+  Acc along = 0, rest = 0, sums[2 * kPoints];
+#pragma unroll 1
+  for (int turn = 0; turn < 3; ++turn) {
+#pragma unroll
+    for (int k = 0; k < 2 * kPoints; ++k) sums[k] = 0;
+    team.for_packs([&](int64_t j) {
+      const ChordPack<Team> at(team, chord, j);
+#pragma unroll
+      for (int i = 0; i < Team::kWidth; ++i) {
+        const Acc e = at.direction[i], w = largest == 0 ? Acc(0) : half(j + i) / largest;
+        const Acc off = w - rounded_product(along, e) - rest * e;
+        sums[0] += off * off;
+        sums[1] += off * e;
+      }
+    });
+    team_sum(sums);
+    if (turn == 0) along = sums[1];
+    if (turn == 1) rest = sums[1];
+  }
+  const double off = sqrt(static_cast<double>(sums[0]));
+  return {2 * (off * (largest / chord.true_length.value) / chord.true_length.unit),
+          static_cast<Acc>((static_cast<double>(along) + rest) / off)};
+}
+
 template <class T, bool kAligned>
 __global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ ChordDeviation args) {
   using Acc = typename AccOf<T>::type;
-  __shared__ Acc sum_buffer[2][kMaxWarps][kPoints], max_buffer[kMaxWarps];
-  TeamSum<Acc, kPoints> team_sum{sum_buffer};
+  __shared__ Acc sum_buffer[2][kMaxWarps][2 * kPoints], max_buffer[kMaxWarps];
+  TeamSum<Acc, 2 * kPoints> team_sum{sum_buffer};
   const int64_t m = tracks.view.tracks, n = tracks.view.steps();
-  Acc *deviations = static_cast<Acc*>(args.deviation), *fractions = static_cast<Acc*>(args.along);
+  Acc *deviations = static_cast<Acc*>(args.deviation), *ways = static_cast<Acc*>(args.along);
   for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
        track += static_cast<int64_t>(gridDim.x) * blockDim.y) {
     const Features<T, kAligned> team{tracks, tracks.view.offset(track)};
     const Chord<Acc> chord(team_chord(team, tracks, team.offset, team_sum, max_buffer));
-    const auto write = [&](int64_t layer, Acc deviation, Acc fraction) {
+    const auto write = [&](int64_t layer, Acc deviation, Acc along, Acc rest) {
       if (threadIdx.x != 0) return;
       deviations[layer * m + track] = chord.defined() ? deviation : Acc(NAN);
-      if (fractions != nullptr) fractions[layer * m + track] = fraction;
+      if (ways == nullptr) return;
+      ways[layer * m + track] = along;
+      ways[(n + 1 + layer) * m + track] = rest;
     };
-    write(0, 0, 0);
-    write(n, 0, 1);
+    write(0, 0, 0, 0);
+    write(n, 0, 0, 0);
     for (int64_t layer = 1; layer < n; layer += kPoints) {
       const int count = n - layer < kPoints ? static_cast<int>(n - layer) : kPoints;
-      Acc along[kPoints], squares[kPoints];
-      sum_over_points(team, chord, layer, count, team_sum, along, [](int, Acc w, Acc e) { return w * e; });
-      sum_over_points(team, chord, layer, count, team_sum, squares, [&](int k, Acc w, Acc e) {
-        const Acc off = w - rounded_product(along[k], e);
-        return off * off;
-      });
+      Acc whole[2 * kPoints], off[2 * kPoints];
+      sum_over_points(team, chord, layer, count, team_sum, whole, [](int, Acc w, Acc) { return w; });
+      const Acc* along = whole + kPoints;
+      sum_over_points(team, chord, layer, count, team_sum, off,
+                      [&](int k, Acc w, Acc e) { return w - rounded_product(along[k], e); });
 #pragma unroll
       for (int k = 0; k < kPoints; ++k) {
-        if (k < count) write(layer + k, sqrt(squares[k]) / chord.length, along[k] / chord.length);
+        if (k >= count) continue;
+        const Acc rest = off[kPoints + k], square = off[k] - rest * rest;
+        constexpr Acc unit = sizeof(Acc) == 8 ? Acc(0x1p-52) : Acc(0x1p-23);
+        const Acc rounding = whole[k] * unit * unit;  // what is smaller than that is zero for all we know
+        if (is_safe_square(whole[k]) && (is_safe_square(off[k]) || is_safe_square(rounding))) {
+          write(layer + k, square > 0 ? sqrt(square) / chord.length : Acc(0), along[k], rest);
+        } else if (chord.defined()) {
+          const Scaled<Acc> point = measure_scaled(team, chord, layer + k, team_sum, max_buffer);
+          write(layer + k, static_cast<Acc>(point.deviation), point.along, NAN);
+        } else {
+          write(layer + k, NAN, NAN, NAN);
+        }
       }
     }
   }
+}
+
+template <class Acc>
+__device__ __forceinline__ double over_chord(const Chord<Acc>& chord, double value) {
+  return value / chord.true_length.value / chord.true_length.unit;
 }
 
 // g_l r_l / c at one pack of features, for each inner point in turn; ends get what makes the sum zero.
@@ -148,16 +210,28 @@ __device__ void write_pack(const Team& team, const Chord<typename Team::Acc>& ch
   for (int64_t layer = 1; layer < n; ++layer) {
     const auto x = load_pack<T, Team::kWidth>(team.point(layer) + j);
     const Acc deviation = static_cast<const Acc*>(args.deviation)[layer * m + track];
-    const Acc fraction = static_cast<const Acc*>(args.along)[layer * m + track];
-    const Acc unit = deviation == 0 ? Acc(0) : 1 / (deviation * chord.length);
-    const Acc weight =
-        static_cast<Acc>(static_cast<const Acc*>(args.grad)[layer * m + track] / chord.true_length);
+    const Acc along = static_cast<const Acc*>(args.along)[layer * m + track];
+    const Acc rest = static_cast<const Acc*>(args.along)[(n + 1 + layer) * m + track];
+    const Acc incoming = static_cast<const Acc*>(args.grad)[layer * m + track];
+    const bool counts = incoming != 0 && deviation != 0, scaled = rest != rest;
+    const double share = over_chord(chord, incoming);
+    const Acc weight = static_cast<Acc>(share);
+    const Acc unit = static_cast<Acc>(share / (static_cast<double>(deviation) * chord.length));
+    const Acc fraction = scaled ? along * deviation : (along + rest) / chord.length;
 #pragma unroll
     for (int i = 0; i < Team::kWidth; ++i) {
-      const Acc w = (widen(x.value[i]) - at.first[i]) * chord.scale;
-      const Acc g = (w - fraction * chord.length * at.direction[i]) * unit * weight;
+      const Acc e = at.direction[i], now = widen(x.value[i]);
+      Acc g = 0;
+      if (counts && scaled) {
+        const double half = static_cast<double>(now) * 0.5 - static_cast<double>(at.first[i]) * 0.5;
+        g = static_cast<Acc>(over_chord(chord, half / deviation) * 2 - static_cast<double>(along) * e) *
+            weight;
+      } else if (counts) {
+        const Acc w = (now - at.first[i]) * chord.scale;
+        g = (w - rounded_product(along, e) - rest * e) * unit;
+      }
       shift[i] += g;
-      turn[i] += fraction * g;
+      if (counts) turn[i] += fraction * g;
       narrow(g, &packed.value[i]);
     }
     *reinterpret_cast<typename Team::Packed*>(reinterpret_cast<T*>(gradient.row(layer, out)) + j) = packed;
@@ -187,9 +261,9 @@ __global__ void __launch_bounds__(kThreads, 1)
                     const __grid_constant__ DeviceTracks gradient,
                     const __grid_constant__ ChordDeviationBackward args) {
   using Acc = typename AccOf<T>::type;
-  __shared__ Acc sum_buffer[2][kMaxWarps][kPoints], max_buffer[kMaxWarps];
+  __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
   __shared__ double total_buffer[2][kMaxWarps][2];
-  TeamSum<Acc, kPoints> team_sum{sum_buffer};
+  TeamSum<Acc, 2> team_sum{sum_buffer};
   TeamSum<double, 2> total_sum{total_buffer};
   const int64_t m = tracks.view.tracks, n = tracks.view.steps();
   for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
@@ -199,7 +273,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     double totals[2] = {};  // sum g_l deviation_l, and how many g_l are not zero
     for (int64_t layer = 1 + threadIdx.x; layer < n; layer += blockDim.x) {
       const double g = static_cast<const Acc*>(args.grad)[layer * m + track];
-      totals[0] += g * static_cast<const Acc*>(args.deviation)[layer * m + track];
+      if (g != 0) totals[0] += g * static_cast<const Acc*>(args.deviation)[layer * m + track];
       totals[1] += g != 0;
     }
     total_sum(totals);
@@ -209,7 +283,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     const Chord<Acc> chord(team_chord(team, tracks, team.offset, team_sum, max_buffer));
     team.for_packs([&](int64_t j) {
-      write_pack(team, chord, gradient, out, args, track, totals[0] / chord.true_length, j);
+      write_pack(team, chord, gradient, out, args, track, over_chord(chord, totals[0]), j);
     });
   }
 }
@@ -224,7 +298,7 @@ dim3 team_of(int64_t features) {
 void chord_deviation_forward(const ChordDeviation& args, int device, void* stream) {
   if (args.tracks.tracks == 0) return;
   use_device(device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = rows_on_16_bytes(args.tracks) ? forward_kernel<T, true> : forward_kernel<T, false>;
@@ -235,7 +309,7 @@ void chord_deviation_forward(const ChordDeviation& args, int device, void* strea
 void chord_deviation_backward(const ChordDeviationBackward& args, int device, void* stream) {
   if (args.tracks.tracks == 0) return;
   use_device(device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const bool aligned = rows_on_16_bytes(args.tracks) && rows_on_16_bytes(args.gradient);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);

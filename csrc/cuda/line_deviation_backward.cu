@@ -190,10 +190,10 @@ void backward(const LineDeviationBackward& args, void* stream) {
   const dim3 block(kThreads);
   const Kept<Acc> kept(args);
   const DeviceTracks tracks = on_device(args.tracks), out = on_device(args.gradient);
-  launch(measure_kernel<T>, grid_of(m * n, block), block, 0, stream, tracks, kept);
-  launch(along_kernel<T>, grid_of(m * ((n + kBlock - 1) / kBlock), block), block, sizeof(Tiles<Acc>), stream,
-         tracks, args, kept);
-  launch(write_kernel<T>, grid_of(m * ((args.tracks.features + kBlock - 1) / kBlock), block), block,
+  launch(measure_kernel<T>, grid_of(m * n), block, 0, stream, tracks, kept);
+  launch(along_kernel<T>, grid_of(m * ((n + kBlock - 1) / kBlock)), block, sizeof(Tiles<Acc>), stream, tracks,
+         args, kept);
+  launch(write_kernel<T>, grid_of(m * ((args.tracks.features + kBlock - 1) / kBlock)), block,
          sizeof(Tiles<Acc>), stream, tracks, out, args, kept);
 }
 

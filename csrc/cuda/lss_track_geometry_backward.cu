@@ -225,7 +225,7 @@ template <class T, bool kAligned, bool kAll>
 void launch_backward(const GeometryBackward& args, int device, void* stream) {
   constexpr int kBytes = BackwardTeam<T, kAligned, kAll>::kBytes;
   if (args.tracks.features > kWidestRow<T, kBytes>) return wide_backward(args, stream);
-  const dim3 team = team_of<T, kBytes>(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
+  const dim3 team = team_of<T, kBytes>(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const int stages = stages_of<T, kBytes>(team, device);
   launch(backward_kernel<T, kAligned, kAll>, grid, team, ring_bytes<T, kBytes>(team, stages), stream,
          on_device(args.tracks), on_device(args.gradient), args, stages);

@@ -2,7 +2,9 @@
 // lss and track_geometry, forward, for tracks up to kWidestRow features; wider ones: ..._wide.cu.
 // Memory: the tracks are read once, (n+1) m d values; a ring of up to 4 points per track in shared memory.
 // Work:   5 operations per value for lss, 7 for all fields.
-// Numbers: float32 sums in registers (float64 for float64 tracks), float64 for what has one value per step.
+// Numbers: float32 sums in registers (float64 for float64 tracks), in runs of kRun directions; float64 for
+//         what has one value per step. Products that join a square are fused by name: lss and track_geometry
+//         agree to the last bit whatever the compiler does.
 // Bound:  read bandwidth; one barrier per step, hidden by the other blocks and by the points in flight.
 #include "cuda_kernels.h"
 #include "geometry_sums.h"
@@ -13,10 +15,39 @@ namespace geodesic_fast {
 namespace cuda {
 namespace {
 
+// The sums of the runs of a deep track, in shared memory that each thread has for itself: a plain running sum
+// over thousands of directions would lose what the gradient needs.
+template <class Acc, int kCount>
+struct RunTotals {
+  Acc* mine;
+  bool deep;
+
+  __device__ __forceinline__ RunTotals(char* shared, int64_t steps)
+      : mine(reinterpret_cast<Acc*>(shared) + threadIdx.y * blockDim.x + threadIdx.x), deep(steps > kRun) {}
+
+  static size_t bytes(dim3 team, int64_t steps) {
+    return steps > kRun ? static_cast<size_t>(team.x) * team.y * kCount * sizeof(Acc) : 0;
+  }
+  __device__ __forceinline__ Acc& slot(int i) const { return mine[i * (blockDim.x * blockDim.y)]; }
+  __device__ __forceinline__ Acc at(int i) const { return deep ? slot(i) : Acc(0); }
+
+  __device__ __forceinline__ void clear() const {
+    if (!deep) return;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) slot(i) = 0;
+  }
+  __device__ __forceinline__ void take(Acc (&run)[kCount]) const {
+    if (!deep) return;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) slot(i) += run[i], run[i] = 0;
+  }
+};
+
 // What one thread of a team carries along a track.
 template <class T, bool kAligned, bool kAll>
 struct ForwardTeam {
-  static constexpr int kBytes = kAligned ? kWide : kNarrow;
+  // all fields of float64 tracks take more registers than a wide slice leaves
+  static constexpr int kBytes = kAligned && !(kAll && sizeof(T) == 8) ? kWide : kNarrow;
   using Ring = TrackRing<T, kAligned, kBytes>;
   using Acc = typename Ring::Acc;
   static constexpr int kSums = kAll ? 2 : 1;
@@ -28,8 +59,9 @@ struct ForwardTeam {
   TeamSum<Acc, kSums> team_sum;
   Acc* max_buffer;
   GeometrySums& sums;  // in shared memory, kept by the first thread
+  RunTotals<Acc, kCount> totals_of_runs;
 
-  Acc direction_sum[kCount];  // u_1 + ... + u_l, without the last
+  Acc direction_sum[kCount];  // of u_1 + ... + u_l, without the last, those since the last run ended
   Acc step[kCount];           // the last step that has a direction
   Acc step_length;            // of the row in `step`
   Acc pending;                // what makes a direction of it, or 0 once it has joined the sum
@@ -42,6 +74,7 @@ struct ForwardTeam {
     paired = false;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) direction_sum[i] = step[i] = 0;
+    totals_of_runs.clear();
     ring.start(tracks, offset);
   }
 
@@ -51,11 +84,12 @@ struct ForwardTeam {
     Acc totals[kSums] = {};
     ring.for_each([&](int i, Acc now, Acc before) {
       v[i] = now - before;
-      totals[0] += v[i] * v[i];
+      totals[0] = fma(v[i], v[i], totals[0]);
       if constexpr (kAll) totals[kSums - 1] += v[i] * step[i];
     });
 #pragma unroll
     for (int i = 0; i < kCount; ++i) direction_sum[i] += direction(step[i]);
+    if (layer % kRun == 0) totals_of_runs.take(direction_sum);
     team_sum(totals);
     double length, cosine;
     Acc root, scale;
@@ -115,7 +149,7 @@ struct ForwardTeam {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       v[i] = largest == 0 ? Acc(0) : v[i] / largest;  // NaN where the largest is NaN or inf over inf
-      totals[0] += v[i] * v[i];
+      totals[0] = fma(v[i], v[i], totals[0]);
       if constexpr (kAll) totals[kSums - 1] += v[i] * (step[i] / step_length);
     }
     team_sum(totals);
@@ -136,8 +170,8 @@ struct ForwardTeam {
     const int64_t m = tracks.view.tracks, d = tracks.view.features;
     Acc totals[kSums] = {};
     ring.for_owned([&](int i, int feature) {
-      const Acc s = direction_sum[i] + direction(step[i]);
-      totals[0] += s * s;
+      const Acc s = totals_of_runs.at(i) + (direction_sum[i] + direction(step[i]));
+      totals[0] = fma(s, s, totals[0]);
       if (args.direction_sum != nullptr) static_cast<Acc*>(args.direction_sum)[track * d + feature] = s;
     });
     const double reach = kAll ? team_chord(ring, tracks, offset, team_sum, max_buffer) : 0;
@@ -158,14 +192,19 @@ struct ForwardTeam {
 template <class T, bool kAligned, bool kAll>
 __global__ void __launch_bounds__(kMaxTeam, 1)
     forward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ GeometryForward args,
-                   int stages) {
+                   int stages, int ring_bytes) {
   using Team = ForwardTeam<T, kAligned, kAll>;
   extern __shared__ __align__(16) char shared[];
   __shared__ typename Team::Acc sum_buffer[2][kMaxWarps][Team::kSums];
   __shared__ typename Team::Acc max_buffer[kMaxWarps];
   __shared__ GeometrySums sums[kMaxTracksPerBlock];
-  Team team{tracks,       args,       {shared, stages, static_cast<int>(tracks.view.features)},
-            {sum_buffer}, max_buffer, sums[threadIdx.y]};
+  Team team{tracks,
+            args,
+            {shared, stages, static_cast<int>(tracks.view.features)},
+            {sum_buffer},
+            max_buffer,
+            sums[threadIdx.y],
+            {shared + ring_bytes, tracks.view.steps()}};
   const int64_t m = tracks.view.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
   for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
        track += stride) {
@@ -179,11 +218,14 @@ __global__ void __launch_bounds__(kMaxTeam, 1)
 template <class T, bool kAligned, bool kAll>
 void launch_forward(const GeometryForward& args, int device, void* stream) {
   constexpr int kBytes = ForwardTeam<T, kAligned, kAll>::kBytes;
+  using Acc = typename AccOf<T>::type;
   if (args.tracks.features > kWidestRow<T, kBytes>) return wide_forward(args, stream);
-  const dim3 team = team_of<T, kBytes>(args.tracks.features), grid = grid_of(args.tracks.tracks, team);
-  const int stages = stages_of<T, kBytes>(team, device);
-  launch(forward_kernel<T, kAligned, kAll>, grid, team, ring_bytes<T, kBytes>(team, stages), stream,
-         on_device(args.tracks), args, stages);
+  const dim3 team = team_of<T, kBytes>(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
+  const size_t run_bytes = RunTotals<Acc, kOwned<T, kBytes>>::bytes(team, args.tracks.steps());
+  const int stages = stages_of<T, kBytes>(team, device, run_bytes);
+  const size_t ring = ring_bytes<T, kBytes>(team, stages);
+  launch(forward_kernel<T, kAligned, kAll>, grid, team, ring + run_bytes, stream, on_device(args.tracks),
+         args, stages, static_cast<int>(ring));
 }
 
 }  // namespace

@@ -48,15 +48,17 @@ __global__ void __launch_bounds__(kBlock, 1)
       seen = true;
     }
     __syncthreads();  // the lengths are read by all threads
-    const Acc square = team.over_features(d, [&](int64_t j) {
-      Acc sum = 0;
+    const Acc square = team.over_squares(d, [&](int64_t j) {
+      Acc sum = 0, run = 0;
       for (int64_t layer = 1; layer <= n; ++layer) {
         Step<T> step(tracks, layer, offset);
         step.length = lengths[(layer - 1) * m + track];
-        if (step.length != 0) sum += step.unit(j);
+        if (step.length != 0) run += step.unit(j);
+        if (layer % kRun == 0) sum += run, run = 0;
       }
+      sum += run;
       if (args.direction_sum != nullptr) static_cast<Acc*>(args.direction_sum)[track * d + j] = sum;
-      return sum * sum;
+      return sum;
     });
     Step<T> chord(tracks, n, offset);
     chord.before = reinterpret_cast<const T*>(tracks.row(0, offset));
@@ -107,7 +109,7 @@ __global__ void __launch_bounds__(kBlock, 1)
     const Acc* direction_sum = static_cast<const Acc*>(args.direction_sum) + track * d;
     LengthTotals totals;
     for (int64_t layer = 1; layer <= n; ++layer) totals.add(lengths[(layer - 1) * m + track]);
-    const Acc square = team.over_features(d, [&](int64_t j) { return direction_sum[j] * direction_sum[j]; });
+    const Acc square = team.over_squares(d, [&](int64_t j) { return direction_sum[j]; });
     Step<T> chord(tracks, n, offset);
     chord.before = reinterpret_cast<const T*>(tracks.row(0, offset));
     GradientWeights weights;
@@ -220,8 +222,7 @@ void wide_forward(const GeometryForward& args, void* stream) {
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     auto kernel = args.only_lss ? wide_forward_kernel<T, false> : wide_forward_kernel<T, true>;
-    launch(kernel, grid_of(args.tracks.tracks, dim3(kBlock)), dim3(kBlock), 0, stream, on_device(args.tracks),
-           args);
+    launch(kernel, grid_of(args.tracks.tracks), dim3(kBlock), 0, stream, on_device(args.tracks), args);
   });
 }
 
@@ -230,9 +231,9 @@ void wide_backward(const GeometryBackward& args, void* stream) {
     using T = decltype(zero);
     const dim3 block(kBlock);
     const int64_t slices = (args.tracks.features + kBlock - 1) / kBlock;
-    launch(wide_weights_kernel<T>, grid_of(args.tracks.tracks, block), block, 0, stream,
-           on_device(args.tracks), args);
-    launch(wide_backward_kernel<T>, grid_of(args.tracks.tracks * slices, block), block, 0, stream,
+    launch(wide_weights_kernel<T>, grid_of(args.tracks.tracks), block, 0, stream, on_device(args.tracks),
+           args);
+    launch(wide_backward_kernel<T>, grid_of(args.tracks.tracks * slices), block, 0, stream,
            on_device(args.tracks), on_device(args.gradient), args);
   });
 }

@@ -105,7 +105,7 @@ void nearest_track(const NearestTrack& args, int device, void* stream) {
   distance_rows({args.pairs, false, args.row_begin, args.row_end, args.row_begin, args.workspace, nullptr},
                 device, stream);
   with_dtype(args.pairs.tracks.dtype, [&](auto zero) {
-    launch(nearest_kernel<decltype(zero)>, grid_of(rows, dim3(kThreads)), dim3(kThreads), 0, stream,
+    launch(nearest_kernel<decltype(zero)>, grid_of(rows), dim3(kThreads), 0, stream,
            on_device(args.pairs.tracks), args);
   });
 }

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kRowThreads)
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (int warp = 1; warp < kRowWarps; ++warp) mine.merge(tops[warp], sums[warp]);
-  args.a[blockIdx.x] = args.epsilon * (mine.top + logf(mine.sum));
+  args.a[blockIdx.x] = args.epsilon * (mine.top + logf(mine.sum) - args.log_supply[blockIdx.x]);
 }
 
 __device__ __forceinline__ void raise(float* to, float value) {

@@ -41,28 +41,35 @@ struct WideTeam {
     return totals[0];
   }
 
+  // Sums the square of value(j), fused by name: whoever asks for the same squares gets the same bits.
+  template <class Value>
+  __device__ __forceinline__ Acc over_squares(int64_t d, const Value& value) {
+    Acc totals[2] = {};
+    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) {
+      const Acc v = value(j);
+      totals[0] = fma(v, v, totals[0]);
+    }
+    sum(totals);
+    return totals[0];
+  }
+
   // |x^(now) - x^(before)|, any magnitude.
   template <class T>
   __device__ __forceinline__ double length(const Step<T>& step, int64_t d) {
-    const Acc square = over_features(d, [&](int64_t j) { return step.difference(j) * step.difference(j); });
+    const Acc square = over_squares(d, [&](int64_t j) { return step.difference(j); });
     if (is_safe_square(square)) return sqrt(square);
     Acc largest = 0;
     for (int64_t j = threadIdx.x; j < d; j += blockDim.x) largest = larger(largest, fabs(step.difference(j)));
     largest = team_max(largest, max_buffer);
     if (largest == 0) return 0;
     if (!isinf(largest)) {
-      return static_cast<double>(largest) * sqrt(over_features(d, [&](int64_t j) {
-               const Acc part = step.difference(j) / largest;
-               return part * part;
-             }));
+      return static_cast<double>(largest) *
+             sqrt(over_squares(d, [&](int64_t j) { return step.difference(j) / largest; }));
     }
     largest = 0;  // the differences overflow, their halves do not
     for (int64_t j = threadIdx.x; j < d; j += blockDim.x) largest = larger(largest, fabs(step.half(j)));
     largest = team_max(largest, max_buffer);
-    return 2.0 * largest * sqrt(over_features(d, [&](int64_t j) {
-             const Acc part = step.half(j) / largest;
-             return part * part;
-           }));
+    return 2.0 * largest * sqrt(over_squares(d, [&](int64_t j) { return step.half(j) / largest; }));
   }
 };
 

@@ -19,7 +19,6 @@ namespace {
 constexpr int kThreads = 256;         // on one track, but for narrow ones
 constexpr int kNarrowFeatures = 256;  // up to these a warp has a track to itself
 constexpr int kWarpsPerBlock = 8;
-constexpr int64_t kMaxBlocks = 1 << 20;
 
 // The addresses of the two layers travel with the kernel's parameters.
 struct TwoLayers {
@@ -186,11 +185,9 @@ template <class Kernel>
 void launch_tracks(const Kernel& kernel, const Accumulator& args, void* stream) {
   const bool narrow = args.tracks.features <= kNarrowFeatures;
   const dim3 block(narrow ? kWarp : kThreads, narrow ? kWarpsPerBlock : 1);
-  const int64_t blocks = (args.tracks.tracks + block.y - 1) / block.y;
-  if (blocks == 0) return;
+  if (args.tracks.tracks == 0) return;
   const TwoLayers layers{args.tracks.table[0], args.tracks.table[1]};
-  launch(kernel, dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks)), block, 0, stream,
-         layers, args);
+  launch(kernel, grid_of(args.tracks.tracks, block.y), block, 0, stream, layers, args);
 }
 
 }  // namespace

@@ -62,7 +62,7 @@ void track_distance_backward(const TrackDistanceBackward& args, int device, void
     const TracksView &own = args.of_other ? args.other : args.tracks,
                      &against = args.of_other ? args.tracks : args.other;
     const int64_t slices = (own.features + kThreads - 1) / kThreads;
-    launch(gradient_kernel<T>, grid_of(own.tracks * slices, dim3(kThreads)), dim3(kThreads),
+    launch(gradient_kernel<T>, grid_of(own.tracks * slices), dim3(kThreads),
            sizeof(typename AccOf<T>::type) * kLayersAtOnce * kThreads, stream,
            GradientTracks{on_device(own), on_device(against), on_device(args.gradient)}, args, slices);
   });

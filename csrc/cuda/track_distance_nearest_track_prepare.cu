@@ -10,6 +10,12 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
+// A grid of threads goes over values one by one.
+__device__ __forceinline__ int64_t first_of_grid() {
+  return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+}
+__device__ __forceinline__ int64_t grid_threads() { return static_cast<int64_t>(gridDim.x) * kThreads; }
+
 constexpr double kSmall = 0x1p-40;      // keeps sums of the largest float64 finite
 constexpr double kNotFinite = -0x1p90;  // a square no bound can pass over
 
@@ -24,6 +30,7 @@ __global__ void clear_kernel(double* scale, double near) {
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     kinds_kernel(const __grid_constant__ DeviceTracks tracks, uint8_t* kinds, double* largest) {
+  __shared__ double max_buffer[kMaxWarps];
   for (int64_t track = blockIdx.x; track < tracks.view.tracks; track += gridDim.x) {
     const int64_t offset = tracks.view.offset(track);
     bool nan = false, infinite = false;
@@ -40,10 +47,8 @@ __global__ void __launch_bounds__(kThreads)
     }
     const bool any_nan = __syncthreads_or(nan), any_infinite = __syncthreads_or(infinite);
     if (threadIdx.x == 0) kinds[track] = any_nan ? kNaNTrack : any_infinite ? kInfiniteTrack : kFiniteTrack;
-#pragma unroll
-    for (int lane = kWarp / 2; lane > 0; lane /= 2)
-      top = larger(top, __shfl_xor_sync(0xffffffffu, top, lane));
-    if (threadIdx.x % kWarp == 0 && top > *largest) {  // an old value there costs a needless call, no more
+    top = team_max(top, max_buffer);
+    if (threadIdx.x == 0) {
       atomicMax(reinterpret_cast<unsigned long long*>(largest),
                 static_cast<unsigned long long>(__double_as_longlong(top)));
     }
@@ -65,7 +70,7 @@ __global__ void scale_kernel(double* scale) {
 template <class T>
 __device__ __forceinline__ double column_sum(const DeviceTracks& tracks, int64_t layer, int64_t j) {
   double sum = 0;
-#pragma unroll 4
+#pragma unroll 1
   for (int64_t track = 0; track < tracks.view.tracks; ++track) {
     const double value = static_cast<double>(
         widen(reinterpret_cast<const T*>(tracks.row(layer, tracks.view.offset(track)))[j]));
@@ -80,15 +85,12 @@ __global__ void __launch_bounds__(kThreads)
     centre_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ DeviceTracks other,
                   bool symmetric, const double* scale, Acc* centre) {
   const int64_t d = tracks.view.features, total = tracks.view.points * d;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (index >= total) return;
-  double sum = column_sum<T>(tracks, index / d, index % d);
-  int64_t count = tracks.view.tracks;
-  if (!symmetric) {
-    sum += column_sum<T>(other, index / d, index % d);
-    count += other.view.tracks;
+  const int64_t count = tracks.view.tracks + (symmetric ? 0 : other.view.tracks);
+  for (int64_t index = first_of_grid(); index < total; index += grid_threads()) {
+    double sum = column_sum<T>(tracks, index / d, index % d);
+    if (!symmetric) sum += column_sum<T>(other, index / d, index % d);
+    centre[index] = static_cast<Acc>(sum / static_cast<double>(count) / kSmall) * static_cast<Acc>(*scale);
   }
-  centre[index] = static_cast<Acc>(sum / static_cast<double>(count) / kSmall) * static_cast<Acc>(*scale);
 }
 
 // |scale x - centre|^2, a warp for each point.
@@ -139,9 +141,11 @@ __global__ void __launch_bounds__(kThreads) compare_kernel(const __grid_constant
   if (threadIdx.x == 0 && !near) pairs.scale[1] = 0;
 }
 __global__ void __launch_bounds__(kThreads) move_kernel(const __grid_constant__ TrackPairs pairs) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (pairs.scale[1] == 0 || index >= pairs.tracks.points * pairs.tracks.features) return;
-  static_cast<float*>(pairs.centre)[index] = 0;
+  if (pairs.scale[1] == 0) return;
+  const int64_t total = pairs.tracks.points * pairs.tracks.features;
+  for (int64_t index = first_of_grid(); index < total; index += grid_threads()) {
+    static_cast<float*>(pairs.centre)[index] = 0;
+  }
 }
 
 template <class T>
@@ -151,11 +155,11 @@ void measure_squares(const TrackPairs& pairs, const DeviceTracks& tracks, const 
   const dim3 block(kThreads);
   const double* scale = pairs.scale;
   const Acc* centre = static_cast<const Acc*>(pairs.centre);
-  launch(squares_kernel<T>, grid_of((tracks.view.points * tracks.view.tracks + 7) / 8, block), block, 0,
+  launch(squares_kernel<T>, grid_of(tracks.view.points * tracks.view.tracks, kThreads / kWarp), block, 0,
          stream, tracks, scale, centre, pairs.kinds, static_cast<Acc*>(pairs.squares));
   if (pairs.symmetric) return;
-  launch(squares_kernel<T>, grid_of((other.view.points * other.view.tracks + 7) / 8, block), block, 0, stream,
-         other, scale, centre, pairs.other_kinds, static_cast<Acc*>(pairs.other_squares));
+  launch(squares_kernel<T>, grid_of(other.view.points * other.view.tracks, kThreads / kWarp), block, 0,
+         stream, other, scale, centre, pairs.other_kinds, static_cast<Acc*>(pairs.other_squares));
 }
 
 template <class T>
@@ -166,21 +170,19 @@ void prepare(const TrackPairs& pairs, int device, void* stream) {
   const dim3 block(kThreads), one(1);
   const int64_t points = pairs.tracks.points;
   launch(clear_kernel, one, one, 0, stream, pairs.scale, tensor_cores ? 1.0 : 0.0);
-  launch(kinds_kernel<T>, grid_of(pairs.tracks.tracks, block), block, 0, stream, tracks, pairs.kinds,
-         pairs.scale);
+  launch(kinds_kernel<T>, grid_of(pairs.tracks.tracks), block, 0, stream, tracks, pairs.kinds, pairs.scale);
   if (!pairs.symmetric) {
-    launch(kinds_kernel<T>, grid_of(pairs.other.tracks, block), block, 0, stream, other, pairs.other_kinds,
+    launch(kinds_kernel<T>, grid_of(pairs.other.tracks), block, 0, stream, other, pairs.other_kinds,
            pairs.scale);
   }
   launch(scale_kernel<Acc>, one, one, 0, stream, pairs.scale);
   Acc* centre = static_cast<Acc*>(pairs.centre);
-  launch(centre_kernel<T>, grid_of((points * pairs.tracks.features + kThreads - 1) / kThreads, block), block,
-         0, stream, tracks, other, pairs.symmetric, pairs.scale, centre);
+  launch(centre_kernel<T>, grid_of(points * pairs.tracks.features, kThreads), block, 0, stream, tracks, other,
+         pairs.symmetric, pairs.scale, centre);
   measure_squares<T>(pairs, tracks, other, stream);
   if (!tensor_cores) return;
   launch(compare_kernel, dim3(static_cast<unsigned>(points)), block, 0, stream, pairs);
-  launch(move_kernel, grid_of((points * pairs.tracks.features + kThreads - 1) / kThreads, block), block, 0,
-         stream, pairs);
+  launch(move_kernel, grid_of(points * pairs.tracks.features, kThreads), block, 0, stream, pairs);
   measure_squares<T>(pairs, tracks, other, stream);
 }
 

@@ -209,10 +209,10 @@ size_t ring_bytes(dim3 team, int stages) {
   return static_cast<size_t>(team.x) * team.y * kOwned<T, kBytes> * sizeof(T) * stages;
 }
 
-// As many stages as the shared memory of the device holds.
+// As many stages as the shared memory of the device holds, with `others` bytes beside them.
 template <class T, int kBytes>
-int stages_of(dim3 team, int device) {
-  const size_t reserved = 2048;  // for the sums of a team
+int stages_of(dim3 team, int device, size_t others = 0) {
+  const size_t reserved = 2048 + others;  // for the sums of a team
   const size_t limit = device_limit(device, cudaDevAttrMaxSharedMemoryPerBlockOptin) - reserved;
   int stages = kMaxStages;
   while (stages > 2 && ring_bytes<T, kBytes>(team, stages) > limit) --stages;
@@ -236,11 +236,6 @@ inline bool rows_on_16_bytes(const TracksView& view) {
     bits |= reinterpret_cast<uintptr_t>(view.table[layer]);
   }
   return bits % 16 == 0;
-}
-
-inline dim3 grid_of(int64_t tracks, dim3 team) {
-  const int64_t blocks = (tracks + team.y - 1) / team.y;
-  return dim3(static_cast<unsigned>(blocks < (int64_t{1} << 30) ? blocks : int64_t{1} << 30));
 }
 
 template <class Call>

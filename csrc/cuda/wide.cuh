@@ -7,6 +7,8 @@
 namespace geodesic_fast {
 namespace cuda {
 
+constexpr int kRun = 64;  // directions added up before their sum joins that of the runs before
+
 void wide_forward(const GeometryForward& args, void* stream);
 void wide_backward(const GeometryBackward& args, void* stream);
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from geodesic_fast._command_line import UserError, real_number, whole_number
+from geodesic_fast._command_line import (
+    DEVICES,
+    UserError,
+    choose_device,
+    need_folder,
+    real_number,
+    whole_number,
+)
+from geodesic_fast._report import write_whole
 from geodesic_fast.demo import digits, finding, networks, results, training
 from geodesic_fast.demo.digits import Digits
 from geodesic_fast.demo.training import Epoch, Outcome, Settings
@@ -32,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=whole_number(0), default=100, help="passes over the training images, per network")
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="split, initial weights, batches")
     add("--output", type=Path, default=Path("results/demo"), help="folder for the report and the numbers")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if there is a GPU")
+    add("--device", choices=DEVICES, default="auto", help="auto: cuda if there is a GPU")
     add("--samples", type=whole_number(0), default=0, help="test samples OTS is computed on, 0: all")
     add("--l2", type=real_number(positive=False), nargs="+", default=[0.0, 5e-4, 5e-3], metavar="STRENGTH",
         help="strengths of L2 regularisation, each the weight decay of SGD")  # fmt: skip
@@ -53,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         device=choose_device(args.device),
     )
     _need_matplotlib()
-    _need_folder(args.output)
+    need_folder(args.output)
     outcomes: list[Outcome] = []
     try:
         with _one_thread():
@@ -67,18 +74,6 @@ def run(args: argparse.Namespace) -> None:
     print(results.as_text(results.table(outcomes)))
     judged = finding.judge(outcomes)
     print(f"\n{judged.shows}\n{judged.conclusion}\n\nReport: {(args.output / 'report.html').resolve()}")
-
-
-def choose_device(name: str) -> str:
-    """Return "cpu" or "cuda", and refuse a CUDA that torch cannot use."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"--device cuda needs an NVIDIA GPU that torch can use, torch {torch.__version__} finds none: "
-            "use --device cpu."
-        )
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def _train_all(settings: Settings, data: Digits) -> Iterator[Outcome]:
@@ -118,18 +113,16 @@ def _write_folder(
     files |= {f"{name}-dark.png": png for name, png in drawn["dark"].items()}
     files["results.json"] = results.as_json(settings, outcomes, seconds, complete=True).encode()
     for name, content in files.items():
-        results.write_whole(folder / name, content)
+        write_whole(folder / name, content)
     (folder / PARTIAL).unlink(missing_ok=True)
-    results.write_whole(folder / "report.html", page.encode())
+    write_whole(folder / "report.html", page.encode())
 
 
 def _save_partial(folder: Path, settings: Settings, outcomes: list[Outcome], seconds: float) -> str:
     total = len(networks.KINDS) * len(settings.l2)
     if not outcomes:
         return f"ended by Ctrl-C before the first of {total} networks was complete, nothing was written."
-    results.write_whole(
-        folder / PARTIAL, results.as_json(settings, outcomes, seconds, complete=False).encode()
-    )
+    write_whole(folder / PARTIAL, results.as_json(settings, outcomes, seconds, complete=False).encode())
     return (
         f"ended by Ctrl-C, no report was written; {len(outcomes)} of {total} networks were complete and are "
         f"saved in {folder / PARTIAL}."
@@ -142,17 +135,3 @@ def _need_matplotlib() -> None:
             "the demo draws its pictures with matplotlib, which is not installed: run pip install "
             '"geodesic-fast[demo]".'
         )
-
-
-def _need_folder(folder: Path) -> None:
-    """Find out before the training, not after it, that the results cannot be written."""
-    probe = folder / f".probe.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--output must be a folder that can be written, got {str(folder)!r} ({error.strerror}): "
-            "choose another one."
-        ) from None

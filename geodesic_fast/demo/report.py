@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from geodesic_fast import info
+from geodesic_fast._report import page, table
 from geodesic_fast.demo import finding, results, training
 from geodesic_fast.demo.finding import Finding
 from geodesic_fast.demo.training import Outcome, Settings
@@ -30,30 +31,6 @@ CAPTIONS = {
     "holds four out of five samples.",
 }
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1f2430; --soft: #5b6472; --line: #d5d9e0; --page: #ffffff;
-        --tint: #f3f6fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ec; --soft: #a3abb8; --line: #3a404b; --page: #14171c; --tint: #1c2128; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 3rem 1.25rem 4rem; max-width: 62rem;
-       background: var(--page); color: var(--ink);
-       font: 17px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; }
-p { max-width: 44rem; } .soft, figcaption, footer { color: var(--soft); font-size: .88rem; }
-.finding { background: var(--tint); border-left: 4px solid var(--soft); padding: .9rem 1.2rem;
-           margin: 1.6rem 0; }
-.finding p { max-width: none; margin: .35rem 0; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums;
-        font-size: .92rem; width: 100%; }
-th, td { padding: .45rem .7rem; text-align: right; white-space: nowrap;
-         border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-figure { margin: 1.2rem 0 2rem; } img { max-width: 100%; height: auto; display: block; }
-dt { font-weight: 600; } dd { margin: 0 0 .6rem; max-width: 44rem; }
-"""
-
 
 def as_html(
     settings: Settings,
@@ -69,16 +46,7 @@ def as_html(
     count = outcomes[0].tracks_after.shape[1]
     chosen = len(training.choose_samples(count, settings))
     strengths = ", ".join(f"{l2:g}" for l2 in settings.l2)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>geodesic_fast: digits demo</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>How straight do the layers go?</h1>
+    body = f"""<h1>How straight do the layers go?</h1>
 <p class="soft">{settings.depth} layers of width {settings.width}, residual and plain, trained on handwritten
 digits with {settings.epochs} epochs of SGD. L2 regularisation: {strengths}. Seed {settings.seed}.</p>
 <div class="finding" data-verdict="{escape(judged.verdict)}">
@@ -96,19 +64,12 @@ One run with one seed: the spread is over samples, not over seeds.</p>
 <h2>What was measured, and how it was decided</h2>
 {_definitions(settings)}
 <p>{escape(finding.RULE)}</p>
-<footer><p>{escape(_versions(settings, seconds))}</p></footer>
-</body>
-</html>
-"""
+<footer><p>{escape(_versions(settings, seconds))}</p></footer>"""
+    return page("geodesic_fast: digits demo", body)
 
 
 def _table(outcomes: Sequence[Outcome]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in results.COLUMNS)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(word)}</td>" for word in row) + "</tr>"
-        for row in results.table(outcomes)
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    return table(results.COLUMNS, results.table(outcomes))
 
 
 def _undefined(outcomes: Sequence[Outcome]) -> str:

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from geodesic_fast import _extension, info
+from geodesic_fast._report import as_json as render
+from geodesic_fast._report import columns
 from geodesic_fast.demo import finding, training
 from geodesic_fast.demo.measuring import LineShape
 from geodesic_fast.demo.training import Outcome, Settings
@@ -44,7 +42,7 @@ def as_json(settings: Settings, outcomes: Sequence[Outcome], seconds: float, com
     if complete:
         judged = finding.judge(outcomes)
         content["finding"] = {"rule": finding.RULE, **dataclasses.asdict(judged)}
-    return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    return render(content) + "\n"
 
 
 def _network(outcome: Outcome) -> dict[str, Any]:
@@ -56,16 +54,6 @@ def _network(outcome: Outcome) -> dict[str, Any]:
         "history": [dataclasses.asdict(epoch) for epoch in outcome.history],
         "seconds": outcome.seconds,
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
 
 
 def table(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
@@ -95,20 +83,5 @@ def _mean_and_std(lss: LineShape) -> str:
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:
     """Lay out the table in columns for a terminal."""
-    lines = [COLUMNS, *rows]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(COLUMNS))]
-    laid_out = [
-        "  ".join(word.rjust(width) for word, width in zip(line, widths, strict=True)) for line in lines
-    ]
-    return "\n".join([laid_out[0], "-" * len(laid_out[0]), *laid_out[1:]])
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is either there in full or as it was before."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    head, *lines = columns([COLUMNS, *rows])
+    return "\n".join([head, "-" * len(head), *lines])

@@ -22,6 +22,8 @@ class TrainingWatch:
     """Watches every `every_n_steps`-th step for `batches` passes, and gives means over tracks and processes.
 
     It reads the passes that training makes anyway: no pass of its own, no random number, no change of mode.
+    Of a batch it takes the first pass in training mode with gradients, and the hooks leave when that ends:
+    what a reference model, a generated sample or another callback runs afterwards is not measured.
     """
 
     def __init__(self, layers: Layers, every_n_steps: int, batches: int, options: dict[str, Any]):
@@ -29,96 +31,88 @@ class TrainingWatch:
         _validation.check_count("batches", batches)
         self._layers, self._every, self._batches, self._options = layers, every_n_steps, batches, options
         self._watch: watch | None = None
-        self._stay = False
         self._device = torch.device("cpu")
-        self._collected: list[list[Tensor]] = []
-        self._absent: list[str] | None = None  # layers that a pass of this measurement lacked
-        self._first_step = True
+        self._names: list[str] = []  # of the groups of the last pass
+        self._collected: list[Tensor | None] = []  # per pass (groups, 2, fields), or None of one not whole
+        self._begun: int | None = None  # the last step that was measured
         self._measuring = False
 
     def start(self, model: nn.Module, compiled: bool) -> None:
         """Find the layers. Hooks stay in a compiled model, which would not see them come back."""
+        self.stop()
         # A pass without all layers is no reason to end a training run: it is reported, not raised.
-        self._watch = watch(model, self._layers, **{"copy": True, **self._options, "missing": "skip"})
-        self._stay = compiled or any(_is_compiled(module) for module in model.modules())
+        options = {"copy": True, "when": "training", **self._options, "missing": "skip", "passes": "first"}
+        self._watch = watch(model, self._layers, **options)
+        hooks = self._watch.hooks
+        hooks.once, hooks.raises = True, False
+        hooks.stays = compiled or any(_is_compiled(module) for module in model.modules())
         self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self._first_step, self._collected, self._measuring, self._absent = True, [], False, None
-        if self._stay:
-            self._watch.hooks.attach()
-            self._watch.hooks.sleep()
+        self._begun, self._collected, self._measuring = None, [], False
+        if hooks.stays:
+            hooks.attach()
+            hooks.sleep()
 
     def before_batch(self, step: int) -> None:
-        """Wake the hooks if this batch is to be measured."""
-        assert self._watch is not None
-        if self._first_step or step % self._every == 0:
+        """Wake the hooks if this batch is to be measured; `step` counts the optimizer steps before it."""
+        if self._watch is None:
+            return
+        if self._begun is None or step // self._every > self._begun // self._every:
             self._measuring = True
-        self.before_next_pass()
-
-    def before_next_pass(self) -> None:
-        """Wake the hooks for one more pass if the measurement that began is not complete."""
-        assert self._watch is not None
         if self._measuring:
-            self._first_step = False
+            self._begun = step
             self._watch.forget()
             self._watch.hooks.attach()
 
     def after_batch(self) -> dict[str, float] | None:
         """Take what the batch gave; return the means once `batches` of them are measured."""
-        if not self._measuring:
+        if self._watch is None or not self._measuring:
             return None
-        assert self._watch is not None
         self._watch.hooks.finish()
-        self._rest()
-        absent = self._watch.hooks.not_run()
-        if not self._watch.measured or (absent and self._options.get("missing", "raise") == "raise"):
-            self._absent = absent
-        groups = self._watch.groups if self._watch.measured else []
-        self._collected.append([_sums(group.geometry) for group in groups])
-        if len(self._collected[0]) != len(self._collected[-1]):
-            self._absent = absent
+        self._watch.hooks.rest()
+        self._collected.append(self._sums_of_pass(self._watch))
         if len(self._collected) < self._batches:
             return None
-        means = self._means() if self._all_are_whole() else None
-        self._measuring, self._collected, self._absent = False, [], None
-        return means
-
-    def _all_are_whole(self) -> bool:
-        """Whether every pass of every process was whole; all ask, so that none waits for another."""
-        assert self._watch is not None
-        if self._absent is not None:
-            warnings.warn(str(_validation.layers_not_seen(self._absent)), RuntimeWarning, stacklevel=3)
-        broken = torch.tensor(self._absent is not None, dtype=torch.int32, device=self._device)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(broken, op=dist.ReduceOp.MAX)
-        return not bool(broken)
+        collected, self._collected, self._measuring = self._collected, [], False
+        return self._means(collected)
 
     def stop(self) -> None:
         """Take the hooks away for good."""
         if self._watch is not None:
             self._watch.hooks.detach()
-        self._watch = None
+        self._watch, self._measuring = None, False
 
-    def _rest(self) -> None:
-        assert self._watch is not None
-        if self._stay:
-            self._watch.hooks.sleep()
-        else:
-            self._watch.hooks.detach()
+    def _sums_of_pass(self, measured: watch) -> Tensor | None:
+        """Sum and count of each field over the tracks, (groups, 2, fields), of a pass that was whole."""
+        if measured.refused is not None:
+            return None  # the watch has said why
+        absent = measured.hooks.not_run()
+        if not measured.measured or (absent and self._options.get("missing", "raise") == "raise"):
+            warnings.warn(str(_validation.layers_not_seen(absent)), RuntimeWarning, stacklevel=3)
+            return None
+        self._names = [group.names[0].removeprefix("input of ") for group in measured.groups]
+        return torch.stack([_sums(group.geometry) for group in measured.groups])
 
-    def _means(self) -> dict[str, float]:
-        """The means by name, over the batches collected and, where there are several, over all processes."""
-        assert self._watch is not None
-        groups = self._watch.groups
-        sums = torch.stack([torch.stack(batch) for batch in self._collected]).sum(0)  # (groups, 2, fields)
-        sums = sums.to(self._device)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        means = (sums[:, 0] / sums[:, 1]).tolist()
+    def _means(self, collected: list[Tensor | None]) -> dict[str, float] | None:
+        """The means by name, over the passes and processes, or None where one of them was not whole."""
+        whole = [sums for sums in collected if sums is not None]
+        groups = {len(sums) for sums in whole} if len(whole) == len(collected) else {0}
+        # Every process asks, so that none waits for another; the largest count and the least must agree.
+        counts = torch.tensor([max(groups), -min(groups)], device=self._device)
+        _reduce(counts, dist.ReduceOp.MAX)
+        if int(counts[0]) != -int(counts[1]) or not int(counts[0]):
+            return None
+        sums = torch.stack(whole).sum(0).to(self._device)  # (groups, 2, fields)
+        _reduce(sums, dist.ReduceOp.SUM)
         named: dict[str, float] = {}
-        for group, values in zip(groups, means, strict=True):
-            prefix = PREFIX if len(groups) == 1 else f"{PREFIX}/{group.names[0].removeprefix('input of ')}"
+        for name, values in zip(self._names, (sums[:, 0] / sums[:, 1]).tolist(), strict=True):
+            prefix = PREFIX if len(self._names) == 1 else f"{PREFIX}/{name}"
             named |= {f"{prefix}/{field}": v for field, v in zip(TrackGeometry._fields, values, strict=True)}
         return named
+
+
+def _reduce(values: Tensor, how: Any) -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values, op=how)
 
 
 def _sums(geometry: TrackGeometry) -> Tensor:

@@ -12,6 +12,7 @@ from geodesic_fast import TrackGeometry, track_geometry
 from geodesic_fast import _validation_models as _validation
 
 _KEEP = ("exclude", "include")
+_EMBEDDINGS = ("include", "exclude", "absent")
 _SIDES = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
 
 
@@ -19,7 +20,7 @@ def hidden_state_tracks(
     output: Mapping[str, Any] | Sequence[Tensor | None],
     *,
     final_norm: str | None = None,
-    embeddings: str = "include",
+    embeddings: str | None = None,
     side: str | None = None,
     missing: str = "raise",
 ) -> list[Tensor]:
@@ -38,8 +39,9 @@ def hidden_state_tracks(
             blocks (BERT, RoBERTa) and vision models that report the state before it (ViT, CLIP, DINOv2); of
             a language model the norm is then part of the last step. To have the last block's own output,
             take `watch` or `record`.
-        embeddings: `"include"`: the first entry, the embedding output, is x^(0); `"exclude"`: block 1 gives
-            x^(0).
+        embeddings: `"include"`: the first entry, the embedding output, is x^(0); `"exclude"`: it is left out,
+            and block 1 gives x^(0); `"absent"`: the first entry is the output of block 1, as in Mamba and
+            RWKV, and is x^(0). `None`: `"include"`, and a refusal for the output of a recurrent model.
         side: `"encoder"` or `"decoder"` of an encoder-decoder model.
         missing: `"raise"` for entries that are None, which stand for layers that were not selected; `"skip"`
             goes through the others.
@@ -62,7 +64,11 @@ def hidden_state_tracks(
         torch.Size([2, 5])
     """
     _validation.check_final_norm(final_norm)
-    _validation.check_choice("embeddings", embeddings, _KEEP)
+    if embeddings is None:
+        recurrent = isinstance(output, Mapping) and _is_recurrent(output)
+        _validation.check_embeddings_said(type(output).__name__, recurrent)
+        embeddings = "include"
+    _validation.check_choice("embeddings", embeddings, _EMBEDDINGS)
     _validation.check_choice("missing", missing, ("raise", "skip"))
     states = _hidden_states(output, side)
     _validation.check_hidden_states(states)
@@ -81,7 +87,7 @@ def hidden_state_geometry(
     attention_mask: Tensor | None = None,
     zero_step: str = "skip",
     final_norm: str | None = None,
-    embeddings: str = "include",
+    embeddings: str | None = None,
     side: str | None = None,
     missing: str = "raise",
 ) -> TrackGeometry:
@@ -92,7 +98,8 @@ def hidden_state_geometry(
     Args:
         output, final_norm, embeddings, side, missing: as for `hidden_state_tracks`.
         attention_mask: (batch, tokens), 1 for real tokens; for a decoder its decoder_attention_mask. `None`:
-            every token counts.
+            every token counts. One that could as well be (tokens, tokens), because there are as many samples
+            as tokens and each token i of sample i is real, is refused.
         zero_step: as in `track_geometry`.
 
     Returns:
@@ -118,6 +125,7 @@ def hidden_state_geometry(
     if attention_mask is None:
         return track_geometry(tracks, zero_step=zero_step)
     _validation.check_mask("attention_mask", attention_mask, tuple(tracks[0].shape[:-1]))
+    _validation.check_no_pairs(attention_mask)
     real = attention_mask.to(device=tracks[0].device).bool()
     geometry = track_geometry(tracks, zero_step="skip" if zero_step == "raise" else zero_step)
     geometry = TrackGeometry._make(field[real] for field in geometry)
@@ -134,3 +142,10 @@ def _hidden_states(output: Any, side: str | None) -> Any:
         return output.get(_SIDES[side], output.get("hidden_states"))
     _validation.check_one_side([name for name, key in _SIDES.items() if output.get(key) is not None])
     return output.get("hidden_states", output.get("decoder_hidden_states"))
+
+
+def _is_recurrent(output: Mapping[str, Any]) -> bool:
+    """Whether an output carries what a recurrence keeps: its state, or a cache without attentions."""
+    held = {*output, *getattr(type(output), "__dataclass_fields__", ())}
+    own = held & {"cache_params", "state", "rnn_state"}
+    return bool(own) or ("cache" in held and "attentions" not in held)

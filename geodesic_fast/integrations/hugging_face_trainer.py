@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from geodesic_fast.integrations._packages import need
@@ -16,29 +18,32 @@ class GeodesicCallback(TrainerCallback):
     """Log `geodesic/lss` and the other fields of `track_geometry`, as means over real tokens, during
     training.
 
-    Every `every_n_steps` optimizer steps, and at the first, the next `batches` forward passes of training are
-    measured as they happen: no pass, no random number and no change of mode is added, and training goes on
-    bit by bit as without it. The values are of the network in training mode, dropout included. Padding, as
-    the batch's attention_mask has it, does not count. Under several processes they are means over the
-    tokens of all of them.
+    Every `every_n_steps` optimizer steps, and at the first, the next `batches` training steps are measured in
+    their own forward pass: no pass, no random number and no change of mode is added, and training goes on
+    bit by bit as without it. Of each the first pass in training mode with gradients is taken: not that of a
+    reference model, of an evaluation or of generated samples. The values are of the network in training mode,
+    dropout included. Padding, as the batch's attention_mask has it, does not count. Under several processes
+    they are means over the tokens of all of them.
 
     Args:
         trainer: the Trainer, whose `log` sends the values to TensorBoard, W&B and the others in `report_to`.
         layers: as for `watch`: `"transformer.h.*"`. `None`: the one stack of blocks of the model.
         every_n_steps: optimizer steps from one measurement to the next.
-        batches: forward passes in one measurement; with gradient accumulation a step has several.
-        options: the other arguments of `watch`: mask, zero_step, inputs, flatten, repeats, missing, copy
-            (here True unless said).
+        batches: batches in one measurement; with gradient accumulation a step has several.
+        options: the other arguments of `watch`, as mask, tokens, without_ids, zero_step, flatten, state, or
+            `when="always"` for a network whose layers train in evaluation mode; copy is True unless said.
 
     Returns:
         A callback for `trainer.add_callback(...)`. Values are logged at the end of the step in which they are
         ready and stand in `trainer.state.log_history`.
 
     Raises:
-        ValueError: as `watch`. A step in which not every layer runs is reported by a warning and not logged.
+        ValueError: as `watch`, when training begins. A step in which not every layer runs, or whose mask
+            cannot be read, is reported by a warning and not logged.
 
-    A model that torch.compile compiles keeps the hooks, asleep, while it trains: each is a break in its
-    graph.
+    The hooks are in the model during a measured `trainer.training_step` alone, which this callback wraps, and
+    leave also when it ends by an exception or by Ctrl-C. A model that torch.compile compiles keeps them,
+    asleep, while it trains: each is a break in its graph.
 
     Nothing is differentiated. Lower lss is straighter; the other directions are those of `track_geometry`.
 
@@ -58,24 +63,33 @@ class GeodesicCallback(TrainerCallback):
         self._trainer = trainer
         self._training = TrainingWatch(layers, every_n_steps, batches, options)
         self._ready: dict[str, float] | None = None
+        self._wraps = False  # the Trainer's training_step
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Find the layers."""
+        self._ready = None
         self._training.start(model, compiled=bool(getattr(args, "torch_compile", False)))
+        if not self._wraps:
+            self._trainer.training_step = self._measured(self._trainer.training_step)
+            self._wraps = True
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure this step if its turn has come."""
-        self._training.before_batch(state.global_step)
+    def _measured(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(training_step)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            self._training.before_batch(self._trainer.state.global_step)
+            try:
+                loss = training_step(*args, **kwargs)
+            except BaseException:
+                self._training.stop()
+                raise
+            self._ready = self._training.after_batch() or self._ready
+            return loss
 
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take one of the passes of a step with gradient accumulation, and go on to the next."""
-        self._ready = self._training.after_batch() or self._ready
-        self._training.before_next_pass()
+        return step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log what is ready."""
-        values = self._training.after_batch() or self._ready
-        self._ready = None
+        values, self._ready = self._ready, None
         if values is not None:
             self._trainer.log(values)
 

@@ -28,16 +28,18 @@ class GeodesicCallback(Callback):
 
     Every `every_n_steps` optimizer steps, and at the first, the next `batches` training batches are
     measured in their own forward pass: no pass, no random number and no change of mode is added, and
-    training goes on bit by bit as without it. The values are of the network in training mode, dropout
-    included. Under several processes they are means over the tracks of all of them.
+    training goes on bit by bit as without it. Of each batch the first pass in training mode with gradients is
+    taken. The values are of the network in training mode, dropout included. Under several processes they are
+    means over the tracks of all of them.
 
     Args:
         layers: as for `watch`, within the LightningModule: `"net.blocks.*"`. `None`: its one stack of equal
             blocks.
-        every_n_steps: optimizer steps from one measurement to the next.
+        every_n_steps: optimizer steps (`trainer.global_step`) from one measurement to the next, however many
+            batches `accumulate_grad_batches` puts into a step.
         batches: training batches in one measurement.
-        options: the other arguments of `watch`: mask, zero_step, inputs, flatten, repeats, missing, copy
-            (here True unless said).
+        options: the other arguments of `watch`, as mask, tokens, without_ids, zero_step, flatten, state, or
+            `when="always"` for a network whose layers train in evaluation mode; copy is True unless said.
 
     Returns:
         A callback for `Trainer(callbacks=[...])`. Values go to every logger of the trainer at the step at
@@ -45,7 +47,8 @@ class GeodesicCallback(Callback):
         that changes its width has one set per group of layers, `geodesic/<first layer>/lss`.
 
     Raises:
-        ValueError: as `watch`. A batch in which not every layer runs is reported by a warning and not logged.
+        ValueError: as `watch`, when training begins. A batch in which not every layer runs, or whose mask
+            cannot be read, is reported by a warning and not logged.
 
     A model that torch.compile compiles keeps the hooks, asleep, while it trains: each is a break in its
     graph.

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from geodesic_fast import TrackGeometry
-from geodesic_fast._command_line import UserError, whole_number
+from geodesic_fast._command_line import DEVICES, UserError, choose_device, need_folder, whole_number
 from geodesic_fast._validation import ZERO_STEPS
 from geodesic_fast.measure import image_models, language_models, report, track_files, transport
 from geodesic_fast.measure.source import Options, Source
@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--key", help="which array of a file that holds several")
     add("--layers", nargs="+", metavar="PATTERN",
         help="modules of the model, as 'blocks.*'; default: its one stack of equal blocks")  # fmt: skip
+    add("--repeats", choices=("raise", "append"), default="raise",
+        help="append: a layer that runs several times is a point each time, as in ALBERT")  # fmt: skip
+    add("--without-special", action="store_true",
+        help="leave out tokens that the tokenizer adds or keeps for itself, as [CLS]")  # fmt: skip
+    add("--skip-tokens", type=whole_number(0), default=0, metavar="N",
+        help="leave out the first N tokens of each piece or image, as a class token")  # fmt: skip
     add("--random-weights", action="store_true", help="the model as built, without trained weights")
     add("--tokens", type=whole_number(2), default=256, help="tokens in each piece of the text")
     add("--batch", type=whole_number(1), default=8, help="pieces of text, or images, in one pass")
@@ -43,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="points of the optimal transport score, at random if there are more; 0: none")  # fmt: skip
     add("--ots-seconds", type=whole_number(1), default=60, metavar="S",
         help="time for that score; after it the answer is an interval")  # fmt: skip
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if there is a GPU")
+    add("--device", choices=DEVICES, default="auto", help="auto: cuda if there is a GPU")
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of random weights")
     add("--json", action="store_true", help="print JSON instead of a table")
     add(
@@ -55,15 +61,16 @@ def run(args: argparse.Namespace) -> None:
     """Measure the source and write what was found."""
     began = time.perf_counter()
     options = _options(args)
+    need_folder(args.output)
     source = _open_source(args, options)
     parts: dict[str, list[TrackGeometry]] = {}
-    try:
-        for name, geometry in _with_progress(source):
-            parts.setdefault(name, []).append(TrackGeometry._make(field.cpu() for field in geometry))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
-    if not parts:
-        raise UserError(f"{args.source} must give at least 1 track, got none: pass more text or images.")
+    for name, geometry in _with_progress(source):
+        parts.setdefault(name, []).append(TrackGeometry._make(field.cpu() for field in geometry))
+    if not any(geometry.lss.numel() for pieces in parts.values() for geometry in pieces):
+        raise UserError(
+            f"{args.source} must give at least 1 track, got none: pass more text or images, or leave out "
+            "fewer tokens."
+        )
     scores = {name: transport.score(ends, options) for name, ends in source.ends.items()}
     found = report.summarise(source, options, parts, scores, time.perf_counter() - began)
     folder = report.write(args.output, found)
@@ -72,16 +79,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda needs a GPU that torch sees, got none: pass --device cpu.")
     return Options(
         layers=args.layers, dim=args.dim, key=args.key, random_weights=args.random_weights,
         tokens=args.tokens, batch=args.batch, limit=args.limit, zero_step=args.zero_step,
-        device=torch.device(device), seed=args.seed,
+        device=torch.device(choose_device(args.device)), seed=args.seed,
         ots_points=args.ots_points, ots_seconds=args.ots_seconds,
+        repeats=args.repeats, without_special=args.without_special, skip_tokens=args.skip_tokens,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geodesic_fast._command_line import UserError
 from geodesic_fast.integrations._packages import need
-from geodesic_fast.measure.language_models import missing
+from geodesic_fast.measure.language_models import be_quiet, missing
 from geodesic_fast.measure.source import Options, Source, watched
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -26,8 +26,8 @@ class _Positional(nn.Module):
         super().__init__()
         self.module = model  # a name that layer patterns skip
 
-    def forward(self, images: Tensor) -> Any:
-        return self.module(images)
+    def forward(self, pixel_values: Tensor) -> Any:
+        return self.module(pixel_values)
 
 
 def open_source(name: str, folder: Path, options: Options) -> Source:
@@ -38,9 +38,11 @@ def open_source(name: str, folder: Path, options: Options) -> Source:
         pillow: Any = need("PIL.Image", "a folder of images", "images")
         torch.manual_seed(options.seed)
         if library == "torchvision":
-            model, prepare = _torchvision(model_name, options)
+            loaded, prepare = _torchvision(model_name, options)
+            model: nn.Module = _Positional(loaded)
         elif library == "timm":
-            model, prepare = _timm(model_name, options)
+            loaded, prepare = _timm(model_name, options)
+            model = _Positional(loaded)
         else:
             model, prepare = _hugging_face(name, options)
     except ImportError as error:
@@ -49,13 +51,13 @@ def open_source(name: str, folder: Path, options: Options) -> Source:
     def feed() -> Iterator[tuple[int, dict]]:
         for begin in range(0, len(images), options.batch):
             batch = [_read(pillow, path, prepare) for path in images[begin : begin + options.batch]]
-            yield len(batch), {"images": torch.stack(batch)}
+            yield len(batch), {"pixel_values": torch.stack(batch)}
 
     title = f"{name}{' with random weights' if options.random_weights else ''}"
     about = f"{len(images)} images of {folder.name}"
-    source = Source(
-        title, about, len(images), "image", lambda: watched(source, _Positional(model), options, feed)
-    )
+    if options.skip_tokens:
+        about += f", without the first {options.skip_tokens} tokens of each"
+    source = Source(title, about, len(images), "image", lambda: watched(source, model, options, feed))
     return source
 
 
@@ -105,7 +107,7 @@ def _timm(name: str, options: Options) -> tuple[nn.Module, Transform]:
 
 def _hugging_face(name: str, options: Options) -> tuple[nn.Module, Transform]:
     transformers: Any = need("transformers", "a Hugging Face model", "transformers")
-    transformers.logging.set_verbosity_error()
+    be_quiet(transformers)
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name)
         if options.random_weights:
@@ -115,6 +117,8 @@ def _hugging_face(name: str, options: Options) -> tuple[nn.Module, Transform]:
             model = transformers.AutoModel.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise missing(name, error) from error
+    for part in ("vision_model", "vision_tower"):  # of a model that reads text as well
+        model = getattr(model, part, model)
     return model, lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
 
 

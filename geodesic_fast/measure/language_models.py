@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,11 @@ def open_source(name: str, text: Path, options: Options) -> Source:
         raise UserError(str(error)) from error
     words = read_text(text)
     model, tokenizer = _load(transformers, name, options)
-    encoder = bool(getattr(model.config, "is_encoder_decoder", False))
-    model = model.get_encoder() if encoder else model
-    positions = getattr(model.config, "max_position_embeddings", None) or options.tokens
-    tokens = min(options.tokens, positions, tokenizer.model_max_length)
+    reader, part = _reader(model)
+    tokens = min(options.tokens, _positions(reader, options.tokens), tokenizer.model_max_length)
     pieces = cut(tokenizer, words, tokens)[: options.limit]
-    total = sum(len(ids) for ids, _ in pieces)
-    about = f"{'encoder, ' if encoder else ''}{total} tokens of {text.name} in pieces of {tokens}"
+    special = _special_ids(tokenizer)
+    left_out = special if options.without_special else None
     batches = list(_batches(pieces, options.batch))
 
     def feed() -> Iterator[tuple[int, dict]]:
@@ -36,8 +35,50 @@ def open_source(name: str, text: Path, options: Options) -> Source:
             yield len(batch["input_ids"]), batch
 
     title = f"{name}{' with random weights' if options.random_weights else ''}"
-    source = Source(title, about, len(pieces), "piece", lambda: watched(source, model, options, feed))
+    about = part + _about(pieces, special, tokens, text, options)
+    source = Source(
+        title, about, len(pieces), "piece", lambda: watched(source, reader, options, feed, left_out)
+    )
     return source
+
+
+def _reader(model: Any) -> tuple[Any, str]:
+    """The part of a model that reads text alone, and its name."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        return model.get_encoder(), "encoder, "
+    for part in ("text_model", "language_model"):
+        if isinstance(getattr(model, part, None), torch.nn.Module):
+            return getattr(model, part), f"{part}, "
+    return model, ""
+
+
+def _positions(model: Any, most: int) -> int:
+    """How many tokens the model's table of positions has room for."""
+    table = getattr(model.config, "max_position_embeddings", None) or 0
+    room = [most, table if table > 0 else most]  # XLNet, which has no table, says -1
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and isinstance(padding, int):
+            room.append(module.num_embeddings - padding - 1)  # RoBERTa and others count from there
+    return min(room)
+
+
+def _special_ids(tokenizer: Any) -> list[int]:
+    """Ids that stand for no words; an unknown word is one."""
+    return sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
+
+
+def _about(pieces: list, special: list[int], tokens: int, text: Path, options: Options) -> str:
+    ids = torch.tensor([token for piece, _ in pieces for token in piece[options.skip_tokens :]])
+    found = int(torch.isin(ids, torch.tensor(special)).sum())
+    count = len(ids) - (found if options.without_special else 0)
+    said = ""
+    if found and options.without_special:
+        said = f", without {found} special ones"
+    elif found:
+        said = f", {found} of them special (--without-special leaves them out)"
+    skipped = f", the first {options.skip_tokens} of each left out" if options.skip_tokens else ""
+    return f"{count} tokens of {text.name} in pieces of {tokens}{said}{skipped}"
 
 
 def read_text(path: Path) -> str:
@@ -54,7 +95,7 @@ def read_text(path: Path) -> str:
 
 
 def _load(transformers: Any, name: str, options: Options) -> tuple[Any, Any]:
-    transformers.logging.set_verbosity_error()
+    be_quiet(transformers)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         if not options.random_weights:
@@ -64,6 +105,13 @@ def _load(transformers: Any, name: str, options: Options) -> tuple[Any, Any]:
         return transformers.AutoModel.from_config(config), tokenizer
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise missing(name, error) from error
+
+
+def be_quiet(transformers: Any) -> None:
+    """Let the library say errors alone, and draw bars on a terminal alone."""
+    transformers.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
 
 
 def missing(name: str, error: Exception) -> UserError:

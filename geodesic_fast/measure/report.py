@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast import TrackGeometry, info
-from geodesic_fast.demo.report import STYLE
+from geodesic_fast._report import as_json, columns, page, table, write_whole
 from geodesic_fast.measure import transport
 from geodesic_fast.measure.source import Options, Source
 
@@ -77,10 +76,17 @@ def _statistics(values: Tensor) -> dict[str, float]:
         "mean": defined.mean().item(),
         "std": defined.std(correction=0).item(),
         "min": defined.min().item(),
-        "median": defined.median().item(),
+        "median": _median(defined),
         "max": defined.max().item(),
         "undefined": len(values) - len(defined),
     }
+
+
+def _median(values: Tensor) -> float:
+    """The middle value, or the mean of the two in the middle."""
+    ordered = values.sort().values
+    low, high = ordered[(len(ordered) - 1) // 2].item(), ordered[len(ordered) // 2].item()
+    return low if low == high else (low + high) / 2  # two infinities have no mean
 
 
 def _histogram(lss: Tensor) -> dict[str, Any]:
@@ -97,34 +103,13 @@ def _histogram(lss: Tensor) -> dict[str, Any]:
     return {"from": low, "to": high, "counts": [int(count) for count in counts], "above": counts_above}
 
 
-def as_json(found: Mapping[str, Any]) -> str:
-    """Return the JSON; NaN becomes null and infinity the string "inf"."""
-    return json.dumps(_plain(found), indent=2, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
-
-
 def as_text(found: Mapping[str, Any]) -> str:
     """Return the tables for a terminal."""
     lines = [f"{found['source']}: {found['about']}"]
     for group in found["groups"]:
         lines += ["", f"{group['layers']}: {group['tracks']} tracks of {group['steps']} steps"]
         rows = [("field", *STATISTICS), *_rows(group)]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines += [
-            "  ".join(
-                [row[0].ljust(widths[0]), *(w.rjust(n) for w, n in zip(row[1:], widths[1:], strict=True))]
-            )
-            for row in rows
-        ]
+        lines += columns(rows, left=1)
         if group["ots"] is not None:
             lines += ["", transport.sentence(group["ots"])]
     return "\n".join(lines)
@@ -142,41 +127,22 @@ def _figure(value: float) -> str:
 
 def write(folder: Path, found: Mapping[str, Any]) -> Path:
     """Write results.json and report.html."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(as_json(found) + "\n", encoding="utf-8")
-    (folder / "report.html").write_text(as_html(found), encoding="utf-8")
+    write_whole(folder / "results.json", (as_json(found) + "\n").encode())
+    write_whole(folder / "report.html", as_html(found).encode())
     return folder
 
 
 def as_html(found: Mapping[str, Any]) -> str:
     """Return the page."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>geodesic_fast: {escape(found["source"])}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>How straight are the tracks of {escape(found["source"])}?</h1>
+    body = f"""<h1>How straight are the tracks of {escape(found["source"])}?</h1>
 <p class="soft">{escape(found["about"])}. Steps of length zero: {escape(found["zero_step"])}.</p>
 {"".join(map(_section, found["groups"]))}
-<footer><p>{escape(versions)}. Device {escape(found["device"])}. {found["seconds"]:.1f} s.</p></footer>
-</body>
-</html>
-"""
+<footer><p>{escape(versions)}. Device {escape(found["device"])}. {found["seconds"]:.1f} s.</p></footer>"""
+    return page(f"geodesic_fast: {found['source']}", body)
 
 
 def _section(group: Mapping[str, Any]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("field", *STATISTICS))
-    body = "\n".join(
-        f'<tr title="{escape(MEANING[row[0]])}">'
-        + "".join(f"<td>{escape(word)}</td>" for word in row)
-        + "</tr>"
-        for row in _rows(group)
-    )
     meanings = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in MEANING.items())
     scored = "" if group["ots"] is None else f"<p>{escape(transport.sentence(group['ots']))}</p>"
     mean, steps = group["fields"]["lss"]["mean"], group["steps"]
@@ -184,9 +150,7 @@ def _section(group: Mapping[str, Any]) -> str:
 <div class="finding"><p>Mean line-shape score {_figure(mean)} over {group["tracks"]} tracks of {steps} steps:
 1 would be straight lines, {steps**0.5:.3g} steps in random directions.</p>{scored}</div>
 {_picture(group["lss_histogram"], steps**0.5)}
-<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
-{body}
-</tbody></table></div>
+{table(("field", *STATISTICS), _rows(group), MEANING)}
 <details><summary>What the fields are</summary><dl>{meanings}</dl></details>
 """
 

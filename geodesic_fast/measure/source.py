@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from geodesic_fast import TrackGeometry
+from geodesic_fast._command_line import Failure, UserError, is_out_of_memory
 from geodesic_fast.recording import watch
+from geodesic_fast.recording.watch import MeasuredGroup
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Options:
     seed: int
     ots_points: int  # 0: without the score
     ots_seconds: float
+    repeats: str = "raise"
+    without_special: bool = False
+    skip_tokens: int = 0
 
 
 class Ends:
@@ -77,19 +83,71 @@ class Source:
 
 
 def watched(
-    source: Source, model: nn.Module, options: Options, batches: Callable[[], Iterator[tuple[int, dict]]]
+    source: Source,
+    model: nn.Module,
+    options: Options,
+    batches: Callable[[], Iterator[tuple[int, dict]]],
+    without_ids: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, str, TrackGeometry]]:
     """Run a model over batches of keyword arguments and yield the numbers of its tracks."""
     model.eval().to(options.device)
-    watching = watch(model, options.layers, zero_step=options.zero_step, ends=options.ots_points > 0)
+    try:
+        watching = watch(
+            model, options.layers, zero_step=options.zero_step, ends=options.ots_points > 0,
+            repeats=options.repeats, without_ids=without_ids,
+            tokens=slice(options.skip_tokens, None) if options.skip_tokens else None,
+        )  # fmt: skip
+    except (ValueError, TypeError) as error:
+        raise UserError(_with_our_options(error)) from error
+    filtered = bool(options.skip_tokens or without_ids)
     with torch.inference_mode():
         for count, batch in batches():
-            with watching:
-                model(**{name: value.to(options.device) for name, value in batch.items()})
-            for group in watching.groups:
+            if filtered and "input_ids" in batch:
+                _check_tokens_follow_the_batch(model, batch, options)
+                filtered = False
+            for group in _groups(watching, model, batch, options):
                 name = f"{group.names[0]} to {group.names[-1]}"
                 source.steps[name] = len(group.names) - 1
                 if group.ends is not None:
                     source.take_ends(name, *group.ends, options)
                 yield count, name, group.geometry
                 count = 0
+
+
+def _check_tokens_follow_the_batch(model: nn.Module, batch: dict, options: Options) -> None:
+    """Refuse to filter states (tokens, batch, d), as of XLNet: of one piece their first axis is not 1."""
+    watching = watch(model, options.layers, mask=None, repeats=options.repeats)
+    for group in _groups(watching, model, {name: value[:1] for name, value in batch.items()}, options):
+        if group.geometry.lss.shape[0] != 1:
+            raise UserError(
+                "--without-special and --skip-tokens need states of shape (batch, tokens, d), got tokens "
+                f"first from {type(model).__name__}: leave these options out."
+            )
+
+
+def _groups(watching: watch, model: nn.Module, batch: dict, options: Options) -> list[MeasuredGroup]:
+    """One pass; what the watch refuses is a mistake in the call, what the model raises is none."""
+    try:
+        with watching:
+            model(**{name: value.to(options.device) for name, value in batch.items()})
+    except Exception as error:
+        if error is watching.refused:
+            raise UserError(_with_our_options(error)) from error
+        if is_out_of_memory(error):
+            raise
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+        told = next(iter(str(error).splitlines()), "")
+        raise Failure(
+            f"{type(model).__name__} must run on {shapes}, got {type(error).__name__}: {told}: try "
+            "fewer --tokens, a smaller --batch, or a model of the kind that reads such input."
+        ) from error
+    try:
+        return watching.groups
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(_with_our_options(error)) from error
+
+
+def _with_our_options(error: Exception) -> str:
+    """A sentence of the library with its remedies in the words of the command line."""
+    told = re.sub(r"layers=('[^']*'(?:, '[^']*')*)", r"--layers \1", str(error))
+    return told.replace("repeats='append'", "--repeats append").replace("missing='skip'", "fewer --layers")

@@ -15,29 +15,33 @@ from torch import Tensor
 from geodesic_fast import TrackGeometry, track_geometry
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._command_line import UserError
-from geodesic_fast._validation import check_tracks
+from geodesic_fast._validation import MAX_LISTED_LAYERS, check_tracks
 from geodesic_fast.integrations._packages import need
 from geodesic_fast.measure.source import Options, Source
 
 KINDS = (".npy", ".npz", ".safetensors", ".pt", ".pth")
 _PIECE_BYTES = 64 << 20
+Layers = Tensor | list[Tensor]
 
 
 def open_source(path: Path, options: Options) -> Source:
     """Read a file of tracks; a .npy file stays on disk until its pieces are measured."""
     tracks = _choose(_load(path), options.key, path)
     try:
+        if isinstance(tracks, list | tuple) and len(tracks) > MAX_LISTED_LAYERS:
+            tracks = torch.stack(list(tracks)).movedim(0, options.dim)
         check_tracks(tracks, options.dim)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise UserError(f"{path}: {error}") from error
-    layers = list(tracks) if isinstance(tracks, list) else list(tracks.movedim(options.dim, 0).unbind(0))
+    stacked = tracks.movedim(options.dim, 0) if isinstance(tracks, Tensor) else None  # (n+1, *batch, d)
+    layers = list(tracks) if stacked is None else stacked
     shape, batch = tuple(layers[0].shape), layers[0].shape[:-1].numel()
     about = f"{len(layers)} points per track, {batch} tracks {shape[:-1]}, {shape[-1]} features"
 
     def measure() -> Iterator[tuple[int, str, TrackGeometry]]:
-        for piece in _pieces(layers):
-            moved = [layer.to(options.device) for layer in piece]
-            geometry = track_geometry(moved, zero_step=options.zero_step)
+        for rows in _pieces(layers):
+            piece = _rows(layers, rows, options.device)
+            geometry = track_geometry(piece, zero_step=options.zero_step)
             source.take_ends("tracks", piece[0], piece[-1], options)
             yield geometry.lss.numel(), "tracks", geometry
 
@@ -45,14 +49,21 @@ def open_source(path: Path, options: Options) -> Source:
     return source
 
 
-def _pieces(layers: list[Tensor]) -> Iterator[list[Tensor]]:
+def _rows(layers: Layers, rows: slice, device: torch.device) -> Layers:
+    if isinstance(layers, Tensor):
+        return layers[:, rows].to(device) if layers.ndim > 2 else layers.to(device)
+    return [(layer[rows] if layer.ndim > 1 else layer).to(device) for layer in layers]
+
+
+def _pieces(layers: Layers) -> Iterator[slice]:
+    """Rows of the first axis of the batch, so many at a time as fit into a piece."""
     if layers[0].ndim < 2:
-        yield layers
+        yield slice(None)
         return
     row = layers[0][:1].numel() * layers[0].element_size() * len(layers)
     rows = max(1, _PIECE_BYTES // max(1, row))
     for begin in range(0, len(layers[0]), rows):
-        yield [layer[begin : begin + rows] for layer in layers]
+        yield slice(begin, begin + rows)
 
 
 def _load(path: Path) -> Any:
@@ -82,8 +93,9 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _choose(content: Any, key: str | None, path: Path) -> Tensor | list[Tensor]:
+def _choose(content: Any, key: str | None, path: Path) -> Any:
     if isinstance(content, Mapping):
+        content = {str(name): value for name, value in content.items()}
         names = list(content)
         if key is not None and key not in content:
             raise UserError(f"--key must name an array of {path}, got {key!r}: it holds {', '.join(names)}.")
@@ -91,6 +103,8 @@ def _choose(content: Any, key: str | None, path: Path) -> Tensor | list[Tensor]:
             content = content[key]
         elif len(names) == 1:
             content = content[names[0]]
+        elif not names:
+            raise UserError(f"{path} must hold one array, or one per layer, got none.")
         elif layers := _numbered(names):
             content = [content[name] for name in layers]
         else:
@@ -98,7 +112,10 @@ def _choose(content: Any, key: str | None, path: Path) -> Tensor | list[Tensor]:
                 f"{path} must hold one array, or layers numbered from first to last, got {', '.join(names)}: "
                 "choose one with --key."
             )
-    return as_tensors(content)
+    tracks = as_tensors(content)
+    if isinstance(tracks, Tensor) and tracks.layout != torch.strided:
+        raise UserError(f"{path} must hold dense arrays, got one of {tracks.layout}: save x.to_dense().")
+    return tracks
 
 
 def _numbered(names: list[str]) -> list[str] | None:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
-from geodesic_fast._tracks import accumulation_dtype, layers_of
+from geodesic_fast._tracks import layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_tracks
-from geodesic_fast.metrics.lss import unit_steps
+from geodesic_fast.metrics.directions import differences, points_of, quotient
 from geodesic_fast.operations import chord_deviation as operation
 
 
@@ -56,16 +56,23 @@ def chord_deviation(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tenso
         return chord_deviation_reference(tracks, dim=dim)
     check_no_forward_mode(layers, "chord_deviation")
     keep = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
-    return operation.forward(layers, keep)[0]
+    deviation = operation.chord_deviation(layers, keep)[0]
+    return deviation.clone() if keep else deviation  # backward reads its own
 
 
 def chord_deviation_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:
     """Define `chord_deviation` in plain torch: |w - <w, e> e| / c."""
     check_tracks(tracks, dim)
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
-    e, c = unit_steps(x[-1] - x[0])  # (*batch, d), (*batch)
-    w = (x - x[0])[1:-1] / c.unsqueeze(-1)  # (n-1, *batch, d)
-    _, inner = unit_steps(w - (w * e).sum(-1, keepdim=True) * e)  # (n-1, *batch)
-    end = torch.zeros_like(c).where((c > 0) & c.isfinite(), torch.nan)
+    x = points_of(tracks, dim)  # (n+1, *batch, d)
+    e, c, unit, broken = differences(x[-1], x[0])  # (*batch, d), (*batch)
+    r, reach, reach_unit, off_chart = differences(
+        x[1:-1], x[0]
+    )  # w = reach * reach_unit * r, (n-1, *batch, d)
+    off = r - (r * e).sum(-1, keepdim=True) * e
+    off = (
+        off - (off * e).sum(-1, keepdim=True) * e
+    )  # once more: on a nearly straight track rounding is most of it
+    inner = torch.linalg.vector_norm(off, dim=-1) * quotient(reach, c, 0.0) * (reach_unit / unit)
+    inner = inner.masked_fill(off_chart, torch.nan)
+    end = torch.zeros_like(c).masked_fill((c == 0) | broken, torch.nan)
     return torch.cat((end.unsqueeze(0), inner.where(end == 0, torch.nan), end.unsqueeze(0)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._tracks import batch_shape, layers_of
-from geodesic_fast._validation import check_points, check_tracks
+from geodesic_fast._validation import check_float_tensor, check_points, check_tracks
 from geodesic_fast.metrics.action import action, action_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 
@@ -29,12 +29,19 @@ class GeodesicGap(NamedTuple):
     optimal_cost: Tensor
     certified: bool
 
+    @property
+    def rectified_straightness(self) -> Tensor:
+        """Straightness S of Liu et al., Flow Straight and Fast (2022): action - chord_cost, 0 if straight."""
+        return self.action - self.chord_cost
+
 
 @takes_arrays
 def geodesic_gap(
     tracks: Tensor | Sequence[Tensor],
     *,
     dim: int = 0,
+    target: Tensor | None = None,
+    times: Sequence[float] | Tensor | None = None,
     memory_budget: int | None = None,
     time_budget: float | None = None,
     verbose: bool = False,
@@ -50,10 +57,19 @@ def geodesic_gap(
         detour        chord_cost / optimal_cost   at least 1; 1: the network's own map is optimal
         gap           bending * detour - 1        at least 0; 0: a discrete Wasserstein geodesic
 
+    With `times` the action is that of `action` with these times. With a `target`, T is the optimal map from
+    x^(0) to the points of the target, which a flow should reach: |gap| is then the normalised path energy of
+    the flow-matching literature, |action - W2^2| / W2^2, and detour and gap may fall below 1 and 0, since the
+    tracks need not arrive there.
+    `rectified_straightness` of the result is action - chord_cost, the straightness of rectified flow.
+
     Args:
         tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
             list or tuple of n+1 tensors of shape (*batch, d). All tracks of the batch are one population.
         dim: the layer axis of a tensor; must be 0 for a list.
+        target: (*batch, d), as many points as there are tracks, in any order, of their dtype and device: a
+            sample of the distribution to reach; default: the last layer.
+        times: n+1 increasing numbers, when each layer takes place; default: evenly.
         memory_budget: bytes that the search for T may take, as in `ots`.
         time_budget: seconds that it may take, as in `ots`.
         verbose: show its progress bar.
@@ -67,13 +83,15 @@ def geodesic_gap(
         0 too.
 
     Raises:
-        TypeError, ValueError: as `geodesic_fast.lss`; no tracks, or ends that hold NaN or inf.
+        TypeError, ValueError: as `geodesic_fast.lss`; no tracks, or ends that hold NaN or inf; a target that
+            does not match the tracks; times that are not n+1 increasing numbers.
         MemoryError: the budget cannot hold the assignment problem.
 
     Differentiable once, with T held fixed, which is exact wherever T is the only optimal map. Lower is more
     geodesic.
 
-    Source: Benamou and Brenier (2000); Gai and Zhang, arXiv:2102.09235.
+    Source: Benamou and Brenier (2000); Gai and Zhang, arXiv:2102.09235; with a target, the path energy of
+    Tong et al. (2024).
 
     Example:
         >>> import torch, geodesic_fast
@@ -83,47 +101,64 @@ def geodesic_gap(
         >>> found.bending.item(), found.detour.item(), found.gap.item()
         (1.0, 1.25, 0.25)
     """
-    first, last = _ends(tracks, dim)
-    found = ots(first, last, memory_budget=memory_budget, time_budget=time_budget, verbose=verbose)
-    return _gap(_actions(tracks, dim), first, last, found)
+    first, last, aim = _ends(tracks, dim, target)
+    actions = _actions(tracks, dim, times)
+    found = ots(first, aim, memory_budget=memory_budget, time_budget=time_budget, verbose=verbose)
+    return _gap(actions, first, last, aim, found)
 
 
-def _actions(tracks: Tensor | Sequence[Tensor], dim: int) -> Tensor:
+def _actions(tracks: Tensor | Sequence[Tensor], dim: int, times: Sequence[float] | Tensor | None) -> Tensor:
     """Return the action of each track (*batch), in float64 where squares leave the range of float32."""
-    found = action(tracks, dim=dim)
+    found = action(tracks, dim=dim, times=times)
     if found.dtype == torch.float64 or bool(((found > SMALLEST_SQUARE) & found.isfinite()).all()):
         return found
     layers = [layer.double() for layer in layers_of(tracks, dim)]
-    return action(layers[0] if len(layers) == 1 else layers)
+    return action(layers[0] if len(layers) == 1 else layers, times=times)
 
 
 def geodesic_gap_reference(
     tracks: Tensor | Sequence[Tensor],
     *,
     dim: int = 0,
+    target: Tensor | None = None,
+    times: Sequence[float] | Tensor | None = None,
     memory_budget: int | None = None,
     time_budget: float | None = None,
     verbose: bool = False,
 ) -> GeodesicGap:
     """Define `geodesic_gap` on the plain action and SciPy's dense solver, which takes no budgets."""
-    first, last = _ends(tracks, dim)
+    first, last, aim = _ends(tracks, dim, target)
     layers = [layer.double() for layer in layers_of(tracks, dim)]
-    actions = action_reference(layers[0] if len(layers) == 1 else layers)
-    return _gap(actions, first, last, ots_reference(first, last))
+    actions = action_reference(layers[0] if len(layers) == 1 else layers, times=times)
+    return _gap(actions, first, last, aim, ots_reference(first, aim))
 
 
-def _ends(tracks: Tensor | Sequence[Tensor], dim: int) -> tuple[Tensor, Tensor]:
+def _ends(
+    tracks: Tensor | Sequence[Tensor], dim: int, target: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first layer, the last, and the points to reach, (m, d) each."""
     check_tracks(tracks, dim)
     layers = layers_of(tracks, dim)
     ends = (layers[0][0], layers[0][-1]) if len(layers) == 1 else (layers[0], layers[-1])
     first, last = (end.reshape(batch_shape(layers).numel(), end.shape[-1]) for end in ends)  # (m, d)
     check_points(first, last)
-    return first, last
+    if target is None:
+        return first, last, last
+    check_float_tensor("target", target)
+    aim = target.reshape(-1, target.shape[-1]) if target.ndim else target
+    for trait in ("shape", "dtype", "device"):
+        got, expected = getattr(aim, trait), getattr(first, trait)
+        if got != expected:
+            raise ValueError(
+                f"target must have the {trait} of one layer of the tracks, {expected}, got {got}: "
+                "it holds as many points as there are tracks, in the same space."
+            )
+    return first, last, aim
 
 
-def _gap(actions: Tensor, first: Tensor, last: Tensor, found: OTSResult) -> GeodesicGap:
+def _gap(actions: Tensor, first: Tensor, last: Tensor, aim: Tensor, found: OTSResult) -> GeodesicGap:
     mean_action = actions.double().mean()
-    chord_cost, optimal_cost = _mean_cost(first, last), _mean_cost(first, last[found.permutation])
+    chord_cost, optimal_cost = _mean_cost(first, last), _mean_cost(first, aim[found.permutation])
     bending, detour = mean_action / chord_cost, chord_cost / optimal_cost
     gap = mean_action / optimal_cost - 1
     return GeodesicGap(gap, bending, detour, mean_action, chord_cost, optimal_cost, found.certified)

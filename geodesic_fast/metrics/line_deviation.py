@@ -18,7 +18,7 @@ from geodesic_fast._validation import (
     check_tracks,
     check_zero_step,
 )
-from geodesic_fast.metrics.lss import unit_steps
+from geodesic_fast.metrics.directions import at_least, at_most, points_of, quotient, steps_of
 from geodesic_fast.operations import line_deviation as operation
 from geodesic_fast.operations import track_geometry as lengths_operation
 
@@ -37,7 +37,7 @@ def line_deviation(
 
     With steps v_l = x^(l) - x^(l-1) and directions u_l = v_l / |v_l|, k, l = 1..n,
 
-        dev_kl = 1 - <u_k, u_l>   in [0, 2], up to rounding.
+        dev_kl = 1 - <u_k, u_l>   in [0, 2].
 
     0: the two steps are parallel, 1: orthogonal, as random steps are in many dimensions, 2: opposite. All are
     0 on a straight line, and for each track LSS = n / sqrt(n^2 - sum_kl dev_kl). The diagonal is exactly 0.
@@ -81,11 +81,11 @@ def line_deviation(
     check_no_forward_mode(layers, "line_deviation")
     if zero_step == "raise":
         with torch.no_grad():
-            _, _, _, lengths = lengths_operation.forward(layers, "propagate", only_lss=True, keep=True)
+            _, _, _, lengths = lengths_operation.track_geometry(layers, "propagate", True, True)
         assert lengths is not None
         check_no_zero_step(lengths)
     policy = "propagate" if zero_step == "raise" else zero_step
-    products, counts = operation.forward(layers, policy, reduction == "none")
+    products, counts = operation.line_deviation(layers, policy, reduction == "none")
     if reduction == "none":
         return products
     return _mean_of(products, counts, zero_step, layers)
@@ -114,20 +114,26 @@ def line_deviation_reference(
     check_choice("reduction", reduction, REDUCTIONS)
     check_zero_step(zero_step)
     check_tracks(tracks, dim)
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
-    u, s = unit_steps(x.diff(dim=0))
+    x = points_of(tracks, dim)  # (n+1, *batch, d)
+    u, s, _, broken = steps_of(x)
+    zero = (s == 0) & ~broken
     if zero_step == "raise":
-        check_no_zero_step(s)
-    u, s = u.movedim(0, -2), s.movedim(0, -1)  # (*batch, n, d), (*batch, n)
+        check_no_zero_step(~zero)
+    u, zero, broken = (
+        u.movedim(0, -2),
+        zero.movedim(0, -1),
+        broken.movedim(0, -1),
+    )  # (*batch, n, d), (*batch, n)
     with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
-        dev = 1 - u @ u.mT  # (*batch, n, n)
-    dev = dev.where(dev.isnan() | ~torch.eye(len(x) - 1, dtype=torch.bool, device=x.device), 0.0)
-    defined = ((s != 0).unsqueeze(-1) & (s != 0).unsqueeze(-2)) | dev.isnan()
+        dev = at_most(at_least(1 - u @ u.mT, 0.0), 2.0)  # (*batch, n, n)
+    dev = dev.masked_fill(torch.eye(len(x) - 1, dtype=torch.bool, device=x.device), 0.0)
+    defined = ~(zero.unsqueeze(-1) | zero.unsqueeze(-2))
     dev = dev.where(defined, 1.0 if zero_step == "keep" else torch.nan)
+    unknown = broken.unsqueeze(-1) | broken.unsqueeze(-2)
+    dev, defined = dev.masked_fill(unknown, torch.nan), defined | unknown
     if reduction == "none":
         return dev
     dev, defined = dev.reshape(-1, *dev.shape[-2:]), defined.reshape(-1, *dev.shape[-2:])
     if zero_step == "skip":
-        return dev.where(defined, 0.0).sum(0) / defined.sum(0)
+        return quotient(dev.where(defined, 0.0).sum(0), defined.sum(0), torch.nan)
     return dev.mean(0)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
-from geodesic_fast._tracks import accumulation_dtype, layers_of
+from geodesic_fast._tracks import layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_no_zero_step, check_tracks, check_zero_step
+from geodesic_fast.metrics.directions import at_least, points_of, quotient, steps_of
 from geodesic_fast.operations import track_geometry as operation
 
 
@@ -66,35 +67,29 @@ def lss(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "sk
     strict = zero_step == "raise"
     keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
     policy = "propagate" if strict else zero_step
-    fields, _, _, lengths = operation.forward(layers, policy, only_lss=True, keep=keep)
+    score, _, _, lengths = operation.track_geometry(layers, policy, True, keep)
     if strict:
         assert lengths is not None
         check_no_zero_step(lengths)
-    return fields[0]
+    return score
 
 
 def lss_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "skip") -> Tensor:
     """Define `lss` in plain torch: n / |u_1 + ... + u_n|."""
     check_zero_step(zero_step)
     check_tracks(tracks, dim)
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
-    v = x.diff(dim=0)  # (n, *batch, d)
-    u, s = unit_steps(v)
+    x = points_of(tracks, dim)  # (n+1, *batch, d)
+    u, s, _, broken = steps_of(x)  # (n, *batch, d), (n, *batch)
+    zero = (s == 0) & ~broken  # (n, *batch)
     if zero_step == "raise":
-        check_no_zero_step(s)
-    zero = s == 0  # (n, *batch)
-    n = (~zero).sum(0) if zero_step == "skip" else torch.full_like(zero[0], len(v), dtype=torch.int64)
-    score = n / torch.linalg.vector_norm(u.sum(0), dim=-1)  # (*batch)
-    return score.where(~zero.any(0), torch.nan) if zero_step == "propagate" else score
+        check_no_zero_step(~zero)
+    return score_of(u, zero, zero_step).masked_fill(broken.any(0), torch.nan)
 
 
-def unit_steps(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return u = v / |v| and |v|; a zero v has u = 0 and passes no gradient.
-
-    Scaled by the largest entry first, so that no square overflows or vanishes.
-    """
-    largest = v.detach().abs().amax(-1, keepdim=True)
-    scaled = v / largest.where(largest != 0, 1.0)
-    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / norm.where(norm != 0, torch.inf), (norm * largest).squeeze(-1)
+def score_of(u: Tensor, zero: Tensor, zero_step: str) -> Tensor:
+    """Return n / |u_1 + ... + u_n| of directions (n, *batch, d), some of which are zero."""
+    n = (~zero).sum(0) if zero_step == "skip" else torch.full_like(zero[0], len(zero), dtype=torch.int64)
+    resultant = torch.linalg.vector_norm(u.sum(0), dim=-1)  # (*batch)
+    score = at_least(quotient(n, resultant, torch.inf), 1.0).masked_fill(n == 0, torch.nan)
+    score = score.masked_fill((n == 1) & ((~zero).sum(0) == 1), 1.0)  # one direction is a straight line
+    return score.masked_fill(zero.any(0), torch.nan) if zero_step == "propagate" else score

@@ -25,7 +25,7 @@ from geodesic_fast._validation import (
     check_tracks,
 )
 from geodesic_fast.transport.planner import METHODS, make_plan
-from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.solve import Search, Solution
 
 REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
@@ -86,7 +86,7 @@ def ots(
         y: images of the source points, same shape, dtype and device as x: y_i = f(x_i).
         method: "stored" keeps one float32 number for each of the m x m pairs; "tiles" recomputes them in each
             pass and takes O(m d) memory; "dense" solves on all pairs in float64, for small m; "auto" takes
-            "dense" up to 160 points, else "stored" where the memory budget allows it, else "tiles".
+            "dense" up to 160 distinct points, else "stored" where the memory budget allows it, else "tiles".
         potentials: (u, v) of an earlier result, for example of the epoch before, or of a search that ran out
             of time: the start, never the proof.
         memory_budget: bytes the search may take; default: half of what is free on the device.
@@ -128,12 +128,15 @@ def ots(
     has_engine(x.device)
     deadline = started + time_budget if time_budget is not None else math.inf
     with torch.no_grad():
-        plan = make_plan(len(x), x.shape[1], method, memory_budget, x.device)
         points = Points(x, y)
-        start = None if potentials is None else _start_of(points, potentials)
+        turned = points.cols > points.rows  # the search takes the side with more distinct points as its rows
+        if turned:
+            points = Points(y, x)
+        plan = make_plan(points, method, memory_budget)
+        start = None if potentials is None else _start_of(points, potentials, turned)
         solution = Search(points, plan, deadline, verbose).run(start)
         solution.record["seconds"]["total"] = time.monotonic() - started
-        return _result(x, y, points, plan.method, solution)
+        return _result(points, turned, plan.method, solution)
 
 
 def ots_reference(x: Tensor | Sequence[Tensor], y: Tensor | None = None) -> OTSResult:
@@ -175,7 +178,7 @@ def _points_of(x: Tensor | Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, 
     return x, y
 
 
-def _start_of(points: Points, potentials: tuple[Tensor, Tensor]) -> np.ndarray:
+def _start_of(points: Points, potentials: tuple[Tensor, Tensor], turned: bool) -> np.ndarray:
     """Return the column dual that an earlier result proposes, in shifted costs."""
     shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in potentials]
     if shapes != [(points.m,), (points.m,)]:
@@ -184,20 +187,22 @@ def _start_of(points: Points, potentials: tuple[Tensor, Tensor]) -> np.ndarray:
             "pass result.potentials of an earlier call with as many points."
         )
     check_finite_rows("potentials", torch.stack([p.detach().to(points.device) for p in potentials], dim=1))
-    return points.shifted_column_potential(potentials[1].detach())
+    return points.shifted_column_potential(potentials[0 if turned else 1].detach())
 
 
-def _result(x: Tensor, y: Tensor, points: Points, method: str, solution: Solution) -> OTSResult:
+def _result(points: Points, turned: bool, method: str, solution: Solution) -> OTSResult:
     unit = points.unit**2
-    everyone = np.arange(points.m)
-    map_cost = math.fsum(points.costs(everyone, everyone, shifted=False)) / points.m
-    optimal = math.fsum(points.costs(everyone, solution.match, shifted=False)) / points.m
+    own, flow = Flow(points.pair_row, points.pair_col, points.pair_count), solution.flow
+    map_cost, optimal = (points.mean_cost(of) for of in (own, flow))
     given = None
     if solution.u is not None and solution.v is not None:
         given = points.given_potentials(solution.u, solution.v)
+    permutation = points.permutation(flow)
+    if turned:
+        permutation, given = np.argsort(permutation), given and given[::-1]
     return OTSResult(
         score=solution.fixed_low if solution.certified else math.nan,
-        permutation=torch.from_numpy(solution.match.astype(np.int64)).to(x.device),
+        permutation=torch.from_numpy(permutation).to(points.device),
         map_cost=map_cost * unit,
         optimal_cost=optimal * unit,
         efficiency=optimal / map_cost if map_cost > 0 else 1.0,

@@ -105,12 +105,10 @@ def soft_ots(
     for name, value in (("blur", blur), ("max_iterations", max_iterations), ("tolerance", tolerance)):
         check_positive(name, value)
     with torch.no_grad():
-        points = Points(x, y)
+        points = Points(x, y, merge=False)
         epsilon = (blur / points.unit * points.scale) ** 2
         _check_noise(points, blur, epsilon)
-        products = Products(
-            points, make_plan(points.m, points.d, "tiles", memory_budget, x.device), math.inf, False
-        )
+        products = Products(points, make_plan(points, "tiles", memory_budget), math.inf, False)
         if backend == "geomloss":
             anneal, backend = _started_by_geomloss(points, products, blur)
         else:

@@ -77,7 +77,8 @@ def distances_of(layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> Te
         return layer_distances(layers, other).min(0).values
     check_no_forward_mode([*layers, *(other or [])], "track_distance")
     needs_layer = torch.is_grad_enabled() and any(t.requires_grad for t in (*layers, *(other or [])))
-    return operation.track_distance(layers, other or [], needs_layer)[0]
+    distance = operation.track_distance(layers, other or [], needs_layer)[0]
+    return distance.clone() if needs_layer else distance  # backward reads its own
 
 
 def layer_distances(layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> Tensor:
@@ -88,10 +89,15 @@ def layer_distances(layers: Sequence[Tensor], other: Sequence[Tensor] | None) ->
 
 
 def norm(v: Tensor) -> Tensor:
-    """Return |v|, scaled by the largest entry first, so that no square overflows or vanishes."""
+    """Return |v|, scaled by the largest entry first, so that no square overflows or vanishes.
+
+    0, inf and NaN pass no gradient, of any order.
+    """
     largest = v.detach().abs().amax(-1, keepdim=True)
-    unit = largest.where((largest > 0) & largest.isfinite(), 1.0)
-    return torch.linalg.vector_norm(v / unit, dim=-1) * unit.squeeze(-1)
+    plain = (largest > 0) & largest.isfinite()
+    unit = largest.where(plain, 1.0)
+    length = torch.linalg.vector_norm((v / unit).where(plain, 1.0), dim=-1, keepdim=True) * unit
+    return length.where(plain, largest).squeeze(-1)
 
 
 def flat_points(layers: Sequence[Tensor]) -> Tensor:

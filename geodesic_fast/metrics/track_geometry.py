@@ -4,16 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
-from geodesic_fast._tracks import accumulation_dtype, layers_of
+from geodesic_fast._tracks import layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_no_zero_step, check_tracks, check_zero_step
-from geodesic_fast.metrics.lss import unit_steps
+from geodesic_fast.metrics.directions import (
+    angle_between,
+    at_least,
+    at_most,
+    differences,
+    points_of,
+    quotient,
+    steps_of,
+)
+from geodesic_fast.metrics.lss import score_of
 from geodesic_fast.operations import track_geometry as operation
 
 
@@ -90,11 +99,12 @@ def track_geometry(
     strict = zero_step == "raise"
     keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
     policy = "propagate" if strict else zero_step
-    fields, zero_steps, _, lengths = operation.forward(layers, policy, only_lss=False, keep=keep)
+    fields, zero_steps, _, lengths = operation.track_geometry(layers, policy, False, keep)
     if strict:
         assert lengths is not None
         check_no_zero_step(lengths)
-    return TrackGeometry._make([*fields.unbind(0), zero_steps])
+    each: Any = torch.unbind_copy(fields)  # type: ignore[func-returns-value]  # nobody's views
+    return TrackGeometry._make([*each, zero_steps])
 
 
 def track_geometry_reference(
@@ -103,34 +113,36 @@ def track_geometry_reference(
     """Define `track_geometry` in plain torch."""
     check_zero_step(zero_step)
     check_tracks(tracks, dim)
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
-    u, s = unit_steps(x.diff(dim=0))  # (n, *batch, d), (n, *batch)
+    x = points_of(tracks, dim)  # (n+1, *batch, d)
+    u, s, unit, broken = steps_of(x)  # (n, *batch, d), (n, *batch); lengths in units of (*batch)
+    zero = (s == 0) & ~broken
     if zero_step == "raise":
-        check_no_zero_step(s)
-    counted = (s != 0) if zero_step == "skip" else torch.ones_like(s, dtype=torch.bool)
-    n = counted.sum(0)
-    lss = n / torch.linalg.vector_norm(u.sum(0), dim=-1)
+        check_no_zero_step(~zero)
+    counted = ~zero if zero_step == "skip" else torch.ones_like(zero)
+    n, path = counted.sum(0), s.sum(0)
+    score = score_of(u, zero, "keep" if zero_step == "keep" else "skip")
+    _, chord, chord_unit, _ = differences(x[-1], x[0])
+    off = s - s[0]  # equal steps: exactly 0
+    variance = (off - off.mean(0)).square().mean(0)
+    spread = variance.masked_fill(variance == 0, 1.0).sqrt().masked_fill(variance == 0, 0.0)
     cosines, angles = _adjacent_means(u, counted)
-    mean = s.mean(0)
-    _, chord = unit_steps(x[-1] - x[0])
     values = [
-        lss,
-        torch.where(n >= 2, (lss - 1) / (n.to(s.dtype).sqrt() - 1), torch.nan),
-        s.sum(0),
-        chord,
-        chord / s.sum(0),
+        score,
+        ((score - 1) / (n.clamp(min=2).to(s.dtype).sqrt() - 1)).masked_fill(n < 2, torch.nan),
+        path * unit,
+        chord * chord_unit,
+        at_most(quotient(chord * (chord_unit / unit), path, torch.nan), 1.0),
         cosines,
         angles,
-        (s - mean).square().mean(0).sqrt() / mean,
-        len(s) * s.square().sum(0),
+        quotient(spread, s.mean(0), torch.nan),
+        len(s) * s.square().sum(0) * unit * unit,
     ]
-    zero_steps = (s == 0).sum(0)
+    zero_steps = zero.sum(0)
     for field in (0, 1, 5, 6):
         if zero_step == "propagate":
-            values[field] = values[field].where(zero_steps == 0, torch.nan)
-    finite = x.isfinite().all(-1).all(0)
-    return TrackGeometry._make([*(value.where(finite, torch.nan) for value in values), zero_steps])
+            values[field] = values[field].masked_fill(zero_steps > 0, torch.nan)
+    whole = ~broken.any(0)
+    return TrackGeometry._make([*(value.where(whole, torch.nan) for value in values), zero_steps])
 
 
 def _adjacent_means(u: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,11 +150,11 @@ def _adjacent_means(u: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     before, seen = torch.zeros_like(u[0]), torch.zeros_like(counted[0])
     cosines = angles = pairs = torch.zeros_like(u[0, ..., 0])
     for direction, counts in zip(u, counted, strict=True):
-        cosine = (direction * before).sum(-1)
+        cosine = at_least(at_most((direction * before).sum(-1), 1.0), -1.0)
         pair = counts & seen
         cosines = cosines + cosine.where(pair, 0.0)
-        angles = angles + cosine.clamp(-1, 1).arccos().where(pair, 0.0)
+        angles = angles + angle_between(direction, before).where(pair, 0.0)
         pairs = pairs + pair
         before = torch.where(counts.unsqueeze(-1), direction, before)
         seen = seen | counts
-    return cosines / pairs, angles / pairs
+    return quotient(cosines, pairs, torch.nan), quotient(angles, pairs, torch.nan)

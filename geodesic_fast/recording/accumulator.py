@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 
 from geodesic_fast import _validation_models as _validation
-from geodesic_fast._extension import engine, has_engine, on_device, place_of
+from geodesic_fast._extension import engine, has_engine, on_device, on_gpu, place_of
+from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, engine_tracks, readable
 from geodesic_fast._validation import check_zero_step
+from geodesic_fast.metrics.directions import angle_between, differences
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.operations.track_geometry import FIELD_COUNT
 
-# The rows of `sums`; ROW_LENGTH is that of the row that holds the last direction.
-PATH, SQUARES, MEAN, SCATTER, COSINES, ANGLES, STEPS, ZEROS, PAIRS, ROW_LENGTH = range(10)
-SUM_ROWS = 10
+# The rows of `sums`; ROW_LENGTH is that of the row that holds the last direction, UNIT what the first four
+# are measured in, or its square, 0 before the first length.
+PATH, SQUARES, MEAN, SCATTER, COSINES, ANGLES, STEPS, ZEROS, PAIRS, ROW_LENGTH, UNIT = range(11)
+SUM_ROWS = 11
 
 # The last direction is held for the next cosine alone, as any row along it and the length of that row. On
 # the CPU a float32 row is held in 24 bits of fixed point, the upper 16 and the lower 8 apart, scaled to its
@@ -88,7 +91,7 @@ class TrackAccumulator:
         self._changed: Tensor | None = None
         self._result: TrackGeometry | None = None
 
-    @torch.compiler.disable
+    @outside_graphs
     @torch.no_grad()
     def push(self, state: Tensor) -> None:
         """Take the next layer, (*batch, d)."""
@@ -231,7 +234,8 @@ def new_state(first: Tensor, current: Tensor) -> TrackState:
 
 def _direction_rows(direction_sum: Tensor) -> tuple[Tensor, Tensor]:
     """Allocate what holds the last direction: two planes of bits, or rows and nothing."""
-    if direction_sum.device.type == "cpu" and direction_sum.dtype == torch.float32:
+    device = direction_sum.device
+    if device.type == "cpu" and not on_gpu(device) and direction_sum.dtype == torch.float32:
         high, low = (torch.empty(direction_sum.shape, dtype=dtype) for dtype in (torch.int16, torch.uint8))
         return high, low
     return torch.empty_like(direction_sum), direction_sum.new_empty((0, 0), dtype=torch.uint8)
@@ -320,16 +324,17 @@ def update_reference(state: TrackState, current: Tensor, zero_step: str) -> None
 def _update_rows(state: TrackState, current: Tensor, zero_step: str, part: slice) -> None:
     sums, direction_sum = state.sums[:, part], state.direction_sum[part]
     wide = sums.dtype
-    v = current[part].to(wide) - state.last[part].to(wide)  # (rows, d)
-    s, u = length_and_direction(v)  # (rows), (rows, d)
+    u, s, unit, broken = differences(current[part].to(wide), state.last[part].to(wide))  # (rows, d), (rows)
+    s = _in_unit(sums, s.masked_fill(broken, math.nan), unit)
+    u = u.masked_fill(broken[:, None], math.nan)
     before = _held_direction(state, part)
     direction_sum.copy_(direction_sum.where(sums[STEPS, :, None] > 0, 0.0) + u)
     directed = torch.ones_like(s, dtype=torch.bool) if zero_step == "keep" else s != 0
     directions = sums[STEPS] if zero_step == "keep" else sums[STEPS] - sums[ZEROS]
     pair = directed & (directions > 0)
     cosine = (u * before).sum(-1)
-    sums[COSINES] += cosine.where(pair, 0.0)
-    sums[ANGLES] += cosine.clamp(-1, 1).acos().where(pair, 0.0)
+    sums[COSINES] += cosine.clamp(-1, 1).where(pair, 0.0)
+    sums[ANGLES] += angle_between(u, before).where(pair, 0.0)
     sums[PAIRS] += pair
     _hold_direction(state, part, torch.where(directed[:, None], u, before))
     sums[STEPS] += 1
@@ -339,6 +344,17 @@ def _update_rows(state: TrackState, current: Tensor, zero_step: str, part: slice
     off = s - sums[MEAN]
     sums[MEAN] += off / sums[STEPS]
     sums[SCATTER] += off * (s - sums[MEAN])
+
+
+def _in_unit(sums: Tensor, s: Tensor, unit: Tensor) -> Tensor:
+    """Return the lengths s, given in units of `unit`, in those of the sums, brought to the longest."""
+    longest = torch.where(s > 0, torch.maximum(sums[UNIT], unit), sums[UNIT])
+    wanted = longest.where(longest > 0, 1.0)
+    change = sums[UNIT] / wanted
+    sums[PATH], sums[MEAN] = sums[PATH] * change, sums[MEAN] * change
+    sums[SQUARES], sums[SCATTER] = sums[SQUARES] * change * change, sums[SCATTER] * change * change
+    sums[UNIT] = longest
+    return s * (unit / wanted)
 
 
 def _held_direction(state: TrackState, part: slice) -> Tensor:
@@ -367,48 +383,42 @@ def _hold_direction(state: TrackState, part: slice, u: Tensor) -> None:
 def finish_reference(state: TrackState, zero_step: str) -> TrackGeometry:
     """Return the numbers of the tracks as they stand, each (m): their definition, in plain torch."""
     sums, out = state.sums, state.direction_sum.dtype
-    resultant, chord = torch.empty_like(sums[0]), torch.empty_like(sums[0])  # (m)
+    resultant, chord, chord_unit = (torch.empty_like(sums[0]) for _ in range(3))  # (m)
+    unit = sums[UNIT].where(sums[UNIT] > 0, 1.0)
     rows = _rows_at_once(state.first)
     for begin in range(0, sums.shape[1], rows):
         part = slice(begin, begin + rows)
-        resultant[part] = length_and_direction(state.direction_sum[part].to(sums.dtype))[0]
-        across = state.last[part].to(sums.dtype) - state.first[part].to(sums.dtype)
-        chord[part] = length_and_direction(across)[0]
+        resultant[part] = torch.linalg.vector_norm(state.direction_sum[part].to(sums.dtype), dim=-1)
+        ends = (end[part].to(sums.dtype) for end in (state.last, state.first))
+        _, length, chord_unit[part], broken = differences(*ends)
+        chord[part] = length.masked_fill(broken, math.nan)
     n = sums[STEPS] - sums[ZEROS] if zero_step == "skip" else sums[STEPS]
     n = n.where((sums[ZEROS] == 0), math.nan) if zero_step == "propagate" else n
     line = (n == 1) & (sums[ZEROS] == sums[STEPS] - 1)
-    lss = (n / resultant).where((n > 0) & ~line, torch.where(line, 1.0, math.nan).to(n))
+    lss = (n / resultant).clamp(min=1).where((n > 0) & ~line, torch.where(line, 1.0, math.nan).to(n))
     lss = lss.where(~resultant.isnan(), math.nan)
     pairs = sums[PAIRS].where((sums[PAIRS] > 0) & ~n.isnan(), math.nan)
     fields = (
         lss,
         ((lss - 1) / (n.sqrt() - 1)).where(n >= 2, math.nan),
-        sums[PATH],
-        chord,
-        chord / sums[PATH],
+        sums[PATH] * unit,
+        chord * chord_unit,
+        (chord * (chord_unit / unit) / sums[PATH]).clamp(max=1),
         sums[COSINES] / pairs,
         sums[ANGLES] / pairs,
         (sums[SCATTER] / sums[STEPS]).sqrt() / sums[MEAN],
-        sums[STEPS] * sums[SQUARES],
+        sums[STEPS] * sums[SQUARES] * unit * unit,
     )
-    whole = sums[PATH].isfinite() & chord.isfinite()
+    whole = ~(sums[PATH].isnan() | chord.isnan())
     floats = (field.where(whole, math.nan).to(out) for field in fields)
     return TrackGeometry._make((*floats, sums[ZEROS].long()))
 
 
 def _sample(rows: Tensor) -> Tensor:
-    """One value of each row (m, d), of a column that moves on from row to row, (m)."""
-    m, d = rows.shape
-    at = torch.arange(m, device=rows.device)
-    return rows[at, at % d]
-
-
-def length_and_direction(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return |v| and v / |v| over the last axis, for any magnitude; a zero vector has direction zero."""
-    largest = v.abs().amax(-1, keepdim=True)
-    scaled = v / largest.where(largest > 0, 1.0)
-    root = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return (largest * root).squeeze(-1), scaled / root.where(root > 0, 1.0)
+    """A copy of at least one value of each row (m, d), where they lie together of columns that move on."""
+    if rows.is_contiguous():
+        return rows.view(-1)[:: max(rows.shape[1] - 1, 1)].clone()  # a view: gathering them is slow
+    return rows[:, rows.shape[1] // 2].clone()
 
 
 def _rows_at_once(current: Tensor) -> int:

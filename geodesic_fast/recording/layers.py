@@ -6,6 +6,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -53,12 +54,21 @@ def _chosen(model: nn.Module, wanted: Sequence[str | nn.Module]) -> list[nn.Modu
             plain.setdefault(name, module)  # of a wrapper and what it wraps, the wrapper
     keep: set[int] = set()
     for item in wanted:
-        found = _matches(item, list(plain.items())) or _matches(item, raw)
+        found = _matches(item, list(plain.items())) or _matches(item, raw) or _matches(item, _adapted(model))
         _validation.check_layers_found(item, found, list(plain))
         keep.update(map(id, found))
     chosen = [module for _, module in raw if id(module) in keep]
     _validation.check_layers_named(chosen)
     return chosen
+
+
+def _adapted(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of a model inside PEFT's adapters, by the names that they have without adapters."""
+    for module in model.modules():
+        base_of: Any = getattr(module, "get_base_model", None)
+        if base_of is not None:
+            return list(base_of().named_modules())
+    return []
 
 
 def _plain(path: str) -> str:
@@ -89,10 +99,12 @@ def _blocks(model: nn.Module, paths: dict[int, str]) -> list[list[nn.Module]]:
         _validation.check_blocks_are_called(names[0], [type(child) for child in outer])
         return [outer]
     stages = [list(lists[0].children()) for lists in inner]
-    if not (all(type(child) is nn.ModuleList for child in outer) or _differ_in_width(outer)):
-        within = [f"{_plain(paths[id(lists[0])])}.*" for lists in inner]
-        raise _validation.blocks_or_stages(names[0], within)
-    return stages
+    if all(type(child) is nn.ModuleList for child in outer) or _differ_in_width(outer):
+        return stages
+    if all(_has_other_parts(child, lists[0]) for child, lists in zip(outer, inner, strict=True)):
+        return [outer]
+    within = [f"{_plain(paths[id(lists[0])])}.*" for lists in inner]
+    raise _validation.blocks_or_stages(names[0], within)
 
 
 def _outermost(model: nn.Module, is_list: object) -> list[nn.Module]:
@@ -140,6 +152,12 @@ def _of_one_family(children: Sequence[nn.Module]) -> bool:
         return True
     shared = set.intersection(*(set(cls.__mro__) for cls in classes))
     return not any(map(_is_list, children)) and bool(shared - set(nn.Module.__mro__))
+
+
+def _has_other_parts(block: nn.Module, inner: nn.Module) -> bool:
+    """Whether a module does more beside a list inside it than to change the shape on the way in or out."""
+    others = [c for c in block.children() if inner not in c.modules() and any(True for _ in c.parameters())]
+    return len(others) > 2
 
 
 def _normalises(module: nn.Module) -> bool:

@@ -93,6 +93,8 @@ def counting(chosen: Tensor | str | None, calls: Sequence[Call], batch: tuple[in
                 refused.append(_validation.mask_does_not_fit(name, mask, batch))
             elif isinstance(laid, ValueError):
                 raise laid
+            elif refused and padded and bool(laid.all()):
+                raise refused[0]  # the caller leaves tokens out, and the network made nothing of it
             else:
                 own = not inner and isinstance(mask, Tensor) and mask.ndim == 2
                 return laid if own or not bool(laid.all()) else None
@@ -170,10 +172,14 @@ def _allowed(mask: Tensor, inverted: bool) -> Tensor | None:
 def _diagonal(allowed: Tensor) -> Tensor | None:
     """Of (batch, queries, keys): whether each query may see its own key, (batch, queries)."""
     queries, keys = allowed.shape[1:]
-    if queries == keys:
-        return allowed.diagonal(dim1=1, dim2=2)
     if queries > keys or not bool(allowed.any()):
         return None
+    if queries == keys:
+        own = allowed.diagonal(dim1=1, dim2=2)
+        later = torch.ones(queries, keys, dtype=torch.bool, device=allowed.device).triu(1)
+        if queries > 1 and bool(allowed[:, later].all()) and not bool(own.all()):
+            own = ~own  # true where a query must not look: all later keys, and padding
+        return own if bool(own.any()) else None
     at = torch.arange(keys, device=allowed.device)
     last = torch.where(allowed, at, -1).amax(-1)  # (batch, queries): the last key that a query sees
     offsets = (last - torch.arange(queries, device=allowed.device))[last >= 0]

@@ -14,60 +14,56 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.points import Flow, Points
 
 _MOST_POINTS = 1024  # all pairs are looked at
 _MOST_WORK = 1 << 25  # operations on whole numbers for one component
 
 
 def settle_exactly(
-    points: Points,
-    match: np.ndarray,
-    u: np.ndarray,
-    v: np.ndarray,
-    labels: np.ndarray,
-    check_time: Callable[[], None],
-) -> np.ndarray | None:
-    """Return an optimal matching (m) int32 with most fixed points, or None where that is too much work.
+    points: Points, flow: Flow, u: np.ndarray, v: np.ndarray, check_time: Callable[[], None]
+) -> Flow | None:
+    """Return an optimal flow with most fixed points, or None where that is too much work.
 
-    u, v: duals of the shifted costs, near an optimum. labels: equal for equal points y.
+    u, v: duals of the shifted costs, near an optimum.
     """
-    m = len(match)
+    m = points.m
     if m > _MOST_POINTS:
         return None
-    component = _open_components(points, match, u, v)
+    row, col = points.row_of, points.col_of[points.permutation(flow)]  # of each point, a unit
+    component = _open_components(points, row, col, u, v)
     sizes = np.bincount(component)
     if (sizes**2 * (sizes + points.d)).max() > _MOST_WORK:
         return None
-    settled = match.copy()
     for number in np.flatnonzero(sizes > 1):
-        rows = np.flatnonzero(component == number)
-        cols = match[rows]
-        weights = -(len(rows) + 1) * _whole_products(points, rows, cols)
-        weights = weights + (labels[rows, None] != labels[None, cols]).astype(object)
-        settled[rows] = cols[cheapest_assignment(weights, check_time)]
-    return settled
+        some = np.flatnonzero(component == number)
+        weights = -(len(some) + 1) * _whole_products(points, row[some], col[some])
+        weights = weights + (points.col_of[some, None] != col[None, some]).astype(object)
+        col[some] = col[some][cheapest_assignment(weights, check_time)]
+    keys, units = np.unique(row * points.cols + col, return_counts=True)
+    rows, cols = np.divmod(keys, points.cols)
+    return Flow(rows.astype(np.int32), cols.astype(np.int32), units.astype(np.int32))
 
 
-def _open_components(points: Points, match: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Number the rows (m) so that an optimal matching permutes the columns of `match` within each number.
+def _open_components(
+    points: Points, row: np.ndarray, col: np.ndarray, u: np.ndarray, v: np.ndarray
+) -> np.ndarray:
+    """Number the units (m) so that an optimal flow exchanges the columns of units of one number only.
 
-    The total reduced cost of an optimal matching is at most that of `match`, and each other row's is at least
-    its lowest: a pair that takes more than what is left cannot be in it.
+    The total reduced cost of an optimal flow is at most that of this one, and each other unit's is at least
+    its row's lowest: a pair that takes more than what is left cannot be in it.
     """
-    m = len(match)
-    everyone = np.arange(m)
-    rows, cols = (index.reshape(-1) for index in np.indices((m, m)))
+    rows, cols = (index.reshape(-1) for index in np.indices((points.rows, points.cols)))
+    shape = points.rows, points.cols
     cost = points.costs(rows, cols.astype(np.int32))
-    reduced = ((cost - v[cols]) - u[rows]).reshape(m, m)
-    rounding = points.cost_rounding(cost, u[rows], v[cols]).reshape(m, m)
+    reduced = ((cost - v[cols]) - u[rows]).reshape(shape)
+    rounding = points.cost_rounding(cost, u[rows], v[cols]).reshape(shape)
     least = (reduced - rounding).min(1)
-    left = (reduced[everyone, match] + rounding[everyone, match] - least).sum()
+    left = (reduced[row, col] + rounding[row, col] - least[row]).sum()
     i, j = np.nonzero(reduced - rounding - least[:, None] <= left)
-    owner = np.empty(m, np.int64)
-    owner[match] = everyone
-    graph = csr_matrix((np.ones(len(i), np.int8), (i, owner[j])), shape=(m, m))
-    return connected_components(graph, directed=True, connection="strong")[1]
+    i, j = np.concatenate([i, points.rows + col]), np.concatenate([points.rows + j, row])
+    graph = csr_matrix((np.ones(len(i), np.int8), (i, j)), shape=(sum(shape), sum(shape)))
+    return connected_components(graph, directed=True, connection="strong")[1][row]
 
 
 def _whole_products(points: Points, rows: np.ndarray, cols: np.ndarray) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geodesic_fast.transport.passes import column_best_pass
 from geodesic_fast.transport.points import Points
-from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products, full_float32
+from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, OutOfTimeError, Products, full_float32
 
 _SAMPLE, _SAMPLED_VALUES = 512, 1 << 20
 _FEATURES_AT_ONCE = 128
@@ -23,15 +23,18 @@ _MOST_SWEEPS = 6
 
 
 def identity_potential(points: Points, products: Products) -> tuple[Tensor, int, int]:
-    """Return scaled column potentials b (m) float64, how many a sweep still changed, and the sweeps."""
+    """Return scaled column potentials b (cols) float64, how many a sweep still changed, and the sweeps."""
     squares = points.scale**2
     diagonal = _diagonal(points) * squares
-    starts = [diagonal / 2, points.square_y * squares / 2]
-    best, fewest, sweeps = starts[0], points.m, 0
+    starts = [_largest(diagonal / 2, points.pair_col, points.cols), points.square_y * squares / 2]
+    best, fewest, sweeps = starts[0], points.cols, 0
     live = [b for b in starts if _sampled_changes(points, diagonal, b) < _HOPELESS]
-    counts = [points.m] * len(live)
+    counts = [points.cols] * len(live)
     while live and sweeps < _MOST_SWEEPS:
-        after = _sweep(products, diagonal, live)
+        try:
+            after = _sweep(points, products, diagonal, live)
+        except OutOfTimeError:  # what the sweeps before found still bounds the score
+            break
         sweeps += 1
         changed = [int(_changed(points, new, old).sum()) for new, old in zip(after, live, strict=True)]
         for b, count in zip(live, changed, strict=True):
@@ -46,15 +49,23 @@ def identity_potential(points: Points, products: Products) -> tuple[Tensor, int,
 
 
 def _diagonal(points: Points) -> Tensor:
-    """Return S_ii = (|x_i|^2 + |y_i|^2 - c_ii) / 2, (m) float64."""
+    """Return S_ii = (|x_i|^2 + |y_i|^2 - c_ii) / 2 of the network's own pairs, (pairs) float64."""
     cost = torch.from_numpy(points.identity_cost).to(points.device)
-    return (points.square_x + points.square_y - cost) / 2
+    row, col = (torch.from_numpy(index).to(points.device) for index in (points.pair_row, points.pair_col))
+    return (points.square_x[row] + points.square_y[col] - cost) / 2
 
 
-def _sweep(products: Products, diagonal: Tensor, live: list[Tensor]) -> list[Tensor]:
+def _largest(values: Tensor, place: np.ndarray, size: int) -> Tensor:
+    """Return the largest of the values at each place, (size)."""
+    index = torch.from_numpy(place).to(values.device)
+    return values.new_full((size,), -torch.inf).scatter_reduce_(0, index, values, "amax")
+
+
+def _sweep(points: Points, products: Products, diagonal: Tensor, live: list[Tensor]) -> list[Tensor]:
     """Return max(b_j, max_i (S_ij - S_ii + b_i)) for each b."""
     best = [b.float() for b in live]
-    rows = [(diagonal - b).float() for b in live]
+    col = torch.from_numpy(points.pair_col).to(points.device)
+    rows = [_largest(diagonal - b[col], points.pair_row, points.rows).float() for b in live]
     for start, stop, tile in products.tiles("identity"):
         for a, b in zip(rows, best, strict=True):
             column_best_pass(tile, a[start:stop], b)
@@ -68,16 +79,21 @@ def _changed(points: Points, new: Tensor, old: Tensor) -> Tensor:
 
 def _sampled_changes(points: Points, diagonal: Tensor, b: Tensor) -> float:
     """Return the share of a sample that a sweep over the sample alone would change."""
-    if points.m <= _SAMPLE:
+    pairs = len(diagonal)
+    if pairs <= _SAMPLE:
         return 0.0
-    picked = np.linspace(0, points.m - 1, min(_SAMPLE, max(64, _SAMPLED_VALUES // points.d))).astype(np.int64)
-    index = torch.from_numpy(picked).to(points.device)
-    better = (b - diagonal)[index].float()[:, None].repeat(1, len(index))
+    picked = np.linspace(0, pairs - 1, min(_SAMPLE, max(64, _SAMPLED_VALUES // points.d))).astype(np.int64)
+    index, row, col = (
+        torch.from_numpy(of).to(points.device)
+        for of in (picked, points.pair_row[picked], points.pair_col[picked])
+    )
+    own = b[col]
+    better = (own - diagonal[index]).float()[:, None].repeat(1, len(index))
     with full_float32(points.device):
         for left in range(0, points.d, _FEATURES_AT_ONCE):
-            x, y = (points.block(which, index, slice(left, left + _FEATURES_AT_ONCE)) for which in "xy")
-            better.addmm_(x, y.T)
-    return float(_changed_sample(better.amax(0), b[index]))
+            features = slice(left, left + _FEATURES_AT_ONCE)
+            better.addmm_(points.block("x", row, features), points.block("y", col, features).T)
+    return float(_changed_sample(better.amax(0), own))
 
 
 def _changed_sample(best: Tensor, b: Tensor) -> Tensor:

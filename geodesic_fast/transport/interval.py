@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.potentials import column_dual
 from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
-from geodesic_fast.transport.ties import equal_point_labels
 
 
 class Interval(NamedTuple):
@@ -30,40 +29,63 @@ class Interval(NamedTuple):
     v: np.ndarray
 
 
-def score_interval(points: Points, products: Products, b: Tensor, match: np.ndarray) -> Interval:
-    """Return the lowest and highest score that scaled b (m) float64 leaves, and the gap of `match`."""
+def score_interval(points: Points, products: Products, b: Tensor, flow: Flow) -> Interval:
+    """Return the lowest and highest score that scaled b (cols) float64 leaves, and the gap of `flow`."""
     b = b - b.median()
-    elsewhere = _best_elsewhere(points, products, b.float())
+    row, col, units = (torch.from_numpy(of).to(points.device) for of in _pairs(points))
+    elsewhere = _best_elsewhere(points, products, b.float())  # (pairs)
     squares = points.scale**2
     norm_x, norm_y = points.square_x.sqrt() * points.scale, points.square_y.sqrt() * points.scale
     bound = (points.d + 12) * FLOAT32_ROUNDOFF * norm_x * norm_y.max()
-    bound = bound + 8 * FLOAT32_ROUNDOFF * (b.abs().max() + norm_x * norm_y.max())
-    identity = torch.from_numpy(points.identity_cost).to(points.device)
-    diagonal = (points.square_x + points.square_y - identity) / 2 * squares
-    a = torch.maximum(elsewhere + bound, diagonal - b)  # feasible
-    cost = torch.from_numpy(points.costs(np.arange(points.m), match)).to(points.device)
-    matched = torch.from_numpy(match.astype(np.int64)).to(points.device)
-    matched_product = (points.square_x + points.square_y[matched] - cost) / 2 * squares
-    gap = float((a + b).sum() - matched_product.sum()) + 1e-12 * float((a.abs() + b.abs()).sum())
-    fixed, moved = a + b - diagonal, (a - elsewhere - bound).clamp(min=0)
-    labels = equal_point_labels(points.y)
-    twins = torch.from_numpy(np.bincount(labels)[labels] > 1).to(points.device)
-    fixed = torch.where(twins, 0.0, fixed)  # a twin of y_i is as good, and may be cheaper in these duals
-    low, high = _possible_counts((fixed - moved).cpu().numpy(), float(moved.sum()), gap)
+    bound = (bound + 8 * FLOAT32_ROUNDOFF * (b.abs().max() + norm_x * norm_y.max()))[row]
+    diagonal = _products_of(points, points.pair_row, points.pair_col, points.identity_cost)
+    a = b.new_full((points.rows,), -torch.inf)
+    a.scatter_reduce_(0, row, torch.maximum(elsewhere + bound, diagonal - b[col]), "amax")  # feasible
+    supply, demand = (torch.from_numpy(of).to(points.device) for of in (points.supply, points.demand))
+    bounded, size = (
+        (a * supply).sum() + (b * demand).sum(),
+        (a.abs() * supply).sum() + (b.abs() * demand).sum(),
+    )
+    taken = torch.from_numpy(flow.units).to(points.device)
+    matched = _products_of(points, flow.row, flow.col, points.costs(flow.row, flow.col))
+    gap = float(bounded - (matched * taken).sum()) + 1e-12 * float(size)
+    fixed, moved = a[row] + b[col] - diagonal, (a[row] - elsewhere - bound).clamp(min=0)
+    extra = (fixed - moved).repeat_interleave(units)
+    low, high = _possible_counts(extra.cpu().numpy(), float((moved * units).sum()), gap)
     u = (points.square_x - 2 * a / squares).cpu().numpy()
     return Interval(low / points.m, high / points.m, 2 * gap / squares, u, column_dual(points, b))
 
 
+def _pairs(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return points.pair_row, points.pair_col, points.pair_count
+
+
+def _products_of(points: Points, row: np.ndarray, col: np.ndarray, cost: np.ndarray) -> Tensor:
+    """Return the scaled products of listed pairs from their costs, float64."""
+    i, j, costs = (torch.from_numpy(of).to(points.device) for of in (row.astype(int), col.astype(int), cost))
+    return (points.square_x[i] + points.square_y[j] - costs) / 2 * points.scale**2
+
+
 def _best_elsewhere(points: Points, products: Products, b: Tensor) -> Tensor:
-    """Return max over j != i of S_ij - b_j, (m) float64."""
-    best = torch.full((points.m,), -torch.inf, dtype=torch.float64, device=points.device)
+    """Return max over the columns other than q of S_pj - b_j for each of the network's pairs (p, q)."""
+    count = len(points.pair_row)
+    best = torch.full((count,), -torch.inf, dtype=torch.float64, device=points.device)
     for start, stop, tile in products.tiles("interval"):
         for at in range(start, stop, 64):
             end = min(at + 64, stop)
             values = tile[at - start : end - start] - b
-            index = torch.arange(at, end, device=values.device)
-            values[index - at, index] = -torch.inf
-            best[at:end] = values.amax(1).double()
+            first, last = np.searchsorted(points.pair_row, (at, end))
+            rows, turn = points.pair_row[first:last] - at, np.zeros(last - first, np.int64)
+            turn[1:] = np.arange(1, last - first) - np.searchsorted(rows, rows)[1:]
+            for k in range(turn.max() + 1):  # the k-th pair of each row that has so many
+                some = np.flatnonzero(turn == k)
+                i = torch.from_numpy(rows[some]).to(b.device)
+                j = torch.from_numpy(points.pair_col[first:last][some]).to(b.device)
+                own = values[i, j]
+                values[i, j] = -torch.inf
+                here = torch.from_numpy(some + first).to(b.device)
+                best[here] = (values if len(some) == end - at else values[i]).amax(1).double()
+                values[i, j] = own
     return best
 
 

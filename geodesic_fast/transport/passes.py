@@ -20,25 +20,41 @@ LOWEST = -3.0e38
 class Listing:
     """Which columns a row lists: t_ij = S_ij - b_j + p_i q_j at or above its threshold."""
 
-    b: Tensor  # (m) float32
-    q: Tensor  # (m) float32
+    b: Tensor  # (cols) float32
+    q: Tensor  # (cols) float32
     theta: float = 0.0  # threshold low_i + theta max(0, max_j t_ij - low_i)
     keep: int = 0  # if set, the threshold is instead about the keep-th largest t_ij
     limit: int = 0  # if set, list at most this many columns a row
 
 
 def softmin_pass(
-    tile: Tensor, b: Tensor, epsilon: float, a: Tensor, col_sum: Tensor, col_best: Tensor
+    tile: Tensor,
+    b: Tensor,
+    log_supply: Tensor,
+    epsilon: float,
+    a: Tensor,
+    col_sum: Tensor,
+    col_best: Tensor,
 ) -> None:
-    """Write a_i = epsilon log sum_j exp((S_ij - b_j) / epsilon); add up columns, raise their maxima."""
+    """Normalise the rows of exp((S_ij - a_i - b_j) / epsilon) by a; add up columns, raise their maxima.
+
+    a_i = epsilon (log sum_j exp((S_ij - b_j) / epsilon) - log_supply_i).
+    """
     if _compiled(tile):
         assert engine is not None
         addresses = [t.data_ptr() for t in (a, col_sum, col_best)]
         with on_device(tile.device):
-            engine.ots_softmin(_tile(tile), b.data_ptr(), epsilon, *addresses, place_of(tile.device))
+            engine.ots_softmin(
+                _tile(tile),
+                b.data_ptr(),
+                log_supply.data_ptr(),
+                epsilon,
+                *addresses,
+                place_of(tile.device),
+            )
         return
     torch.logsumexp((tile - b) / epsilon, 1, out=a)
-    a.mul_(epsilon)
+    a.sub_(log_supply).mul_(epsilon)
     col_sum += torch.exp((tile - a[:, None] - b) / epsilon).sum(0)
     torch.maximum(col_best, (tile - a[:, None]).amax(0), out=col_best)
 

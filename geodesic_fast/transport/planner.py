@@ -10,13 +10,16 @@ from pathlib import Path
 
 import torch
 
+from geodesic_fast.transport.points import Points
+
 METHODS = ("auto", "stored", "tiles", "dense")
 DENSE_UP_TO = 160  # points for which all pairs are solved at once in float64
-_DENSE_BYTES = 40  # a pair: key, column, cost and their copies while they are built
-_EDGE_BYTES = 2400  # a point: about 40 edges, their copies while they are merged, and duals
+_DENSE_BYTES = 96  # a pair: key, column, cost, reduced cost and their copies while they are built
+_EDGE_BYTES = 2700  # a point: about 40 edges, their copies while they are merged, and duals
 _PASSES = 18
-_BLOCK_ROWS = 4096  # few enough to answer to an interrupt
+_BLOCK_ROWS = 1024  # few enough to answer to an interrupt and to a deadline
 _LARGEST_M = 2_000_000
+_STORED_TILE_BYTES = 32 << 20  # small enough to answer to an interrupt and to a deadline
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,27 @@ class Plan:
         return self.method == "stored"
 
 
-def make_plan(m: int, d: int, method: str, memory_budget: int | None, device: torch.device) -> Plan:
+def make_plan(points: Points, method: str, memory_budget: int | None) -> Plan:
     """Choose between stored, tiled and dense, or refuse with what would fit."""
-    budget = memory_budget if memory_budget is not None else free_memory(device) // 2
-    if method == "auto" and m <= DENSE_UP_TO:
+    rows, cols, d = points.rows, points.cols, points.d
+    budget = memory_budget if memory_budget is not None else free_memory(points.device) // 2
+    if method == "auto" and max(rows, cols) <= DENSE_UP_TO:
         method = "dense"
-    stored, tiles = _stored_bytes(m, d), _tiled_bytes(m, d, 16)
+    stored, tiles = _stored_bytes(rows, cols, d), _tiled_bytes(rows, cols, d, 16)
     if method == "auto":
         method = "stored" if stored <= budget else "tiles"
-    needed = {"stored": stored, "tiles": tiles, "dense": _DENSE_BYTES * m * m}[method]
-    if needed > budget or m > _LARGEST_M:
-        raise MemoryError(_refusal(m, d, method, needed, budget, tiles))
-    rows = _tile_rows(m, d, budget, method)
-    took = _tiled_bytes(m, d, rows) if method == "tiles" else needed
+    needed = {"stored": stored, "tiles": tiles, "dense": _DENSE_BYTES * rows * cols}[method]
+    if needed > budget or max(rows, cols) > _LARGEST_M:
+        raise MemoryError(_refusal(points, method, needed, budget, tiles))
+    tile_rows = _tile_rows(rows, cols, d, budget, method)
+    took = _tiled_bytes(rows, cols, d, tile_rows) if method == "tiles" else needed
     return Plan(
-        method, took, _seconds(m, d, method, device), rows, min(m, _BLOCK_ROWS), _block_features(m, d)
+        method,
+        took,
+        _seconds(points, method),
+        tile_rows,
+        min(rows, _BLOCK_ROWS),
+        _block_features(rows, cols, d),
     )
 
 
@@ -73,46 +82,51 @@ def free_memory(device: torch.device) -> int:
     return max(free, 0)
 
 
-def _block_features(m: int, d: int) -> int:
+def _block_features(rows: int, cols: int, d: int) -> int:
     """Return how many features make shifted copies of a twentieth of the products."""
-    return min(d, max(64, m * m // (20 * (m + min(m, _BLOCK_ROWS)))))
+    return min(d, max(64, rows * cols // (20 * (cols + min(rows, _BLOCK_ROWS)))))
 
 
-def _stored_bytes(m: int, d: int) -> int:
-    copies = 4 * (m + min(m, _BLOCK_ROWS)) * _block_features(m, d)
-    return 4 * m * m + max(copies, _EDGE_BYTES * m)
+def _stored_bytes(rows: int, cols: int, d: int) -> int:
+    copies = 4 * (cols + min(rows, _BLOCK_ROWS)) * _block_features(rows, cols, d)
+    return 4 * rows * cols + max(copies, _edge_bytes(rows, cols))
 
 
-def _tiled_bytes(m: int, d: int, rows: int) -> int:
-    return 4 * m * d + rows * (8 * m + 16 * d) + _EDGE_BYTES * m
+def _tiled_bytes(rows: int, cols: int, d: int, tile_rows: int) -> int:
+    return 4 * cols * d + tile_rows * (8 * cols + 16 * d) + _edge_bytes(rows, cols)
 
 
-def _tile_rows(m: int, d: int, budget: int, method: str) -> int:
+def _edge_bytes(rows: int, cols: int) -> int:
+    return _EDGE_BYTES * (rows + cols) // 2
+
+
+def _tile_rows(rows: int, cols: int, d: int, budget: int, method: str) -> int:
     if method != "tiles":
-        return max(16, (256 << 20) // (4 * m))  # small enough to answer to an interrupt
-    spare = budget // 2 - 4 * m * d - _EDGE_BYTES * m
-    return max(16, min(m, 1024, spare // (8 * m + 16 * d)))
+        return max(16, _STORED_TILE_BYTES // (4 * cols))
+    spare = budget // 2 - 4 * cols * d - _edge_bytes(rows, cols)
+    return max(16, min(rows, 1024, spare // (8 * cols + 16 * d)))
 
 
-def _seconds(m: int, d: int, method: str, device: torch.device) -> float:
+def _seconds(points: Points, method: str) -> float:
     """Time a small product and scale it up; twice, because the first call of a process starts threads."""
-    if m <= 2 * DENSE_UP_TO:
+    pairs, d = points.rows * points.cols, points.d
+    if pairs <= (2 * DENSE_UP_TO) ** 2:
         return 0.01
     size, depth = 512, min(d, 512)
-    x = torch.ones((size, depth), dtype=torch.float32, device=device)
+    x = torch.ones((size, depth), dtype=torch.float32, device=points.device)
     for _ in range(2):
         started = time.perf_counter()
         float((x @ x.T)[0, 0])
         took = time.perf_counter() - started
-    product = took * (m / size) ** 2 * (d / depth)
-    each_pass = 1e-9 * m * m
+    product = took * pairs / size**2 * (d / depth)
+    each_pass = 1e-9 * pairs
     return _PASSES * (product + each_pass) if method == "tiles" else product + _PASSES * each_pass
 
 
-def _refusal(m: int, d: int, method: str, needed: int, budget: int, tiles: int) -> str:
-    gib = 1 << 30
+def _refusal(points: Points, method: str, needed: int, budget: int, tiles: int) -> str:
+    gib, m = 1 << 30, max(points.rows, points.cols)
     start = (
-        f"memory_budget must hold method {method!r} for {m} points of width {d}, which takes "
+        f"memory_budget must hold method {method!r} for {m} points of width {points.d}, which takes "
         f"{needed / gib:.2f} GiB, got {budget / gib:.2f} GiB"
     )
     if tiles <= budget and m <= _LARGEST_M:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The two point sets, shifted towards zero, and float64 costs of single pairs.
+"""The two point sets, equal points once, shifted towards zero, and float64 costs of single pairs.
+
+Where points are equal, a row stands for all x that are equal and a column for all y: it supplies or takes so
+many units, and a matching of the points is a flow of units from rows to columns. Usually rows and columns are
+the points themselves.
 
 Shifting x and y by different constants changes no assignment: it adds a row term and a column term to the
 costs. Sets that lie beside each other are shifted by the same constant, which changes no cost and no dual.
@@ -8,33 +12,60 @@ costs. Sets that lie beside each other are shifted by the same constant, which c
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine
+from geodesic_fast.transport.equal_points import merge_equal
 
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
 UNIT_ROUNDOFF = 2.0**-53
 _BESIDE = 0.25
 
 
-class Points:
-    """x and y, (m, d) float32 or float64, with shifts, centred norms and the scale of float32 products."""
+class Flow(NamedTuple):
+    """Units of each pair that has any, int32, sorted by row and column."""
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y, self.unit = _in_range(x, y)
-        self.m, self.d = self.x.shape
+    row: np.ndarray
+    col: np.ndarray
+    units: np.ndarray
+
+    def key(self, cols: int) -> np.ndarray:
+        """Number the pairs in their order."""
+        return self.row.astype(np.int64) * cols + self.col
+
+
+class Points:
+    """Distinct x (rows, d) and y (cols, d), float32 or float64, with what each stands for, shifts and norms.
+
+    The m points given are row_of[i] and col_of[i]; they pair row pair_row[k] with column pair_col[k] for
+    pair_count[k] of them.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, *, merge: bool = True) -> None:
+        x, y, self.unit = _in_range(x, y)
+        self.m, self.d = x.shape
+        self.row_of = self.col_of = np.arange(self.m)
+        if merge:
+            (x, self.row_of), (y, self.col_of) = merge_equal(x), merge_equal(y)
+        self.x, self.y, self.rows, self.cols = x, y, len(x), len(y)
+        self.supply = np.bincount(self.row_of, minlength=self.rows).astype(np.int32)
+        self.demand = np.bincount(self.col_of, minlength=self.cols).astype(np.int32)
+        pairs, count = np.unique(self.row_of * self.cols + self.col_of, return_counts=True)
+        self.pair_row, self.pair_col = np.divmod(pairs, self.cols)  # sorted by row and column
+        self.pair_count = count.astype(np.int32)
         self.device = self.x.device
         self.shift_x, self.shift_y = _shifts(self.x, self.y)  # (d), dtype of the points
         delta = self.shift_x.double() - self.shift_y.double()
         self.delta = delta.contiguous()  # (d)
-        self.square_x = _square_norms(self.x, self.shift_x)  # (m) float64
-        self.square_y = _square_norms(self.y, self.shift_y)  # (m) float64
+        self.square_x = _square_norms(self.x, self.shift_x)  # (rows) float64
+        self.square_y = _square_norms(self.y, self.shift_y)  # (cols) float64
         largest = math.sqrt(max(self.square_x.max().item(), self.square_y.max().item()))
         self.scale = 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0  # centred norms become at most 1
-        self.identity_cost = self.costs(np.arange(self.m), np.arange(self.m, dtype=np.int32))  # (m)
+        self.identity_cost = self.costs(self.pair_row, self.pair_col.astype(np.int32))  # of the pairs
 
     def block(self, which: str, rows: slice | Tensor, features: slice = slice(None)) -> Tensor:
         """Return rows of x or y, a slice or listed, shifted and scaled, as float32 (rows, features)."""
@@ -49,27 +80,64 @@ class Points:
     def costs(self, rows: np.ndarray, cols: np.ndarray, *, shifted: bool = True) -> np.ndarray:
         """Return |x_i - y_j - delta|^2 in float64 for listed pairs; delta is 0 unless `shifted`."""
         shift = self.delta if shifted else torch.zeros_like(self.delta)
-        return _pair_costs(self.x, self.y, shift, rows, cols)
+        return _identity_costs(self.x, self.y, shift, rows, cols)
 
     def given_potentials(self, u: np.ndarray, v: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Turn duals of the shifted costs into duals of the squared distances of the points as given."""
-        row_term = torch.empty(self.m, dtype=torch.float64, device=self.device)
-        col_term = torch.empty_like(row_term)
-        for start, stop in _row_blocks(self.m, self.d):
-            row_term[start:stop] = self.block64("x", start, stop) @ self.delta
-            col_term[start:stop] = self.block64("y", start, stop) @ self.delta
+        """Turn duals (rows), (cols) of the shifted costs into duals (m) of the distances as given."""
         square = self.unit**2
-        given_u = (torch.from_numpy(u).to(self.device) + 2 * row_term + self.delta.square().sum()) * square
-        given_v = (torch.from_numpy(v).to(self.device) - 2 * col_term) * square
-        return given_u, given_v
+        given_u = torch.from_numpy(u).to(self.device) + 2 * self._along_delta("x") + self.delta.square().sum()
+        given_v = torch.from_numpy(v).to(self.device) - 2 * self._along_delta("y")
+        of_row, of_col = (torch.from_numpy(index).to(self.device) for index in (self.row_of, self.col_of))
+        return (given_u * square)[of_row], (given_v * square)[of_col]
 
     def shifted_column_potential(self, v: Tensor) -> np.ndarray:
-        """Turn a column dual of the points as given into one of the shifted costs."""
-        col_term = torch.empty(self.m, dtype=torch.float64, device=self.device)
-        for start, stop in _row_blocks(self.m, self.d):
-            col_term[start:stop] = self.block64("y", start, stop) @ self.delta
-        shifted = v.to(self.device, torch.float64) / self.unit**2 + 2 * col_term
+        """Turn a column dual (m) of the points as given into one (cols) of the shifted costs."""
+        of_col = torch.from_numpy(self.col_of).to(self.device)
+        given = torch.empty(self.cols, dtype=torch.float64, device=self.device)
+        given[of_col] = v.to(self.device, torch.float64)
+        shifted = given / self.unit**2 + 2 * self._along_delta("y")
         return np.ascontiguousarray(shifted.cpu().numpy())
+
+    def _along_delta(self, which: str) -> Tensor:
+        """Return <x, delta> or <y, delta> for each of the shifted points, float64."""
+        count = self.rows if which == "x" else self.cols
+        products = torch.empty(count, dtype=torch.float64, device=self.device)
+        for start, stop in _row_blocks(count, self.d):
+            products[start:stop] = self.block64(which, start, stop) @ self.delta
+        return products
+
+    def mean_cost(self, flow: Flow) -> float:
+        """Return the mean over the points of the squared distances as given."""
+        return math.fsum(self.costs(flow.row, flow.col, shifted=False) * flow.units) / self.m
+
+    def fixed(self, flow: Flow) -> int:
+        """Return how many points the flow lets stay at their own."""
+        own = self.pair_row * self.cols + self.pair_col
+        place = np.minimum(np.searchsorted(own, flow.key(self.cols)), len(own) - 1)
+        stays = own[place] == flow.key(self.cols)
+        return int(np.minimum(flow.units, self.pair_count[place])[stays].sum())
+
+    def permutation(self, flow: Flow) -> np.ndarray:
+        """Return which point y takes each point x, (m) int64: as many as the flow lets stay at their own."""
+        if self.rows == self.cols == self.m:
+            return flow.col.astype(np.int64)
+        place = np.searchsorted(flow.key(self.cols), self.row_of * self.cols + self.col_of)
+        place = np.minimum(place, len(flow.units) - 1)
+        own = (flow.row[place] == self.row_of) & (flow.col[place] == self.col_of)
+        order = np.argsort(place[own], kind="stable")  # the first so many of a pair stay
+        within = np.arange(len(order)) - np.searchsorted(place[own][order], place[own][order])
+        staying = np.flatnonzero(own)[order][within < flow.units[place[own][order]]]
+        permutation = np.arange(self.m)
+        moved = np.ones(self.m, bool)
+        moved[staying] = False
+        left = flow.units - np.bincount(place[staying], minlength=len(flow.units))
+        from_row, to_col = np.repeat(flow.row, left), np.repeat(flow.col, left)  # sorted by row
+        sources, targets = np.flatnonzero(moved), np.flatnonzero(moved)
+        sources = sources[np.argsort(self.row_of[sources], kind="stable")]
+        targets = targets[np.argsort(self.col_of[targets], kind="stable")]
+        assert np.array_equal(self.row_of[sources], from_row)
+        permutation[sources[np.argsort(to_col, kind="stable")]] = targets
+        return permutation
 
     def cost_rounding(self, cost: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Bound the rounding of a float64 cost and of its reduced cost, per pair."""
@@ -120,10 +188,12 @@ def _square_norms(points: Tensor, shift: Tensor) -> Tensor:
     """Return |p_i - shift|^2, (m) float64, without rounding to float32 on the way."""
     origin = torch.zeros((1, points.shape[1]), dtype=points.dtype, device=points.device)
     everyone, first = np.arange(len(points)), np.zeros(len(points), np.int32)
-    return torch.from_numpy(_pair_costs(points, origin, shift.double(), everyone, first)).to(points.device)
+    return torch.from_numpy(_identity_costs(points, origin, shift.double(), everyone, first)).to(
+        points.device
+    )
 
 
-def _pair_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+def _identity_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     if x.device.type != "cpu" or engine is None:
         return _plain_costs(x, y, shift, rows, cols)
     cost = np.empty(len(rows))

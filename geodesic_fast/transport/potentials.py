@@ -48,12 +48,16 @@ class Anneal:
 
     def __init__(self, points: Points, products: Products, b: Tensor) -> None:
         self.points, self.products = points, products
-        self.b = (b - b.median()).float()  # (m)
-        self.a = torch.zeros_like(self.b)
+        self.b = (b - b.median()).float()  # (cols)
+        self.a = self.b.new_zeros(points.rows)
         self.thresholds = torch.zeros_like(self.b)
-        self.mass = torch.ones_like(self.b)  # of the plan's columns before the last normalisation
+        self.mass = torch.ones_like(self.b)  # of the plan's columns before the last normalisation: its share
         self.iterations = 0
-        cost = (points.square_x.mean() + points.square_y.mean()) * points.scale**2
+        supply, demand = (
+            torch.from_numpy(units).to(b.device).double() for units in (points.supply, points.demand)
+        )
+        self.log_supply, self.demand = supply.log().float(), demand.float()
+        cost = (points.square_x @ supply + points.square_y @ demand) / points.m * points.scale**2
         self.mean_cost = max(float(cost), 1e-30)  # of shifted points, in the units of the products
 
     def run(self, schedule: Schedule) -> None:
@@ -76,9 +80,10 @@ class Anneal:
         best = torch.full_like(self.b, LOWEST)
         groups = self.b.new_full((_GROUPS, len(self.b)), LOWEST) if last else None
         for start, stop, tile in self.products.tiles("potentials"):
-            softmin_pass(tile, self.b, epsilon, self.a[start:stop], mass, best)
+            softmin_pass(tile, self.b, self.log_supply[start:stop], epsilon, self.a[start:stop], mass, best)
             if groups is not None:
                 self._raise_groups(groups, tile, start)
+        mass /= self.demand
         softened = self.b + epsilon * mass.clamp(min=_UNDERFLOW).log()
         self.b = torch.where(mass > _UNDERFLOW, softened, best)
         self.mass, self.iterations = mass, self.iterations + 1
@@ -86,7 +91,7 @@ class Anneal:
             self.thresholds = groups.topk(COLUMN_NEIGHBOURS, dim=0).values[-1].contiguous()
 
     def _raise_groups(self, groups: Tensor, tile: Tensor, start: int) -> None:
-        pieces = max(1, -(-_GROUPS * len(tile) // self.points.m))
+        pieces = max(1, -(-_GROUPS * len(tile) // self.points.rows))
         size = -(-len(tile) // pieces)
         for k, at in enumerate(range(0, len(tile), size)):
             group = groups[(start // self.products.plan.tile_rows * pieces + k) % _GROUPS]
@@ -95,12 +100,12 @@ class Anneal:
 
     def near_pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and columns of the pairs of least slack: about 24 a row and 8 a column."""
-        none = torch.zeros_like(self.b)
+        none, zeros = torch.zeros_like(self.b), torch.zeros_like(self.a)
         by_row = Listing(self.b, none, keep=ROW_NEIGHBOURS, limit=_ROW_LIMIT)
         by_column = Listing(self.thresholds, none, limit=_ROW_LIMIT)
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for start, stop, tile in self.products.tiles("near pairs"):
-            capacity, zero = _ROW_LIMIT * len(tile), none[start:stop]
+            capacity, zero = _ROW_LIMIT * len(tile), zeros[start:stop]
             for listing, low in ((by_row, zero), (by_column, self.a[start:stop])):
                 listed = list_pass(tile, listing, zero, low, capacity)
                 assert listed is not None
@@ -108,11 +113,11 @@ class Anneal:
         return np.concatenate([rows for rows, _ in found]), np.concatenate([cols for _, cols in found])
 
     def column_dual(self) -> np.ndarray:
-        """Return v_j = |y_j|^2 - 2 b_j of the shifted costs, (m) float64."""
+        """Return v_j = |y_j|^2 - 2 b_j of the shifted costs, (cols) float64."""
         return column_dual(self.points, self.b.double())
 
 
 def column_dual(points: Points, b: Tensor) -> np.ndarray:
-    """Return v = |y|^2 - 2 b / scale^2, (m) float64."""
+    """Return v = |y|^2 - 2 b / scale^2, (cols) float64."""
     v = points.square_y - 2 * b / points.scale**2
     return np.ascontiguousarray(v.cpu().numpy())

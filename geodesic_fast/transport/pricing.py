@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The certificate: all m x m reduced costs are at least zero in float64, or here is one that is not.
+"""The certificate: all reduced costs are at least zero in float64, or here is one that is not.
 
 Float32 products rule out pairs whose slack is larger than a rigorous bound on the rounding; the others are
 computed again in float64 from the points as given.
@@ -26,7 +26,7 @@ _SLAB_BYTES, _SLABS = 32 << 20, 128  # at most so large, at least so many
 class Prices:
     """What a pass found: pairs to add to the graph, pairs without reduced cost, and feasible row duals."""
 
-    u: np.ndarray  # (m), at most min_j c_ij - v_j over all pairs looked at in float64
+    u: np.ndarray  # (rows), at most min_j c_ij - v_j over all pairs looked at in float64
     complete: bool = True  # no pair was left out
     rechecked: int = 0
     violated: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Pricing:
         a = (points.square_x - torch.from_numpy(u).to(device)) * (squares / 2)
         b = (points.square_y - torch.from_numpy(v).to(device)) * (squares / 2)
         middle = b.median()
-        self.a, self.b = a + middle, b - middle  # (m) float64
+        self.a, self.b = a + middle, b - middle  # (rows), (cols) float64
         self.norm_x = points.square_x.sqrt() * points.scale
         self.norm_y = points.square_y.sqrt() * points.scale
         # Tied pairs are to be found too: the rounding of a reduced cost, in a row part and a column part.
@@ -95,14 +95,14 @@ class Pricing:
     def _price_in_float64(self, start: int, stop: int) -> None:
         """Filter rows start..stop by float64 products: float32 could not tell their near ties apart."""
         points = self.points
-        rows = max(1, min(_SLAB_BYTES // (8 * points.m), points.m // _SLABS))
+        rows = max(1, min(_SLAB_BYTES // (8 * points.cols), points.rows // _SLABS))
         cols = max(1, _SLAB_BYTES // (8 * points.d))
         squares = points.scale**2
         for at in range(start, stop, rows):
             end = min(at + rows, stop)
             x = points.block64("x", at, end) * squares
-            for left in range(0, points.m, cols):
-                right = min(left + cols, points.m)
+            for left in range(0, points.cols, cols):
+                right = min(left + cols, points.cols)
                 slack = (x @ points.block64("y", left, right).T).neg_()
                 a, b = self.a[at:end, None], self.b[None, left:right]
                 slack += a

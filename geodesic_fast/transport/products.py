@@ -16,6 +16,7 @@ from geodesic_fast.transport.planner import Plan
 from geodesic_fast.transport.points import Points
 
 FLOAT32_ROUNDOFF = 2.0**-24
+_SPARE_SECONDS = 0.1  # by which a deadline may be missed
 
 
 class OutOfTimeError(Exception):
@@ -23,34 +24,41 @@ class OutOfTimeError(Exception):
 
 
 class Products:
-    """S = (x - shift)(y - shift)^T, (m, m) float32 in units of 1 / scale^2, handed out in row tiles."""
+    """S = (x - shift)(y - shift)^T, (rows, cols) float32 in units of 1 / scale^2, in tiles of rows."""
 
     def __init__(self, points: Points, plan: Plan, deadline: float, verbose: bool) -> None:
         self.points, self.plan, self.deadline = points, plan, deadline
         self.show = verbose or (plan.seconds > 10 and sys.stderr.isatty())
         self.passes, self.pass_seconds = 0, 0.0
+        self.one_more_fits: bool | None = None  # said when the time is up: a look and a tile late at most
+        self._looked = float("inf")
         self._stored: Tensor | None = None
         self._columns: Tensor | None = None
         self._buffer: Tensor | None = None
 
     def tiles(self, stage: str) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (start, stop, tile (stop - start, m)); stop with OutOfTimeError when the deadline is near."""
-        started = time.monotonic()
-        m, rows = self.points.m, self.plan.tile_rows
-        first = self._stored is None
-        if first and self.plan.stored:
+        """Yield (start, stop, tile (stop - start, cols)); OutOfTimeError when the deadline is near."""
+        m, rows = self.points.rows, self.plan.tile_rows
+        if self.plan.stored and self._stored is None:
             self._store()
+        longest, started = self.pass_seconds, time.monotonic()
         starts = range(0, m, rows)
         for start in tqdm(starts, desc=stage, leave=False, disable=not self.show):
             self.check_time()
             stop = min(start + rows, m)
             yield start, stop, self._tile(start, stop)
+            self.pass_seconds = max(longest, (time.monotonic() - started) * m / stop)
         self.passes += 1
-        self.pass_seconds = max(self.pass_seconds, time.monotonic() - started)
 
     def check_time(self) -> None:
         """Raise OutOfTimeError unless there is time for one more pass behind this point."""
-        if time.monotonic() + self.pass_seconds > self.deadline:
+        now = time.monotonic()
+        since, self._looked = now - self._looked, now
+        late = now + self.pass_seconds - self.deadline
+        if late > 0:
+            if self.one_more_fits is None:
+                tile = self.pass_seconds * min(1.0, self.plan.tile_rows / self.points.rows)
+                self.one_more_fits = self.pass_seconds > 0 and late <= max(_SPARE_SECONDS, since) + tile
             raise OutOfTimeError
 
     def release(self) -> None:
@@ -62,9 +70,9 @@ class Products:
         if self._stored is not None:
             return self._stored[start:stop]
         if self._columns is None:
-            self._columns = self.points.block("y", slice(None))  # (m, d)
+            self._columns = self.points.block("y", slice(None))  # (cols, d)
             self._buffer = torch.empty(
-                (self.plan.tile_rows, self.points.m), dtype=torch.float32, device=self.points.device
+                (self.plan.tile_rows, self.points.cols), dtype=torch.float32, device=self.points.device
             )
         assert self._buffer is not None
         tile = self._buffer[: stop - start]
@@ -74,8 +82,8 @@ class Products:
 
     def _store(self) -> None:
         """Compute all products, a slice of features at a time: shifted copies stay small beside them."""
-        points, m, rows = self.points, self.points.m, self.plan.block_rows
-        stored = torch.empty((m, m), dtype=torch.float32, device=points.device)
+        points, m, rows = self.points, self.points.rows, self.plan.block_rows
+        stored = torch.empty((m, points.cols), dtype=torch.float32, device=points.device)
         widths = range(0, points.d, self.plan.block_features)
         bar = tqdm(total=len(widths) * -(-m // rows), desc="products", leave=False, disable=not self.show)
         with full_float32(points.device), bar:

@@ -15,18 +15,12 @@ from geodesic_fast.transport.exact import settle_exactly
 from geodesic_fast.transport.identity import identity_potential
 from geodesic_fast.transport.interval import score_interval
 from geodesic_fast.transport.planner import Plan
-from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.potentials import Anneal, Schedule, column_dual, usual_schedule
 from geodesic_fast.transport.pricing import Prices, Pricing
 from geodesic_fast.transport.products import OutOfTimeError, Products
 from geodesic_fast.transport.sparse_assignment import SparseGraph
-from geodesic_fast.transport.ties import (
-    Ties,
-    equal_point_labels,
-    fixed_to_themselves,
-    keep_free_changes,
-    most_fixed_points,
-)
+from geodesic_fast.transport.ties import Ties, keep_free_changes
 
 _NEARLY_IDENTITY = (
     0.02  # share of columns a sweep may still change for the identity's duals to be a good start
@@ -39,9 +33,9 @@ _TIGHT_FLOOR = 8_000_000
 
 @dataclass
 class Solution:
-    """A matching with duals of the shifted costs, what is proved of it, and what was done."""
+    """A flow with duals of the shifted costs, what is proved of it, and what was done."""
 
-    match: np.ndarray  # (m) int32
+    flow: Flow
     u: np.ndarray | None = None
     v: np.ndarray | None = None
     certified: bool = False
@@ -57,11 +51,11 @@ class Search:
     def __init__(self, points: Points, plan: Plan, deadline: float, verbose: bool) -> None:
         self.points, self.plan = points, plan
         self.products = Products(points, plan, deadline, verbose)
-        self.most_tight = max(_TIGHT_PAIRS * points.m, _TIGHT_FLOOR)
-        self.match = np.arange(points.m, dtype=np.int32)
-        self.known = self.match.copy()  # the best permutation so far
+        self.most_tight = max(_TIGHT_PAIRS * max(points.rows, points.cols), _TIGHT_FLOOR)
+        self.graph = SparseGraph(points)
+        self.known = self.graph.flow()  # the best so far
         self.v: np.ndarray | None = None
-        self.noise = np.zeros(points.m), np.zeros(points.m)  # of the duals, rows and columns
+        self.noise = np.zeros(points.rows), np.zeros(points.cols)  # of the duals
         seconds = {"identity": 0.0, "potentials": 0.0, "assignment": 0.0, "pricing": 0.0, "ties": 0.0}
         self.record: dict[str, Any] = {
             "estimated_bytes": plan.bytes, "estimated_seconds": plan.seconds, "identity_sweeps": 0,
@@ -71,11 +65,12 @@ class Search:
 
     def run(self, start: np.ndarray | None) -> Solution:
         """Search from a column dual of the shifted costs, or from nothing."""
-        graph = SparseGraph(self.points)
+        points, graph = self.points, self.graph
         try:
             if self.plan.method == "dense":
-                self.v = np.zeros(self.points.m)
-                graph.add(*(index.reshape(-1) for index in np.indices((self.points.m, self.points.m))))
+                self.products.check_time()
+                self.v = np.zeros(points.cols)
+                graph.add(*(index.reshape(-1) for index in np.indices((points.rows, points.cols))))
                 u, prices = self._solve_dense(graph)
             else:
                 self._find_duals(graph, start)
@@ -95,7 +90,7 @@ class Search:
             self._took("identity", began)
             if changed == 0:
                 return
-            if changed > _NEARLY_IDENTITY * points.m:
+            if changed > _NEARLY_IDENTITY * points.cols:
                 b = points.square_y / 2 * points.scale**2
             else:
                 schedule = Schedule(1, schedule.stop, schedule.stop)
@@ -108,7 +103,8 @@ class Search:
             anneal.run(schedule)
             graph.add(*anneal.near_pairs())
         finally:  # out of time, the duals so far still bound the score
-            self.v = anneal.column_dual()
+            if anneal.iterations > 0:
+                self.v = anneal.column_dual()
             self.record["iterations"] = anneal.iterations
         self._took("potentials", began)
 
@@ -132,7 +128,7 @@ class Search:
         assert self.v is not None
         self.v += np.median(graph.costs) / 2 - np.median(self.v)
         for _ in range(_MOST_SHIFTS):
-            u, done = graph.solve(self.v, self.match, self.products.check_time)
+            u, done = graph.solve(self.v, self.products.check_time)
             for name in ("reductions", "augmentations"):
                 self.record[name] += done[name]
             duals = np.concatenate([self.v, -u])
@@ -140,7 +136,7 @@ class Search:
             if np.median(np.abs(duals)) <= _LARGE_DUALS * np.median(np.abs(duals - middle)):
                 break
             self.v -= middle  # rounding follows the size of the duals: solve again with smaller ones
-        self.known = self.match.copy()
+        self.known = graph.flow()
         self.record["rounds"] += 1
         self.record["edges"] = len(graph.keys)
         self._took("assignment", began)
@@ -148,73 +144,70 @@ class Search:
 
     def _solve_dense(self, graph: SparseGraph) -> tuple[np.ndarray, Prices]:
         """Solve on all pairs; every reduced cost is then at hand."""
-        u, m = self._solve(graph), self.points.m
+        u, points = self._solve(graph), self.points
         assert self.v is not None
-        rows, cols = graph.keys // m, (graph.keys % m).astype(np.int32)
+        rows, cols = np.divmod(graph.keys, points.cols)
         reduced = (graph.costs - self.v[cols]) - u[rows]
         self.noise = graph.noise(u, self.v)
-        alone = self.points.cost_rounding(graph.costs, u[rows], self.v[cols])
+        alone = points.cost_rounding(graph.costs, u[rows], self.v[cols])
         tight = np.abs(reduced) <= alone + self.noise[0][rows] + self.noise[1][cols]
-        least = (graph.costs - self.v[cols]).reshape(m, m).min(1)
+        least = (graph.costs - self.v[cols]).reshape(points.rows, points.cols).min(1)
         pairs = [(rows[tight], cols[tight], (np.abs(reduced) <= alone)[tight])]
-        return u, Prices(least, rechecked=m * m, tight=pairs, tight_pairs=int(tight.sum()), most_tight=m * m)
+        everything = len(rows)
+        return u, Prices(
+            least, rechecked=everything, tight=pairs, tight_pairs=int(tight.sum()), most_tight=everything
+        )
 
     def _proved(self, u: np.ndarray, prices: Prices) -> Solution:
         """Choose the optimum with most fixed points, and state the gap."""
         began = time.monotonic()
         self.products.release()
-        points, v = self.points, self.v
+        points, v, flow = self.points, self.v, self.known
         assert v is not None
-        match, high = self.match, 1.0
         all_ties = prices.tight_pairs <= prices.most_tight
-        # Without a tied pair beside the matched ones no y_j has a twin, and there is no other optimum.
-        tied = not all_ties or any((match[rows] != cols).any() for rows, cols, _ in prices.tight)
         undecided = False
-        if tied and not np.array_equal(match, np.arange(points.m)):
-            labels = equal_point_labels(points.y)
-            match = fixed_to_themselves(match, labels)
-            if all_ties:
-                match, undecided = self._most_fixed(match, labels, u, prices)
+        if all_ties and prices.tight and points.fixed(flow) < points.m:
+            flow, undecided = self._most_fixed(flow, u, prices)
         self._took("ties", began)
-        cost = points.costs(np.arange(points.m), match)
+        cost = points.costs(flow.row, flow.col)
         feasible = np.minimum(u, prices.u)
-        slack = (cost - v[match]) - feasible
-        rounding = points.cost_rounding(cost, u, v[match]) + self.noise[0] + self.noise[1][match]
-        score = float(np.mean(match == np.arange(points.m)))
+        slack = ((cost - v[flow.col]) - feasible[flow.row]) * flow.units
+        rounding = points.cost_rounding(cost, u[flow.row], v[flow.col])
+        rounding = (rounding + self.noise[0][flow.row] + self.noise[1][flow.col]) * flow.units
+        score = points.fixed(flow) / points.m
         optimal = prices.proved and float(slack.sum()) <= 2 * float(rounding.sum())
         certified = optimal and not undecided and (all_ties or score == 1.0)
         low, high = (score, score) if certified else (score if optimal and not undecided else 0.0, 1.0)
         self.record["passes"] = self.products.passes
-        return Solution(match, feasible, v, certified, low, high, float(slack.mean()), self.record)
+        gap = float(slack.sum()) / points.m
+        return Solution(flow, feasible, v, certified, low, high, gap, self.record)
 
-    def _most_fixed(
-        self, match: np.ndarray, labels: np.ndarray, u: np.ndarray, prices: Prices
-    ) -> tuple[np.ndarray, bool]:
-        """Return the matching of tied pairs with most fixed points, and whether rounding left that open.
+    def _most_fixed(self, flow: Flow, u: np.ndarray, prices: Prices) -> tuple[Flow, bool]:
+        """Return the flow over tied pairs with most fixed points, and whether rounding left that open.
 
         Pairs tied by their own rounding first; then those tied by the rounding of the duals' other pairs, of
         which only changes whose costs prove them free are taken. Where some were not, or where smaller duals
         told pairs apart that were tied, whole numbers decide.
         """
         assert self.v is not None
+        points, check_time = self.points, self.products.check_time
         rows, cols, alone = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
         prices.tight.clear()
         undecided = refused = False  # `refused`: changes that cost more than nothing, but less than rounding
         for chosen in (alone, np.ones_like(alone)):
-            ties = Ties(self.points, match, rows[chosen], cols[chosen], u, self.v)
-            refused |= ties.refine(self.products.check_time)
-            most = most_fixed_points(ties.match, ties.rows, ties.cols, labels, self.products.check_time)
-            match, dearer = keep_free_changes(self.points, ties.match, most)
+            ties = Ties(points, flow, rows[chosen], cols[chosen], u, self.v)
+            refused |= ties.refine(check_time)
+            flow, dearer = keep_free_changes(points, ties.flow(), ties.most_fixed(check_time))
             undecided |= dearer and chosen is alone
             refused |= dearer
             if alone.all():
                 break
         if refused:
-            exact = settle_exactly(self.points, match, u, self.v, labels, self.products.check_time)
+            exact = settle_exactly(points, flow, u, self.v, check_time)
             if exact is not None:
-                match, undecided = exact, False
+                flow, undecided = exact, False
                 self.record["exact"] = True
-        return fixed_to_themselves(match, labels), undecided
+        return flow, undecided
 
     def _interval(self) -> Solution:
         """Say what is proved now that the time is up."""
@@ -226,10 +219,10 @@ class Search:
         return solution
 
     def _bracket(self, solution: Solution, b: Tensor) -> Solution:
-        if self.products.passes == 0:  # not even one look at all pairs fitted
+        if not self.products.one_more_fits:  # not even one look at all pairs
             return solution
         self.products.deadline = float("inf")  # this last pass was kept free for
-        found = score_interval(self.points, self.products, b, solution.match)
+        found = score_interval(self.points, self.products, b, solution.flow)
         solution.fixed_low, solution.fixed_high = found.low, found.high
         solution.gap = found.gap / self.points.m
         solution.u, solution.v = found.u, found.v

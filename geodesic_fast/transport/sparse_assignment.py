@@ -1,32 +1,35 @@
 # SPDX-License-Identifier: MIT
-"""The exact assignment on a growing sparse graph, which holds the identity and so a perfect matching."""
+"""The exact flow on a growing sparse graph, which holds the identity and so a perfect matching."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from geodesic_fast._extension import engine
-from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.points import Flow, Points
 
 _SOLVED, _OUT_OF_TIME = 0, 1
 _EDGES_AT_ONCE = 1 << 16
-_SLICE_SECONDS = 0.5  # the solver returns this often, so that an interrupt or a deadline is seen
+_SLICE_SECONDS = 0.1  # the solvers return this often, so that an interrupt or a deadline is seen
 
 
 class SparseGraph:
-    """Pairs (row, column) with float64 costs, sorted by row and column."""
+    """Pairs (row, column) with float64 costs and a flow of whole units, sorted by row and column."""
 
     def __init__(self, points: Points) -> None:
-        self.points, self.m = points, points.m
-        self.keys = np.arange(self.m, dtype=np.int64) * (self.m + 1)
+        self.points = points
+        self.keys = points.pair_row * points.cols + points.pair_col
         self.costs = points.identity_cost.copy()
+        self.units = points.pair_count.copy()
+        self.solved = False
 
     def add(self, rows: np.ndarray, cols: np.ndarray, costs: np.ndarray | None = None) -> int:
         """Add the pairs that are new and return how many; costs are computed where they are not given."""
-        keys = rows.astype(np.int64) * self.m + cols
+        keys = rows.astype(np.int64) * self.points.cols + cols
         if costs is None:
             keys = _sorted_unique(keys)
         else:
@@ -35,61 +38,90 @@ class SparseGraph:
         place = np.searchsorted(self.keys, keys)
         new = self.keys[np.minimum(place, len(self.keys) - 1)] != keys
         keys, place = keys[new], place[new]
-        costs = self.points.costs(keys // self.m, keys % self.m) if costs is None else costs[new]
+        costs = self.points.costs(*np.divmod(keys, self.points.cols)) if costs is None else costs[new]
         self.keys = np.insert(self.keys, place, keys)
         self.costs = np.insert(self.costs, place, costs)
+        self.units = np.insert(self.units, place, 0)
         return len(keys)
 
+    def flow(self) -> Flow:
+        """Return the pairs that have units."""
+        used = np.flatnonzero(self.units)
+        rows, cols = np.divmod(self.keys[used], self.points.cols)
+        return Flow(rows.astype(np.int32), cols.astype(np.int32), self.units[used])
+
     def noise(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rounding that the duals of rows and columns inherit from their tied pairs, (m) each."""
-        of_rows, of_cols = np.zeros(self.m), np.zeros(self.m)
+        """Return the rounding that the duals of rows and columns inherit from their tied pairs."""
+        of_rows, of_cols = np.zeros(self.points.rows), np.zeros(self.points.cols)
         for start in range(0, len(self.keys), _EDGES_AT_ONCE):
             some = slice(start, start + _EDGES_AT_ONCE)
-            rows, cols = np.divmod(self.keys[some], self.m)
+            rows, cols = np.divmod(self.keys[some], self.points.cols)
             rounding = self.points.cost_rounding(self.costs[some], u[rows], v[cols])
             tied = np.abs(self.costs[some] - v[cols] - u[rows]) <= rounding
             np.maximum.at(of_rows, rows[tied], rounding[tied])
             np.maximum.at(of_cols, cols[tied], rounding[tied])
         return of_rows, of_cols
 
-    def solve(
-        self, v: np.ndarray, match: np.ndarray, check_time: Callable[[], None]
-    ) -> tuple[np.ndarray, dict]:
-        """Improve duals v and matching in place to an optimum of the graph; return u and what was done."""
-        rows = np.searchsorted(self.keys, np.arange(self.m + 1, dtype=np.int64) * self.m)
-        return solve_rows(rows, (self.keys % self.m).astype(np.int32), self.costs, v, match, check_time)
+    def solve(self, v: np.ndarray, check_time: Callable[[], None]) -> tuple[np.ndarray, dict]:
+        """Improve duals v and the flow in place to an optimum of the graph; return u and what was done."""
+        points = self.points
+        starts = np.searchsorted(self.keys, np.arange(points.rows + 1, dtype=np.int64) * points.cols)
+        if not self.solved:  # the identity's units, perhaps far from optimal, are no guide to prices
+            self.units[np.repeat(points.supply > 1, np.diff(starts))] = 0
+            self.solved = True
+        rows = Rows(starts, (self.keys % points.cols).astype(np.int32), points.supply, points.demand)
+        return cheapest_flow(rows, self.costs, v, self.units, check_time)
 
 
-def solve_rows(
-    row_start: np.ndarray,
-    cols: np.ndarray,
-    costs: np.ndarray,
-    v: np.ndarray,
-    match: np.ndarray,
-    check_time: Callable[[], None],
+@dataclass(frozen=True)
+class Rows:
+    """A graph whose row i owns edges start[i]..start[i+1] to columns `col`, each once."""
+
+    start: np.ndarray  # (rows + 1) int64
+    col: np.ndarray  # (edges) int32
+    supply: np.ndarray  # (rows) int32, units
+    demand: np.ndarray  # (cols) int32
+
+    def view(self) -> Any:
+        """Return what the engine is handed, which holds no reference to the arrays."""
+        assert engine is not None
+        assert (self.start.dtype, self.col.dtype) == (np.int64, np.int32)
+        addresses = (array.ctypes.data for array in (self.start, self.col, self.supply, self.demand))
+        return engine.SparseGraph(len(self.supply), len(self.demand), *addresses)
+
+
+def cheapest_flow(
+    rows: Rows, costs: np.ndarray, v: np.ndarray, units: np.ndarray, check_time: Callable[[], None]
 ) -> tuple[np.ndarray, dict]:
-    """Solve the assignment whose row i owns edges row_start[i]..row_start[i+1]; v, match in place."""
+    """Improve duals v (cols) and units (edges) int32 in place to an optimum; return u and what was done."""
     assert engine is not None
-    m = len(v)
-    row_start = np.ascontiguousarray(row_start, np.int64)
-    u = np.empty(m)
-    done = {"reductions": 0, "augmentations": 0, "scanned": 0, "seconds": 0.0}
-    started, status = time.monotonic(), _OUT_OF_TIME
+    u = np.empty(len(rows.supply))
+    solver = engine.AssignmentSolver(rows.view(), *(array.ctypes.data for array in (costs, u, v, units)))
+    while (status := solver.run(_SLICE_SECONDS)) == _OUT_OF_TIME:
+        check_time()
+    _check_solved(status)
+    return u, dict(zip(("reductions", "augmentations", "scanned"), solver.counts, strict=True))
+
+
+def most_fixed_flow(rows: Rows, stay: np.ndarray, check_time: Callable[[], None]) -> np.ndarray:
+    """Return units (edges) int32 of a flow with the largest sum of min(units, stay)."""
+    assert engine is not None
+    units, row_price, col_price = np.zeros_like(stay), np.zeros_like(rows.supply), np.zeros_like(rows.demand)
+    addresses = [array.ctypes.data for array in (stay, units, row_price, col_price)]
+    status = _OUT_OF_TIME
     while status == _OUT_OF_TIME:
-        status, *counts = engine.sparse_assignment(
-            m, row_start.ctypes.data, cols.ctypes.data, costs.ctypes.data,
-            u.ctypes.data, v.ctypes.data, match.ctypes.data, _SLICE_SECONDS,
-        )  # fmt: skip
-        for name, count in zip(("reductions", "augmentations", "scanned"), counts, strict=True):
-            done[name] += count
+        status = engine.most_fixed(rows.view(), *addresses, _SLICE_SECONDS)
         if status == _OUT_OF_TIME:
             check_time()
-    done["seconds"] = time.monotonic() - started
+    _check_solved(status)
+    return units
+
+
+def _check_solved(status: int) -> None:
     if status != _SOLVED:
         raise RuntimeError(
             "the sparse assignment found no perfect matching in a graph that holds one: report this."
         )
-    return u, done
 
 
 def _sorted_unique(keys: np.ndarray) -> np.ndarray:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""Layer by layer: how far each step goes, against the state that it starts from, and how it turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._extension import has_engine
+from geodesic_fast._tracks import accumulation_dtype, layers_of
+from geodesic_fast._validation import check_no_forward_mode, check_tracks
+from geodesic_fast.metrics.directions import unit_steps
+from geodesic_fast.operations import step_geometry as operation
+
+
+class StepGeometry(NamedTuple):
+    """What `step_geometry` returns; each field has shape (n, *batch), turning_cosine (n-1, *batch)."""
+
+    length: Tensor
+    relative_length: Tensor
+    state_cosine: Tensor
+    update_cosine: Tensor
+    turning_cosine: Tensor
+
+
+@takes_arrays
+def step_geometry(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeometry:
+    r"""Measure every step of each track: its length, and its angles with the state and with the next step.
+
+    With states x^(l), steps v_l = x^(l) - x^(l-1) and directions u_l = v_l / |v_l|, l = 1..n:
+
+        length           |v_l|
+        relative_length  |v_l| / |x^(l-1)|
+        state_cosine     cos(x^(l-1), x^(l))     1 - its mean over tracks is the block influence of layer l
+        update_cosine    cos(v_l, x^(l-1))       above 0: the layer adds to what is there; below: it erases
+        turning_cosine   <u_l, u_(l+1)>          1: straight on; l = 1..n-1
+
+    arccos(state_cosine) / pi is the angular distance of two layers. A small block influence is a poor guide
+    to what happens when the layer is removed: layers that hardly turn the state can still matter.
+
+    Args:
+        tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
+            list or tuple of n+1 tensors of shape (*batch, d).
+        dim: the layer axis of a tensor; must be 0 for a list.
+
+    Returns:
+        StepGeometry of tensors (n, *batch), turning_cosine (n-1, *batch), in float32 (float64 for float64
+        tracks). A zero state or a step of length zero has no cosine: NaN there, and where a state holds NaN
+        or inf, and nowhere else. The relative length of a step from zero is inf, or NaN if it is zero too.
+
+    Raises:
+        TypeError, ValueError: as `geodesic_fast.lss`.
+
+    Differentiable once, in one more pass over the tracks; the gradient of what is undefined is 0. None of the
+    numbers is better high or low by itself.
+
+    Source: Men et al., ShortGPT (2024), for block influence; Gromov et al. (2024), for angular distance.
+
+    Example:
+        >>> import torch, geodesic_fast
+        >>> corner = torch.tensor([[1.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
+        >>> steps = geodesic_fast.step_geometry(corner)
+        >>> steps.length.tolist(), steps.update_cosine.tolist(), steps.turning_cosine.tolist()
+        ([2.0, 4.0], [1.0, 0.0], [0.0])
+    """
+    check_tracks(tracks, dim)
+    layers = layers_of(tracks, dim)
+    if not has_engine(layers[0].device):
+        return step_geometry_reference(tracks, dim=dim)
+    check_no_forward_mode(layers, "step_geometry")
+    keep = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
+    fields, _ = operation.step_geometry(layers, keep)
+    length, relative_length, state_cosine, update_cosine, turning_cosine = fields
+    return StepGeometry(length, relative_length, state_cosine, update_cosine, turning_cosine[:-1])
+
+
+def step_geometry_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeometry:
+    """Define `step_geometry` in plain torch."""
+    check_tracks(tracks, dim)
+    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
+    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
+    e, norm = unit_steps(x)  # states as steps from zero
+    u, s = unit_steps(x.diff(dim=0))  # (n, *batch, d), (n, *batch)
+    bad = ~x.isfinite().all(-1)
+    bad = bad[1:] | bad[:-1]  # (n, *batch)
+    state, step = (norm == 0) | norm.isnan(), (s == 0) | bad
+
+    def cosine(a: Tensor, b: Tensor, undefined: Tensor) -> Tensor:
+        return (a * b).sum(-1).clamp(-1, 1).masked_fill(undefined, torch.nan)
+
+    length = s.masked_fill(bad, torch.nan)
+    return StepGeometry(
+        length,
+        length / norm[:-1],
+        cosine(e[:-1], e[1:], state[:-1] | state[1:] | bad),
+        cosine(u, e[:-1], step | state[:-1]),
+        cosine(u[:-1], u[1:], step[:-1] | step[1:]),
+    )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""The engine's numbers of every step as an operation.
+
+`layers` is one stacked tensor (n+1, *batch, d) or n+1 tensors (*batch, d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geodesic_fast._extension import engine, on_gpu, place_of
+from geodesic_fast._tracks import (
+    accumulation_dtype,
+    address,
+    batch_shape,
+    engine_tracks,
+    gradient_like,
+    step_count,
+)
+from geodesic_fast.operations.operation import LAYERS, Operation
+
+FIELD_COUNT = 5  # of StepGeometry
+_KEPT_COUNT = 2  # norms of the states and lengths of the steps
+_TERM_COUNT = 7  # unit vectors that a point's gradient is a sum of
+
+
+def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
+    first, n, batch = layers[0], step_count(layers), batch_shape(layers)
+    fields = first.new_empty((FIELD_COUNT, n, *batch), dtype=accumulation_dtype(first.dtype))
+    return fields, first.new_empty((_KEPT_COUNT, n + 1, *batch), dtype=torch.float64) if keep else None
+
+
+def _call(outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], _: bool) -> None:
+    assert engine is not None
+    fields, kept = outputs
+    engine.step_geometry_forward(
+        engine_tracks(layers), address(fields), address(kept), place_of(fields.device)
+    )
+
+
+def _allocate_backward(grad_fields: Tensor, layers: Sequence[Tensor], *_: Tensor) -> list[Tensor]:
+    return gradient_like(layers)
+
+
+def _call_backward(
+    gradient: list[Tensor], grad_fields: Tensor, layers: Sequence[Tensor], fields: Tensor, kept: Tensor
+) -> None:
+    assert engine is not None
+    workspace = kept.new_empty(_TERM_COUNT * kept[0].numel() if on_gpu(kept.device) else 0)
+    engine.step_geometry_backward(
+        engine_tracks(layers), engine_tracks(gradient), address(grad_fields), address(fields), address(kept),
+        address(workspace), place_of(kept.device),
+    )  # fmt: skip
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    fields, kept = output
+    ctx.mark_non_differentiable(kept)
+    ctx.save_for_backward(fields, kept, *inputs[0])
+
+
+def _backward(ctx: Any, grad_fields: Tensor, _: Any) -> tuple[list[Tensor], None]:
+    fields, kept, *layers = ctx.saved_tensors
+    return step_geometry_backward(grad_fields, layers, fields, kept), None
+
+
+# The fields (5, n, *batch), and for backward norms and lengths (2, n+1, *batch) in float64.
+step_geometry = Operation(
+    "step_geometry(Tensor[] layers, bool keep) -> (Tensor, Tensor)",
+    _allocate, _call, lambda *_: ([LAYERS], [2, 2]),
+)  # fmt: skip
+step_geometry_backward = Operation(
+    "step_geometry_backward(Tensor grad_fields, Tensor[] layers, Tensor fields, Tensor kept) -> Tensor[]",
+    _allocate_backward, _call_backward, lambda *_: ([2, LAYERS, 2, 2], [LAYERS]),
+)  # fmt: skip
+step_geometry.differentiate(_backward, _keep_for_backward)
+step_geometry_backward.refuse_derivatives("step_geometry")

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""A pytest plugin: the tests of a GPU run on CPU tensors, with the CUDA kernels as compiled for the CPU.
+
+CUDA_ON_CPU_ENGINE names the engine that was built so; CUDA_ON_CPU_SHARE=k/n leaves every n-th test only, from
+the k-th on. What nobody has written holds NaN.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch  # first: the engine then shares its OpenMP threads
+
+
+def _load_engine(path: str) -> None:
+    spec = importlib.util.spec_from_file_location("geodesic_fast._C", path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[spec.name])
+
+
+_load_engine(os.environ["CUDA_ON_CPU_ENGINE"])
+
+from geodesic_fast import _extension  # noqa: E402
+
+assert _extension.engine is not None, _extension.engine_error
+assert _extension.engine.cuda_archs == "emulated", "this engine was not built by tests/cuda_on_cpu"
+_extension.gpu_type = "cpu"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_initialised() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave this process its share of the tests."""
+    share, of = map(int, os.environ.get("CUDA_ON_CPU_SHARE", "0/1").split("/"))
+    kept = items[share::of]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def pytest_report_header() -> str:
+    """Name the device that is emulated."""
+    names = ("CUDA_ON_CPU_ARCH", "CUDA_ON_CPU_SMS", "CUDA_ON_CPU_ORDER")
+    return "emulated GPU: " + ", ".join(f"{name}={os.environ.get(name, 'default')}" for name in names)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""The CUDA kernels without a GPU: each runs on the emulated one and answers right; planted bugs are found."""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import emulation
+import pytest
+
+pytestmark = [
+    pytest.mark.skipif(emulation.why_not() != "", reason=emulation.why_not() or "-"),
+    pytest.mark.timeout(1800),
+]
+PLANTED = re.findall(r'{"(\w+)", "([a-z ]+)", \w+}', (emulation.HERE / "planted_bugs.cu").read_text())
+# The project's tests of a GPU in three parts but for the huge ones, and every second of the shapes at the
+# kernels' edges in a shuffled order: `make emulate` runs all of them in several.
+SHARES = 3
+RUNS = {
+    **{f"part {share + 1}": {"SHARE": f"{share}/{SHARES}"} for share in range(SHARES)},
+    "edges in a shuffled order": {"ORDER": 1, "SMS": 2, "SHARE": "0/2"},
+    "what knows no device": {},
+}
+EDGES = "tests/test_kernel_edges.py"
+
+
+@pytest.fixture(scope="session")
+def built():
+    return emulation.build()
+
+
+@pytest.fixture(scope="session")
+def counts(tmp_path_factory):
+    return tmp_path_factory.mktemp("counts") / "launches"
+
+
+@pytest.fixture(scope="session")
+def runs(built, counts):
+    """Start all runs, as many at a time as there are processors."""
+
+    def run(name):
+        arguments = ["-m", "gpu and not huge", "tests", f"--ignore={EDGES}"]
+        if name.startswith("edges"):
+            arguments = ["-m", "gpu", EDGES]
+        if name == "what knows no device":
+            arguments = emulation.NO_DEVICE
+        return emulation.run_tests(built / "_C.so", arguments, emulation.settings(counts, **RUNS[name]))
+
+    with ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0)))) as pool:
+        yield {name: pool.submit(run, name) for name in RUNS}
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_the_kernels_give_the_right_answers(name, runs):
+    ran = runs[name].result()
+    assert ran.code == 0, ran.text[-6000:]
+    assert int(re.search(r"(\d+) passed", ran.text)[1]) > 20, ran.text[-500:]
+
+
+def test_every_kernel_ran(built, counts, runs):
+    assert all(run.result().code == 0 for run in runs.values())
+    launched = emulation.count_launches(built / "_C.so", counts)
+    assert len(launched) > 100
+    assert [kernel.name for kernel in launched if kernel.launches == 0] == []
+
+
+def test_every_kernel_is_known_by_name():
+    for source in emulation.KERNEL_SOURCES:
+        text = source.read_text()
+        assert text.count("__global__") == len(emulation.kernel_names(text)), source.name
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", "7"])
+@pytest.mark.parametrize(("name", "found_by"), PLANTED)
+def test_a_planted_bug_is_found(name, found_by, order, built):
+    ran = emulation.run_program([built / "planted_bugs", name], os.environ | {"CUDA_ON_CPU_ORDER": order})
+    expected = bool({"values", "emulator"} & set(found_by.split()))
+    assert (ran.code != 0) == expected, ran.text

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""Which tracks count: masks of every form, on networks and on real models whose layers see other shapes."""
+
+import pytest
+import torch
+from torch import nn
+
+from geodesic_fast import lss
+from geodesic_fast.recording import record, watch
+
+
+class Block(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x, attention_mask=None):
+        return x + self.linear(x).tanh()
+
+
+class Net(nn.Module):
+    """A network that takes masks of several names; `inner` makes of them what its layers get."""
+
+    def __init__(self, inner=None):
+        super().__init__()
+        self.blocks, self.inner = nn.ModuleList(Block() for _ in range(4)), inner
+
+    def forward(self, x, attention_mask=None, pixel_mask=None, src_key_padding_mask=None, input_ids=None):
+        mask = self.inner(attention_mask) if self.inner else None
+        for block in self.blocks:
+            x = block(x, attention_mask=mask)
+        return x
+
+
+@pytest.fixture
+def real():
+    mask = torch.ones(3, 9, dtype=torch.bool)
+    mask[1, 5:] = False
+    return mask
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(0))
+
+
+def every(net, x, **arguments):
+    with record(net, "blocks.*") as stored:
+        net(x, **arguments)
+    return lss(stored.tracks)
+
+
+def forms(real):
+    """A padding mask in the forms in which models take it."""
+    lowest = torch.finfo(torch.float32).min
+    queries = real[:, None, None, :].expand(3, 1, 9, 9)
+    causal = queries & torch.ones(9, 9, dtype=torch.bool).tril()
+    yield from (real, real.long(), real.float(), real.double())
+    yield torch.where(real, 0.0, -1e9)
+    for pairs in (real[:, None, None, :], queries, causal, causal.expand(3, 4, 9, 9)[:, :1]):
+        yield pairs
+        yield pairs.long()
+        yield torch.where(pairs, 0.0, lowest)
+    yield queries[:, 0]
+    yield ~causal  # true where a query must not look
+    yield {
+        "full_attention": causal,
+        "sliding_attention": causal & torch.ones(9, 9, dtype=torch.bool).triu(-3),
+    }
+
+
+def test_every_form_of_a_mask_is_read(x, real):
+    net = Net()
+    want = every(net, x)[real]
+    for form in forms(real):
+        with watch(net) as w:
+            net(x, attention_mask=form)
+        assert torch.equal(w.geometry.lss, want)
+        inside = Net(inner=lambda mask, form=form: form)
+        with watch(inside) as w:
+            inside(x)
+        assert torch.equal(w.geometry.lss, every(inside, x)[real])
+
+
+def test_the_callers_mask_wins(x, real):
+    other = torch.ones(3, 9)
+    other[2, 1:] = 0
+    net = Net(inner=lambda mask: other[:, None, None, :])
+    with watch(net) as w:
+        net(x, attention_mask=real)
+    assert torch.equal(w.geometry.lss, every(net, x)[real])
+    with watch(net, mask=other) as w:
+        net(x, attention_mask=real)
+    assert torch.equal(w.geometry.lss, every(net, x)[other.bool()])
+
+
+@pytest.mark.parametrize(
+    ("shape", "form"),
+    [
+        (
+            (9, 9),
+            lambda: torch.ones(9, 9, dtype=torch.bool).tril(),
+        ),  # which token sees which, batch == tokens
+        ((9, 9), lambda: (torch.arange(9) < torch.arange(1, 10)[:, None] // 2 + 5).long()),  # or padding
+        ((9, 9), lambda: torch.zeros(9, 9)),  # added to scores, or nothing counts
+        ((3, 9), lambda: torch.ones(9, 9, dtype=torch.bool).tril()),
+        ((3, 9), lambda: torch.zeros(3, 9)),
+        ((3, 9), lambda: torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])),
+        ((3, 9), lambda: torch.full((3, 9), 0.5)),
+        ((3, 9), lambda: torch.tensor([[1, 2, 0] * 3] * 3)),
+        ((3, 9), lambda: torch.arange(12) < torch.tensor([[7], [12], [9]])),  # longer, and no cache
+        ((3, 9), lambda: torch.ones(3, 2, 9, 9).tril()),
+    ],
+)
+def test_what_cannot_be_told_apart_is_asked_for(shape, form):
+    net, x = Net(), torch.randn(*shape, 8)
+    with pytest.warns(RuntimeWarning, match="pass mask="), watch(net) as w:
+        net(x, attention_mask=form())
+    with pytest.raises(ValueError, match="pass mask="):
+        _ = w.geometry
+    with watch(net, mask=None) as w:
+        net(x, attention_mask=form())
+    assert w.geometry.lss.shape == shape
+
+
+def test_without_padding_nothing_has_to_be_told_apart():
+    net = Net()
+    for shape, mask in (((9, 9), (9, 9)), ((3, 4), (3, 9)), ((9, 3), (3, 9))):
+        with watch(net) as w:
+            net(torch.randn(*shape, 8), attention_mask=torch.ones(mask))
+        assert w.geometry.lss.numel() == shape[0] * shape[1]
+
+
+def test_states_of_tokens_by_samples_and_of_streams(x, real):
+    net = Net()
+    with watch(net) as w:
+        net(x.transpose(0, 1), attention_mask=real)
+    assert torch.equal(w.geometry.lss, every(net, x.transpose(0, 1))[real.T])
+    with watch(net) as w:
+        net(x.expand(4, 3, 9, 8), attention_mask=real)
+    assert torch.equal(w.geometry.lss, every(net, x.expand(4, 3, 9, 8))[real.expand(4, 3, 9)])
+    with watch(net) as w:
+        net(x[:, :, None].expand(3, 9, 4, 8), attention_mask=real)
+    assert w.geometry.lss.shape == (23 * 4,)
+
+
+def test_a_mask_by_name(x, real):
+    net = Net()
+    want = every(net, x)[real]
+    with watch(net, mask="pixel_mask") as w:
+        net(x, pixel_mask=real, attention_mask=torch.ones(3, 9))
+    assert torch.equal(w.geometry.lss, want)
+    for name in ("src_key_padding_mask", "auto"):  # of torch's layers: true is padding
+        for mask in (~real, torch.where(real, 0.0, -torch.inf)):
+            with watch(net, mask=name) as w:
+                net(x, src_key_padding_mask=mask)
+            assert torch.equal(w.geometry.lss, want)
+    told = pytest.warns(RuntimeWarning, match=r"got none of this name \(attention_mask\)")
+    with told, watch(net, mask="pixel_mask") as w:
+        net(x, attention_mask=real)
+    assert isinstance(w.refused, ValueError)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_torch_transformers(batch_first, real):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    x = torch.randn(3, 9, 8) if batch_first else torch.randn(9, 3, 8)
+    with watch(encoder) as w, record(encoder) as stored:
+        encoder(x, src_key_padding_mask=~real)
+    assert torch.equal(w.geometry.lss, lss(stored.tracks)[real if batch_first else real.T])
+    whole = nn.Transformer(8, 2, 3, 3, 16, batch_first=batch_first)
+    target = x[:, :7] if batch_first else x[:7]
+    padding = ~real[:, :7]
+    with watch(whole, "decoder.layers.*") as w, record(whole, "decoder.layers.*") as stored:
+        whole(x, target, src_key_padding_mask=~real, tgt_key_padding_mask=padding)
+    assert torch.equal(w.geometry.lss, lss(stored.tracks)[~padding if batch_first else ~padding.T])
+
+
+def test_tokens_and_ids_that_do_not_count(x, real):
+    net, ids = Net(), torch.arange(27).reshape(3, 9)
+    want = every(net, x)
+    with watch(net, tokens=slice(1, None)) as w:
+        net(x, attention_mask=real)
+    kept = real.clone()
+    kept[:, 0] = False
+    assert torch.equal(w.geometry.lss, want[kept])
+    with watch(net, tokens=[0, -1], without_ids=[0, 26], ends=True) as w:
+        net(x, input_ids=ids)
+    kept = torch.zeros(3, 9, dtype=torch.bool)
+    kept[:, 0] = kept[:, -1] = True
+    kept[0, 0] = kept[2, 8] = False
+    assert torch.equal(w.geometry.lss, want[kept])
+    assert torch.equal(w.ends[0], x[kept])
+    with pytest.warns(RuntimeWarning, match="without_ids needs input_ids"), watch(net, without_ids=[0]) as w:
+        net(x)
+    with pytest.raises(TypeError, match="tokens must be None, a slice or a list"):
+        watch(net, tokens=3)
