@@ -5,16 +5,20 @@ import inspect
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent / "tools"), str(Path(__file__).parent.parent)]
+import matplotlib.axes
 
 import geodesic_fast
+import geodesic_fast.plot
+
+sys.path.insert(0, str(Path(__file__).parent / "tools"))
+geodesic_fast.plot.Axes = matplotlib.axes.Axes  # known to type checkers alone, since matplotlib is an extra
 
 project = "geodesic_fast"
 author = "the authors of geodesic_fast"
 version = release = geodesic_fast.__version__
 extensions = [
     "sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser", "sphinx_copybutton",
-    "docstrings", "formulas", "generated", "run",
+    "docstrings", "figures", "formulas", "generated", "run",
 ]  # fmt: skip
 exclude_patterns = ["build", "tools"]
 html_theme = "furo"

@@ -3,14 +3,16 @@
 
 import importlib
 import inspect
-import json
 from pathlib import Path
+
+import geodesic_fast
 
 ROOT = Path(__file__).parent.parent.parent
 HEAD = ".. This page is written by docs/tools/generated.py\n\n"
+ROOMS = ("geodesic_fast", "geodesic_fast.recording")  # what the package itself offers has its name
 PARTS = {  # title, what it is, its modules; everything public of the package itself is found in __all__
     "scores": ("Scores and distances", "Each takes tracks and returns numbers.", ["geodesic_fast"]),
-    "recording": ("Tracks out of networks", "Hooks, and measuring layer by layer.", ["geodesic_fast.recording"]),
+    "recording": ("Tracks out of networks", "Hooks; layer by layer.", ["geodesic_fast.recording"]),
     "plot": ("Pictures", "Each takes and returns a matplotlib ``ax``.", ["geodesic_fast.plot"]),
     "integrations": (
         "Other packages", "Imported only when asked for.",
@@ -44,33 +46,17 @@ def api_page(title, text, modules):
         lines += [f".. py:currentmodule:: {module}", ""]
         for name in public_names(module):
             value = getattr(importlib.import_module(module), name)
+            home = "geodesic_fast" if hasattr(geodesic_fast, name) and module in ROOMS else module
             kind = "autoclass" if inspect.isclass(value) else "autofunction"
-            lines += [f".. {kind}:: {module}.{name}"] + ["   :members:"] * (kind == "autoclass") + [""]
+            lines += [f".. {kind}:: {home}.{name}"] + ["   :members:"] * (kind == "autoclass") + [""]
     return HEAD + "\n".join(lines)
-
-
-def table(rows):
-    """Return rows of a result as a table, without the columns that are empty in all of them."""
-    columns = [c for c in dict.fromkeys(key for row in rows for key in row) if any(row.get(c) is not None for row in rows)]
-    lines = [".. list-table::", "   :header-rows: 1", "   :class: figures", ""]
-    for cells in [columns, *([_cell(row.get(c)) for c in columns] for row in rows)]:
-        lines += [f"   {'-' if at else '* -'} {cell}".replace("   -", "     -") for at, cell in enumerate(cells)]
-    return [*lines, ""]
-
-
-def _cell(value):
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def benchmarks_page():
     """Return the page of all figures, each with its machine and commit."""
-    lines = ["Figures", "=======", "", "Every file of ``benchmarks/results``, as it is.", ""]
+    lines = ["All figures", "===========", "", "Every file of ``benchmarks/results``, as it is.", ""]
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        found = json.loads(path.read_text())
-        if "machine" not in found:
-            continue
-        lines += [path.stem, "-" * len(path.stem), "", ", ".join(f"{k} {v}" for k, v in found["machine"].items()), ""]
-        lines += table(found["rows"])
+        lines += [path.stem, "-" * len(path.stem), "", f".. figures:: {path.stem}", ""]
     return HEAD + "\n".join(lines)
 
 

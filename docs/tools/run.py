@@ -16,7 +16,7 @@ LOOKS = {"light": "default", "dark": "dark_background"}
 
 
 def run(code, style):
-    """Run code as a program; return what it printed and its last figure as SVG, None where it drew nothing."""
+    """Run code as a program; return what it printed and its last figure as SVG, or None."""
     import matplotlib.pyplot as plt
     import torch
 
@@ -44,7 +44,10 @@ class Run(SphinxDirective):
         """Return the code and what came of it."""
         code = "\n".join(self.content) + "\n"
         shown = [nodes.literal_block(code, code, language="python")]
+        drawn = None
         for style in LOOKS:
+            if style != "light" and not drawn:
+                break  # what draws nothing looks the same
             said, drawn = run(code, style)
             if style == "light" and said:
                 shown.append(nodes.literal_block(said, said, language="text", classes=["output"]))
