@@ -295,6 +295,15 @@ def check_token_axis(batch: tuple[int, ...]) -> None:
         )
 
 
+def token_axis_unclear(batch: tuple[int, ...]) -> MaskUnclear:
+    """Say that the axis of the tokens cannot be told."""
+    return MaskUnclear(
+        f"tokens and without_ids need to know which axis holds the tokens, got tracks of shape {batch}, "
+        "where the arguments of the call do not tell samples and tokens apart: pass mask= "
+        "with one value per track instead, or a batch of another size."
+    )
+
+
 def ids_do_not_fit(shape: tuple[int, ...] | None, batch: tuple[int, ...]) -> MaskUnclear:
     """Say that the token ids of the call are not those of the tracks."""
     return MaskUnclear(

@@ -93,6 +93,32 @@ def test_xlnet_has_tokens_before_samples():
     assert not w.measured
 
 
+def test_tokens_and_ids_of_xlnet_which_has_tokens_before_samples():
+    model = small.build("xlnet")
+    ids = torch.arange(1, 19).reshape(2, 9)
+    with torch.no_grad(), record(model) as stored:
+        model(ids)
+    want = lss(stored.tracks)  # (tokens, samples)
+    with torch.no_grad(), watch(model, tokens=slice(1, None)) as w:
+        model(ids)
+    assert torch.equal(w.geometry.lss, want[1:].flatten())
+    with torch.no_grad(), watch(model, without_ids=[3, 10]) as w:
+        model(ids)
+    assert torch.equal(w.geometry.lss, want[~torch.isin(ids.T, torch.tensor([3, 10]))])
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="which axis"), watch(model, tokens=[0]) as w:
+        model(ids[:, :2])
+    assert not w.measured
+
+
+def test_a_class_token_of_images_is_left_out():
+    model, images = tiny.vit(), torch.randn(3, 3, 16, 16)
+    with torch.no_grad(), record(model) as stored:
+        model(pixel_values=images)
+    with torch.no_grad(), watch(model, tokens=slice(1, None)) as w:
+        model(pixel_values=images)
+    assert torch.equal(w.geometry.lss, lss(stored.tracks)[:, 1:].flatten())
+
+
 @pytest.mark.parametrize(
     ("name", "batch"), [("longformer", (21,)), ("deepseek_v4", (84,)), ("gemma3n_text", (84,))]
 )
