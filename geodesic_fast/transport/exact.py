@@ -11,8 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from geodesic_fast.transport.points import Flow, Points
 
@@ -62,8 +60,10 @@ def _open_components(
     left = (reduced[row, col] + rounding[row, col] - least[row]).sum()
     i, j = np.nonzero(reduced - rounding - least[:, None] <= left)
     i, j = np.concatenate([i, points.rows + col]), np.concatenate([points.rows + j, row])
+    from scipy.sparse import csgraph, csr_matrix  # where it is used: loading it takes a second
+
     graph = csr_matrix((np.ones(len(i), np.int8), (i, j)), shape=(sum(shape), sum(shape)))
-    return connected_components(graph, directed=True, connection="strong")[1][row]
+    return csgraph.connected_components(graph, directed=True, connection="strong")[1][row]
 
 
 def _whole_products(points: Points, rows: np.ndarray, cols: np.ndarray) -> Any:

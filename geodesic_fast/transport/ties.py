@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.sparse_assignment import Rows, cheapest_flow, most_fixed_flow
@@ -88,8 +86,10 @@ class Ties:
             [self.cols + np.int32(rows), self.rows[used]]
         )  # a row leads to all its columns,
         size = rows + cols  # a column to those that hold it
+        from scipy.sparse import csgraph, csr_matrix  # where it is used: loading it takes a second
+
         graph = csr_matrix((np.ones(len(ends), np.int8), ends, starts), shape=(size, size))
-        component = connected_components(graph, directed=True, connection="strong")[1]
+        component = csgraph.connected_components(graph, directed=True, connection="strong")[1]
         of_row, of_col = component[:rows], component[rows:]
         self._keep(of_row[self.rows] == of_col[self.cols])
         return of_row, of_col
@@ -148,8 +148,10 @@ def keep_free_changes(points: Points, flow: Flow, changed: Flow) -> tuple[Flow, 
     rows, cols = np.divmod(keys, points.cols)
     moved = np.flatnonzero(before != after)
     size = points.rows + points.cols
+    from scipy.sparse import csgraph, csr_matrix
+
     graph = csr_matrix((np.ones(len(moved), np.int8), (rows[moved], points.rows + cols[moved])), (size, size))
-    cycle = connected_components(graph, directed=False)[1][rows]
+    cycle = csgraph.connected_components(graph, directed=False)[1][rows]
     cost, more = points.costs(rows[moved], cols[moved]), (after - before)[moved]
     rounding = points.cost_rounding(cost, np.zeros(len(cost)), np.zeros(len(cost))) * np.abs(more)
     dearer = np.bincount(cycle[moved], cost * more, size) > np.bincount(cycle[moved], rounding, size)
