@@ -136,8 +136,8 @@ class TrackAccumulator:
         update(state, current, self._zero_step)
         state.last = self._held(current, own)
         if self._steps is not None:
-            for kept in (self._versions, self._samples):
-                kept.update({"before": kept["last"]} if "last" in kept else {})
+            _move(self._versions, "last", "before")
+            _move(self._samples, "last", "before")
         self._remember("last", state.last)
         if self._zero_step == "raise" and (found := self._zero_steps(state) - zeros):
             raise _validation.zero_step_found(self.points, found)
@@ -454,6 +454,11 @@ def _sample(rows: Tensor) -> Tensor:
     if rows.is_contiguous():
         return rows.view(-1)[:: max(rows.shape[1] - 1, 1)].clone()  # a view: gathering them is slow
     return rows[:, rows.shape[1] // 2].clone()
+
+
+def _move(kept: dict[str, Any], key: str, to: str) -> None:
+    if key in kept:
+        kept[to] = kept.pop(key)
 
 
 def _rows_at_once(current: Tensor) -> int:
