@@ -179,16 +179,16 @@ class TrackAccumulator:
             raise _validation.changed_in_place(what)
         if what in self._samples:
             held, values = self._samples[what]
-            changed = (_sample(held).view(torch.uint8) != values.view(torch.uint8)).any()
-            if changed.device.type == "cpu":
-                self._check_values(changed, what)
-            else:  # asking a GPU now would wait for it
-                before = self._changed.to(changed.device) if self._changed is not None else changed
-                self._changed = changed | before
+            now, then = _sample(held).view(torch.uint8), values.view(torch.uint8)
+            if now.device.type != "cpu":  # asking a GPU now would wait for it
+                changed = (now != then).any()
+                self._changed = changed if self._changed is None else changed | self._changed.to(now.device)
+            elif not torch.equal(now, then):
+                raise _validation.changed_in_place(what)
 
-    def _check_values(self, changed: Tensor | None, what: str) -> None:
-        if changed is not None and bool(changed):
-            raise _validation.changed_in_place(what)
+    def _check_values(self) -> None:
+        if self._changed is not None and bool(self._changed):
+            raise _validation.changed_in_place("of a layer")
 
     @property
     def geometry(self) -> TrackGeometry:
@@ -199,7 +199,7 @@ class TrackAccumulator:
             assert self.shape is not None
             self._check_unchanged("first")
             self._check_unchanged("last")
-            self._check_values(self._changed, "of a layer")
+            self._check_values()
             batch = self.shape[:-1]
             flat = finish(self._state, self._zero_step)
             fields = (field.reshape(batch) for field in flat)
@@ -227,7 +227,7 @@ class TrackAccumulator:
         assert self.shape is not None
         self._check_unchanged("first")
         self._check_unchanged("last")
-        self._check_values(self._changed, "of a layer")
+        self._check_values()
         ends = [self._state.first, self._state.last]
         dtype = torch.promote_types(ends[0].dtype, ends[1].dtype)
         ends = [end.reshape(self.shape).to(dtype, copy=True) for end in ends]
