@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""Scores of small problems of every family, dtype, scale and method against exact fractions, without end.
+
+python tests/fuzz_ots.py --seconds 600 --seed 0
+"""
+
+import argparse
+import collections
+import time
+
+import torch
+from exact_transport import exact_score, problem
+
+from geodesic_fast import ots
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--problems", type=int, default=10**9)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    ends, seed = time.monotonic() + options.seconds, options.seed
+    tried, wrong, uncertified = (collections.Counter() for _ in range(3))
+    while time.monotonic() < ends and seed < options.seed + options.problems:
+        family, x, y, method = problem(seed)
+        result, expected = ots(x, y, method=method), exact_score(x, y)
+        tried[family] += 1
+        if not result.certified:
+            uncertified[family] += 1
+        elif result.score != expected:
+            wrong[family] += 1
+            print(f"wrong: seed {seed}, {family}, {method}, {x.dtype}: {result.score}, exact {expected}")
+        seed += 1
+    for family, count in tried.items():
+        print(f"{family:16} {count:8} tried {wrong[family]:6} wrong {uncertified[family]:6} not certified")
+    print(f"{tried.total()} problems, {wrong.total()} wrong, {uncertified.total()} not certified")
+    raise SystemExit(bool(wrong or uncertified))
+
+
+if __name__ == "__main__":
+    main()
