@@ -19,8 +19,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def takes_arrays(function: Function) -> Function:
     """Let a function of tensors take arrays too.
 
-    NumPy in gives NumPy out; arrays of other packages come back as tensors, which `from_dlpack` of their own
-    package takes. Tensors pass through untouched.
+    NumPy alone gives NumPy: with a tensor among the arguments, whose gradient must go on, the answer is a
+    tensor, and labels decide nothing. Arrays of other packages come back as tensors, which `from_dlpack` of
+    their own package takes. Tensors pass through untouched.
     """
 
     @functools.wraps(function)
@@ -37,7 +38,9 @@ def takes_arrays(function: Function) -> Function:
 
 def _call_with_tensors(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     result = function(*map(as_tensors, args), **{name: as_tensors(value) for name, value in kwargs.items()})
-    return as_numpy(result) if any(map(_holds_numpy, (*args, *kwargs.values()))) else result
+    points = [value for name, value in kwargs.items() if name != "labels"]
+    kinds = [kind for value in (*args, *points) for kind in _array_kinds(value)]
+    return as_numpy(result) if all(kind is np.ndarray for kind in kinds) else result
 
 
 def as_tensors(value: Any) -> Any:
@@ -100,6 +103,8 @@ def _holds_arrays(value: Any) -> bool:
     return _is_array(value)
 
 
-def _holds_numpy(value: Any) -> bool:
+def _array_kinds(value: Any) -> list[type]:
+    """Return what each array or tensor in an argument is, NumPy or not."""
     values = value if isinstance(value, list | tuple) else (value,)
-    return any(isinstance(item, np.ndarray) for item in values)
+    held = (item for item in values if isinstance(item, Tensor) or _is_array(item))
+    return [np.ndarray if isinstance(item, np.ndarray) else type(item) for item in held]

@@ -40,6 +40,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def readable(layers: Sequence[Tensor]) -> list[Tensor]:
     """Return layers that a kernel can read where they lie, copying only those it could not."""
+    if not layers:
+        return []
     if len(layers) == 1:
         stacked = layers[0]
         return [stacked if _batch_layout(stacked, 1) is not None else stacked.contiguous()]
@@ -66,9 +68,30 @@ def engine_tracks(layers: Sequence[Tensor]) -> Any:
     )
 
 
+def gradient_like(layers: Sequence[Tensor]) -> list[Tensor]:
+    """Allocate the gradients of layers: laid out like them where a kernel can write that, else contiguous.
+
+    From shapes and strides alone, so that a fake tensor tells what the kernel will return.
+    """
+    gradient = [torch.empty_like(layer) for layer in layers]
+    first = gradient[0]
+    axes = first.ndim - (2 if len(layers) == 1 else 1)
+    strides = first.stride()
+    if (
+        axes <= _MAX_BATCH_DIMS
+        and strides[-1] == 1
+        and all(each.stride() == strides for each in gradient[1:])
+    ):
+        return gradient
+    return [torch.empty_like(layer, memory_format=torch.contiguous_format) for layer in layers]
+
+
 def address(tensor: Tensor | None) -> int:
-    """Return where a tensor lies, 0 for none."""
-    return 0 if tensor is None else tensor.data_ptr()
+    """Return where a contiguous tensor lies, 0 for none."""
+    if tensor is None:
+        return 0
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
 
 
 def _batch_layout(layer: Tensor, first: int) -> tuple[list[int], list[int]] | None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from geodesic_fast._torch_internals import forward_mode, is_transformed
+
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ZERO_STEPS = ("skip", "keep", "propagate", "raise")
 MAX_LISTED_LAYERS = 1024
@@ -215,10 +217,8 @@ def check_finite_rows(name: str, rows: Tensor) -> None:
 
 def check_no_forward_mode(layers: Sequence[Tensor], metric: str = "lss") -> None:
     """Refuse forward-mode derivatives, which the kernels would silently drop."""
-    if forward_ad._current_level >= 0 and any(
-        torch._C._functorch.is_functorch_wrapped_tensor(layer)
-        or forward_ad.unpack_dual(layer).tangent is not None
-        for layer in layers
+    if forward_mode() and any(
+        is_transformed(layer) or forward_ad.unpack_dual(layer).tangent is not None for layer in layers
     ):
         raise NotImplementedError(
             f"tracks must not carry forward-mode tangents, got a dual tensor: {metric} has "

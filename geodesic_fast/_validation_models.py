@@ -6,9 +6,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
+from geodesic_fast._torch_internals import is_transformed
 from geodesic_fast._validation import check_choice as check_choice  # for the importers of this module
 from geodesic_fast._validation import check_float_tensor
 
@@ -319,7 +319,7 @@ def check_plain(name: str, what: str, state: Tensor) -> None:
             f"the {what} of layer {name!r} must be a dense tensor, got a nested one: build a "
             "torch.nn.TransformerEncoder with enable_nested_tensor=False."
         )
-    if torch._C._functorch.is_functorch_wrapped_tensor(state):
+    if is_transformed(state):
         raise TypeError(
             f"the {what} of layer {name!r} must be a plain tensor, got one inside torch.func: call the model "
             "itself on the whole batch, without vmap or grad around it."

@@ -341,10 +341,10 @@ def compare_gradients(case, name, functions, weights, truth, engine, terms):
 CHECKS = (check_geometry, check_chord, check_line, check_distance, check_gradients)
 
 
-def run(seconds, seed, engine=True):
-    """Check cases from `seed` on for so long; return how many, and what failed."""
+def run(seconds, seed, engine=True, most=None):
+    """Check cases from `seed` on for so long, or `most` of them; return how many, and what failed."""
     until, count, failures = time.monotonic() + seconds, 0, []
-    while time.monotonic() < until:
+    while time.monotonic() < until and count != most:
         case = Case(seed + count)
         for check in CHECKS:
             try:
@@ -359,11 +359,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", type=int, help="stop after so many, whatever the time")
     parser.add_argument("--no-engine", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
-    count, failures = run(arguments.seconds, arguments.seed, not arguments.no_engine)
+    count, failures = run(arguments.seconds, arguments.seed, not arguments.no_engine, arguments.cases)
     print(*failures, f"{count} cases, {len(failures)} failures", sep="\n")
     return 1 if failures else 0
 

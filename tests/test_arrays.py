@@ -32,6 +32,43 @@ def test_numpy_in_gives_numpy_out(dtype):
     assert result.score == geodesic_fast.ots(torch.from_numpy(x)).score
 
 
+def points(requires_grad=False) -> torch.Tensor:
+    return torch.from_numpy(tracks()).clone().requires_grad_(requires_grad)
+
+
+MIXED = {  # of a tensor and an array, NumPy's or, to compare with, torch's
+    "labels": lambda x, _: geodesic_fast.nearest_track(x, labels=np.arange(7)).distance,
+    "a layer": lambda x, y: lss([x[0], y[1], x[2]]),
+    "the first layer": lambda x, y: track_geometry([y[0], *x]).action,
+    "other": lambda x, y: geodesic_fast.track_distance(x, y + 1),
+    "tracks": lambda x, y: geodesic_fast.track_distance(y + 1, x),
+    "other by name": lambda x, y: geodesic_fast.track_distance(x, other=list(y + 1)),
+    "the ends of a gap": lambda x, y: geodesic_fast.geodesic_gap([y[0], x[-1]]).action,
+    "a bound": lambda x, y: geodesic_fast.geodesic_bound([x[0], y[1]]),
+    "a deviation": lambda x, y: geodesic_fast.line_deviation([x[0], y[1], x[2]]),
+    "a chord": lambda x, y: geodesic_fast.chord_deviation([x[0], y[1], x[2]]),
+    "an action": lambda x, y: geodesic_fast.action([x[0], y[1], x[2]]),
+}
+
+
+@pytest.mark.parametrize("what", MIXED)
+def test_numpy_beside_a_tensor_does_not_cut_the_graph(what):
+    x, plain = points(requires_grad=True), points(requires_grad=True)
+    found = MIXED[what](x, tracks())
+    assert isinstance(found, torch.Tensor)
+    (found.sum() + np.float32(0)).backward()  # torch adds a NumPy scalar without a word
+    MIXED[what](plain, torch.from_numpy(tracks())).sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert torch.equal(x.grad, plain.grad)
+
+
+def test_labels_decide_nothing():
+    labels = [0, 1, 0, 1, 0, 1, 1]
+    for given in (np.array(labels), torch.tensor(labels)):
+        assert isinstance(geodesic_fast.nearest_track(tracks(), labels=given).distance, np.ndarray)
+        assert isinstance(geodesic_fast.nearest_track(points(), labels=given).distance, torch.Tensor)
+
+
 def test_numpy_is_not_copied():
     x = tracks()
     assert _arrays.as_tensors(x).data_ptr() == x.__array_interface__["data"][0]

@@ -183,9 +183,12 @@ def test_second_derivatives_and_forward_mode_say_what_to_do():
 def test_opcheck(listed, device):
     tracks = random_tracks((5, 3, 8), torch.float32, device)
     layers = [layer.clone().requires_grad_() for layer in tracks] if listed else [tracks.requires_grad_()]
-    opcheck(operation.chord_deviation, (layers, True))
-    given = [torch.rand(6, 3, device=device) for _ in range(3)]
-    opcheck(operation.chord_deviation_backward, (given[0], [t.detach() for t in layers], *given[1:]))
+    opcheck(operation.chord_deviation.registered, (layers, True))
+    given = [torch.rand(6, 3, device=device) for _ in range(2)]
+    given.append(torch.rand(2, 6, 3, device=device))
+    opcheck(
+        operation.chord_deviation_backward.registered, (given[0], [t.detach() for t in layers], *given[1:])
+    )
 
 
 def test_compiled_in_one_graph(device):

@@ -110,9 +110,9 @@ def test_autocast_leaves_it_alone(device):
 def test_opcheck(each, listed, device):
     tracks = random_tracks((5, 3, 8), torch.float32, device)
     layers = [layer.clone().requires_grad_() for layer in tracks] if listed else [tracks.requires_grad_()]
-    opcheck(operation.line_deviation, (layers, "skip", each))
+    opcheck(operation.line_deviation.registered, (layers, "skip", each))
     weights = torch.randn(3, 5, 5, device=device) if each else torch.randn(5, 5, device=device)
-    opcheck(operation.line_deviation_backward, (weights, [t.detach() for t in layers], each))
+    opcheck(operation.line_deviation_backward.registered, (weights, [t.detach() for t in layers], each))
 
 
 def test_compiled_in_one_graph(device):

@@ -104,10 +104,10 @@ def test_second_derivatives_are_refused(device):
 def test_opcheck(only_lss, listed, device):
     tracks = random_tracks((4, 3, 5), torch.float32, device)
     layers = [layer.clone().requires_grad_() for layer in tracks] if listed else [tracks.requires_grad_()]
-    opcheck(operation.track_geometry, (layers, "skip", only_lss, True))
+    opcheck(operation.track_geometry.registered, (layers, "skip", only_lss, True))
     fields, _, total, lengths = operation.track_geometry(layers, "skip", only_lss, True)
     opcheck(
-        operation.track_geometry_backward,
+        operation.track_geometry_backward.registered,
         (torch.ones_like(fields), [x.detach() for x in layers], total, lengths, "skip", only_lss),
     )
 

@@ -218,8 +218,8 @@ def test_forward_mode_says_what_to_do():
 @needs_engine
 def test_opcheck_and_one_graph(device):
     tracks = random_tracks((3, 20, 6), torch.float32, device)
-    opcheck(operation.nearest_track, ([tracks], None))
-    opcheck(operation.nearest_track, (list(tracks), torch.arange(20, device=device)))
+    opcheck(operation.nearest_track.registered, ([tracks], None))
+    opcheck(operation.nearest_track.registered, (list(tracks), torch.arange(20, device=device)))
     compiled = torch.compile(lambda x: nearest_track(x).distance.mean(), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(tracks), nearest_track(tracks).distance.mean())
 

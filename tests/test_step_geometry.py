@@ -155,7 +155,7 @@ def test_what_is_undefined_sends_no_gradient_and_no_nan_to_others(device):
 
 def test_operation_is_registered_well(device):
     layers = [random_tracks((3, 2, 4), torch.float64, device).requires_grad_()]
-    torch.library.opcheck(operation.step_geometry, (layers, True))
+    torch.library.opcheck(operation.step_geometry.registered, (layers, True))
 
 
 def test_no_gradient_is_kept_where_none_is_asked_for(device):

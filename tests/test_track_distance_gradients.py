@@ -99,12 +99,12 @@ def test_opcheck(listed, device):
     tracks = random_tracks((5, 3, 8), torch.float32, device)
     layers = [layer.clone().requires_grad_() for layer in tracks] if listed else [tracks.requires_grad_()]
     for other in ([], [random_tracks((5, 4, 8), torch.float32, device)]):
-        opcheck(operation.track_distance, (layers, other, True))
+        opcheck(operation.track_distance.registered, (layers, other, True))
         m = 4 if other else 3
         weights = torch.randn(3, m, device=device)
         layer = torch.randint(6, (3, m), dtype=torch.int32, device=device)
         given = ([t.detach() for t in layers], other, bool(other))
-        opcheck(operation.track_distance_backward, (weights, layer, *given))
+        opcheck(operation.track_distance_backward.registered, (weights, layer, *given))
 
 
 def test_compiled_in_one_graph(device):

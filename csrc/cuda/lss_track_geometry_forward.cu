@@ -3,8 +3,7 @@
 // Memory: the tracks are read once, (n+1) m d values; a ring of up to 4 points per track in shared memory.
 // Work:   5 operations per value for lss, 7 for all fields.
 // Numbers: float32 sums in registers (float64 for float64 tracks), in runs of kRun directions; float64 for
-// what
-//         has one value per step. Products that join a square are fused by name: lss and track_geometry
+//         what has one value per step. Products that join a square are fused by name: lss and track_geometry
 //         agree to the last bit whatever the compiler does.
 // Bound:  read bandwidth; one barrier per step, hidden by the other blocks and by the points in flight.
 #include "cuda_kernels.h"
@@ -47,7 +46,8 @@ struct RunTotals {
 // What one thread of a team carries along a track.
 template <class T, bool kAligned, bool kAll>
 struct ForwardTeam {
-  static constexpr int kBytes = kAligned ? kWide : kNarrow;
+  // all fields of float64 tracks take more registers than a wide slice leaves
+  static constexpr int kBytes = kAligned && !(kAll && sizeof(T) == 8) ? kWide : kNarrow;
   using Ring = TrackRing<T, kAligned, kBytes>;
   using Acc = typename Ring::Acc;
   static constexpr int kSums = kAll ? 2 : 1;

@@ -70,7 +70,7 @@ __global__ void scale_kernel(double* scale) {
 template <class T>
 __device__ __forceinline__ double column_sum(const DeviceTracks& tracks, int64_t layer, int64_t j) {
   double sum = 0;
-#pragma unroll 4
+#pragma unroll 1
   for (int64_t track = 0; track < tracks.view.tracks; ++track) {
     const double value = static_cast<double>(
         widen(reinterpret_cast<const T*>(tracks.row(layer, tracks.view.offset(track)))[j]));

@@ -56,7 +56,8 @@ def chord_deviation(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tenso
         return chord_deviation_reference(tracks, dim=dim)
     check_no_forward_mode(layers, "chord_deviation")
     keep = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
-    return operation.forward(layers, keep)[0]
+    deviation = operation.chord_deviation(layers, keep)[0]
+    return deviation.clone() if keep else deviation  # backward reads its own
 
 
 def chord_deviation_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:

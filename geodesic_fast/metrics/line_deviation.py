@@ -81,11 +81,11 @@ def line_deviation(
     check_no_forward_mode(layers, "line_deviation")
     if zero_step == "raise":
         with torch.no_grad():
-            _, _, _, lengths = lengths_operation.forward(layers, "propagate", only_lss=True, keep=True)
+            _, _, _, lengths = lengths_operation.track_geometry(layers, "propagate", True, True)
         assert lengths is not None
         check_no_zero_step(lengths)
     policy = "propagate" if zero_step == "raise" else zero_step
-    products, counts = operation.forward(layers, policy, reduction == "none")
+    products, counts = operation.line_deviation(layers, policy, reduction == "none")
     if reduction == "none":
         return products
     return _mean_of(products, counts, zero_step, layers)

@@ -67,11 +67,11 @@ def lss(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "sk
     strict = zero_step == "raise"
     keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
     policy = "propagate" if strict else zero_step
-    fields, _, _, lengths = operation.forward(layers, policy, only_lss=True, keep=keep)
+    score, _, _, lengths = operation.track_geometry(layers, policy, True, keep)
     if strict:
         assert lengths is not None
         check_no_zero_step(lengths)
-    return fields[0]
+    return score
 
 
 def lss_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "skip") -> Tensor:

@@ -73,7 +73,7 @@ def step_geometry(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeo
         return step_geometry_reference(tracks, dim=dim)
     check_no_forward_mode(layers, "step_geometry")
     keep = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
-    fields, _ = operation.forward(layers, keep)
+    fields, _ = operation.step_geometry(layers, keep)
     length, relative_length, state_cosine, update_cosine, turning_cosine = fields
     return StepGeometry(length, relative_length, state_cosine, update_cosine, turning_cosine[:-1])
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,11 +99,12 @@ def track_geometry(
     strict = zero_step == "raise"
     keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
     policy = "propagate" if strict else zero_step
-    fields, zero_steps, _, lengths = operation.forward(layers, policy, only_lss=False, keep=keep)
+    fields, zero_steps, _, lengths = operation.track_geometry(layers, policy, False, keep)
     if strict:
         assert lengths is not None
         check_no_zero_step(lengths)
-    return TrackGeometry._make([*fields.unbind(0), zero_steps])
+    each: Any = torch.unbind_copy(fields)  # type: ignore[func-returns-value]  # nobody's views
+    return TrackGeometry._make([*each, zero_steps])
 
 
 def track_geometry_reference(

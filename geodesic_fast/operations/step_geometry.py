@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The engine's numbers of every step as a registered operation.
+"""The engine's numbers of every step as an operation.
 
 `layers` is one stacked tensor (n+1, *batch, d) or n+1 tensors (*batch, d).
 """
@@ -12,26 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_device, on_gpu, place_of
+from geodesic_fast._extension import engine, on_gpu, place_of
 from geodesic_fast._tracks import (
     accumulation_dtype,
     address,
     batch_shape,
     engine_tracks,
-    readable,
+    gradient_like,
     step_count,
 )
-from geodesic_fast.operations.direct import goes_direct
-from geodesic_fast.operations.second_derivatives import refuse_second_derivatives
+from geodesic_fast.operations.operation import LAYERS, Operation
 
 FIELD_COUNT = 5  # of StepGeometry
 _KEPT_COUNT = 2  # norms of the states and lengths of the steps
 _TERM_COUNT = 7  # unit vectors that a point's gradient is a sum of
-
-
-def forward(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
-    """Run the operation, without the dispatcher where that would do nothing but call the kernel."""
-    return (_run if goes_direct(layers) else step_geometry)(layers, keep)
 
 
 def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -40,73 +34,27 @@ def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | No
     return fields, first.new_empty((_KEPT_COUNT, n + 1, *batch), dtype=torch.float64) if keep else None
 
 
-def _run(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
-    outputs = fields, kept = _allocate(layers, keep)
-    if fields.numel():
-        assert engine is not None
-        layers = readable(layers)
-        with on_device(fields.device):
-            engine.step_geometry_forward(
-                engine_tracks(layers), fields.data_ptr(), address(kept), place_of(fields.device)
-            )
-    return outputs
+def _call(outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], _: bool) -> None:
+    assert engine is not None
+    fields, kept = outputs
+    engine.step_geometry_forward(
+        engine_tracks(layers), address(fields), address(kept), place_of(fields.device)
+    )
 
 
-def _all_tensors(fields: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Give an operation, which returns tensors only, an empty one for what is absent."""
-    return fields, fields.new_empty(0, dtype=torch.float64) if kept is None else kept
+def _allocate_backward(grad_fields: Tensor, layers: Sequence[Tensor], *_: Tensor) -> list[Tensor]:
+    return gradient_like(layers)
 
 
-@torch.library.custom_op(
-    "geodesic_fast::step_geometry",
-    mutates_args=(),
-    device_types=("cpu", "cuda"),
-    schema="(Tensor[] layers, bool keep) -> (Tensor, Tensor)",
-)
-def step_geometry(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
-    """Return the fields (5, n, *batch), and for backward norms and lengths (2, n+1, *batch) in float64."""
-    return _all_tensors(*_run(layers, keep))
-
-
-@step_geometry.register_fake
-def _(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
-    return _all_tensors(*_allocate(layers, keep))
-
-
-@torch.library.custom_op(
-    "geodesic_fast::step_geometry_backward",
-    mutates_args=(),
-    device_types=("cpu", "cuda"),
-    schema="(Tensor grad_fields, Tensor[] layers, Tensor fields, Tensor kept) -> Tensor[]",
-)
-def step_geometry_backward(
-    grad_fields: Tensor, layers: Sequence[Tensor], fields: Tensor, kept: Tensor
-) -> list[Tensor]:
-    """Return the gradient of each tensor in `layers`."""
-    return _run_backward(grad_fields, layers, fields, kept)
-
-
-def _run_backward(
-    grad_fields: Tensor, layers: Sequence[Tensor], fields: Tensor, kept: Tensor
-) -> list[Tensor]:
-    gradient = [torch.empty_like(layer) for layer in layers]
-    if gradient[0].numel():
-        assert engine is not None
-        written, layers = readable(gradient), readable(layers)
-        grad_fields, fields, kept = grad_fields.contiguous(), fields.contiguous(), kept.contiguous()
-        workspace = kept.new_empty(_TERM_COUNT * kept[0].numel() if on_gpu(kept.device) else 0)
-        with on_device(kept.device):
-            engine.step_geometry_backward(
-                engine_tracks(layers), engine_tracks(written), grad_fields.data_ptr(), fields.data_ptr(),
-                kept.data_ptr(), workspace.data_ptr(), place_of(kept.device),
-            )  # fmt: skip
-        gradient = written
-    return gradient
-
-
-@step_geometry_backward.register_fake
-def _(grad_fields: Tensor, layers: Sequence[Tensor], fields: Tensor, kept: Tensor) -> list[Tensor]:
-    return [torch.empty_like(layer) for layer in layers]
+def _call_backward(
+    gradient: list[Tensor], grad_fields: Tensor, layers: Sequence[Tensor], fields: Tensor, kept: Tensor
+) -> None:
+    assert engine is not None
+    workspace = kept.new_empty(_TERM_COUNT * kept[0].numel() if on_gpu(kept.device) else 0)
+    engine.step_geometry_backward(
+        engine_tracks(layers), engine_tracks(gradient), address(grad_fields), address(fields), address(kept),
+        address(workspace), place_of(kept.device),
+    )  # fmt: skip
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -117,10 +65,17 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward(ctx: Any, grad_fields: Tensor, _: Any) -> tuple[list[Tensor], None]:
     fields, kept, *layers = ctx.saved_tensors
-    direct = goes_direct((grad_fields, fields, kept, *layers))
-    backward = _run_backward if direct else step_geometry_backward
-    return backward(grad_fields, layers, fields, kept), None
+    return step_geometry_backward(grad_fields, layers, fields, kept), None
 
 
-step_geometry.register_autograd(_backward, setup_context=_keep_for_backward)
-refuse_second_derivatives(step_geometry_backward, "step_geometry")
+# The fields (5, n, *batch), and for backward norms and lengths (2, n+1, *batch) in float64.
+step_geometry = Operation(
+    "step_geometry(Tensor[] layers, bool keep) -> (Tensor, Tensor)",
+    _allocate, _call, lambda *_: ([LAYERS], [2, 2]),
+)  # fmt: skip
+step_geometry_backward = Operation(
+    "step_geometry_backward(Tensor grad_fields, Tensor[] layers, Tensor fields, Tensor kept) -> Tensor[]",
+    _allocate_backward, _call_backward, lambda *_: ([2, LAYERS, 2, 2], [LAYERS]),
+)  # fmt: skip
+step_geometry.differentiate(_backward, _keep_for_backward)
+step_geometry_backward.refuse_derivatives("step_geometry")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from geodesic_fast import _validation_models as _validation
 from geodesic_fast._extension import engine, has_engine, on_device, on_gpu, place_of
+from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, engine_tracks, readable
 from geodesic_fast._validation import check_zero_step
 from geodesic_fast.metrics.directions import angle_between, differences
@@ -90,7 +91,7 @@ class TrackAccumulator:
         self._changed: Tensor | None = None
         self._result: TrackGeometry | None = None
 
-    @torch.compiler.disable
+    @outside_graphs
     @torch.no_grad()
     def push(self, state: Tensor) -> None:
         """Take the next layer, (*batch, d)."""

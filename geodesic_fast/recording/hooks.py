@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from geodesic_fast import _validation_models as _validation
+from geodesic_fast._torch_internals import in_backward, outside_graphs
 from geodesic_fast.recording.layers import Found
 from geodesic_fast.recording.masks import Call
 from geodesic_fast.recording.states import State, input_state, output_state
@@ -166,7 +167,7 @@ class LayerHooks:
         """Let a hook act, unless it is asleep."""
         # Activation checkpointing runs a layer again inside the backward pass: that is no second layer.
         elsewhere = threading.get_ident() != self._thread
-        if not self._awake or elsewhere or torch._C._current_graph_task_id() != -1:
+        if not self._awake or elsewhere or in_backward():
             return
         try:
             action(module, *rest)
@@ -307,7 +308,7 @@ class _Hook:
     def __init__(self, hooks: LayerHooks, module: nn.Module, action: Callable[..., None]):
         self._hooks, self._module, self._action = hooks, module, action
 
-    @torch.compiler.disable  # torch.compile leaves it as it is, with a break in the graph around it
+    @outside_graphs  # torch.compile leaves it as it is, with a break in the graph around it
     def __call__(self, module: nn.Module, *rest: Any) -> None:
         if module is self._module:
             self._hooks.follow(self._action, module, *rest)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""Every private name of torch that is used, looked for once; without one of them the plain route is taken."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _find(path: str, root: Any = torch) -> Any:
+    """Return what torch calls `path`, or None where it has no such name."""
+    return functools.reduce(lambda found, name: getattr(found, name, None), path.split("."), root)
+
+
+_dispatch_keys: Callable[[Tensor], Any] | None = _find("_C._dispatch_keys")
+_thread_keys: Callable[[], Any] | None = _find("_C._dispatch_tls_local_include_set")
+_profiles: Callable[[], bool] | None = _find("_C._autograd._profiler_enabled")
+_is_wrapped: Callable[[Tensor], bool] | None = _find("_C._functorch.is_functorch_wrapped_tensor")
+_innermost: Callable[[], Any] | None = _find("_C._functorch.peek_interpreter_stack")
+_graph_task: Callable[[], int] | None = _find("_C._current_graph_task_id")
+_BATCHES: tuple[Any, ...] = tuple(
+    _find(f"_C.{name}")
+    for name in (
+        "_functorch.is_legacy_batchedtensor",
+        "_vmapmode_increment_nesting",
+        "_vmapmode_decrement_nesting",
+    )
+)
+_transforms: tuple[Any, ...] = tuple(
+    _find(f"_C._functorch.TransformType.{name}") for name in ("Grad", "Vmap", "Jvp")
+)
+_PLAIN_NAMES = (
+    *("CPU", "AutogradCPU", "AutocastCPU", "CUDA", "AutogradCUDA", "AutocastCUDA"),
+    *("BackendSelect", "ADInplaceOrView"),
+)
+
+
+def _plain_keys() -> Any:
+    """Return the keys that ask for nothing, or None."""
+    make, key = _find("_C.DispatchKeySet"), _find("_C.DispatchKey")
+    if None in (make, key, _dispatch_keys, _thread_keys, _profiles):
+        return None
+    try:
+        keys = make(key.Undefined)
+        for name in _PLAIN_NAMES:
+            keys = keys.add(getattr(key, name))
+        return keys if (keys - keys).highestPriorityTypeId() == key.Undefined else None
+    except AttributeError:
+        return None
+
+
+_PLAIN_KEYS = _plain_keys()
+_UNDEFINED = _find("_C.DispatchKey.Undefined")
+
+
+def forward_mode() -> bool:
+    """Say whether forward-mode derivatives may be asked for."""
+    return getattr(forward_ad, "_current_level", 0) >= 0
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Say whether a tensor stands for others inside torch.func.grad, vmap or jvp."""
+    return _is_wrapped is not None and _is_wrapped(tensor)
+
+
+def in_transform() -> bool:
+    """Say whether torch.func.grad or vmap is the innermost transform, which an operation has a rule for."""
+    if _innermost is None or torch.compiler.is_compiling():
+        return False
+    innermost = _innermost()
+    return innermost is not None and innermost.key() in _transforms
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Say whether a tensor is one of the gradients that torch.autograd.grad(is_grads_batched=True) passes."""
+    return None not in _BATCHES and _BATCHES[0](tensor)
+
+
+def batch_level() -> int:
+    """Return how deep batched gradients are nested."""
+    _, enter, leave = _BATCHES
+    leave_to = enter() - 1
+    leave()
+    return int(leave_to)
+
+
+def goes_direct(tensors: Sequence[Tensor]) -> bool:
+    """Say whether an operation on these tensors is its kernel alone, and nothing else wants to see it.
+
+    The dispatcher is asked itself: the keys that it would look at are those of the tensors and of the thread.
+    They name every mode, transform, wrapper and lazy view: fake tensors, tracing, vmap, grad,
+    functionalization, negative and zero tensors, and also what is yet to be invented, since its key is none
+    of the plain ones.
+    """
+    if torch.compiler.is_compiling() or _PLAIN_KEYS is None or has_torch_function(tensors):
+        return False
+    assert _dispatch_keys is not None
+    assert _thread_keys is not None
+    assert _profiles is not None
+    differentiates = torch.is_grad_enabled()
+    keys = _thread_keys()
+    for tensor in tensors:
+        if differentiates and tensor.requires_grad:
+            return False
+        keys = keys | _dispatch_keys(tensor)
+    if (keys - _PLAIN_KEYS).highestPriorityTypeId() != _UNDEFINED:
+        return False
+    return not forward_mode() and not _profiles()
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Say whether a tensor's values lie at its address, as its strides say."""
+    if _PLAIN_KEYS is None or _dispatch_keys is None:
+        return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_neg() and not tensor.is_meta
+    return (_dispatch_keys(tensor) - _PLAIN_KEYS).highestPriorityTypeId() == _UNDEFINED
+
+
+def outside_graphs(function: Function) -> Function:
+    """Keep torch.compile out of a function, without loading its tracer where nobody compiles."""
+    disabled: Any = None
+
+    @functools.wraps(function)
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        nonlocal disabled
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if disabled is None:
+            disabled = torch.compiler.disable(function)
+        return disabled(*args, **kwargs)
+
+    outer._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return outer  # type: ignore[return-value]
+
+
+def in_backward() -> bool:
+    """Say whether this thread is inside a backward pass."""
+    return _graph_task is not None and _graph_task() != -1
