@@ -2,6 +2,7 @@
 // The optimal-transport rows of the table of contents; included by module.cpp alone, behind `Place`.
 #pragma once
 
+#include "cycle_blocks.h"
 #include "node_potentials.h"
 #include "ots.h"
 #include "sparse_assignment.h"
@@ -105,8 +106,8 @@ int most_fixed(const SparseGraph& graph, uintptr_t stay, uintptr_t flow, uintptr
   return static_cast<int>(solve_most_fixed(problem));
 }
 
-bool ots_lower_potentials(int64_t nodes, uintptr_t start, uintptr_t head, uintptr_t length, uintptr_t potential,
-                      int64_t most_lowered) {
+bool ots_lower_potentials(int64_t nodes, uintptr_t start, uintptr_t head, uintptr_t length,
+                          uintptr_t potential, int64_t most_lowered) {
   const NodePotentials problem{nodes,
                                pointer<const int64_t>(start),
                                pointer<const int32_t>(head),
@@ -115,6 +116,14 @@ bool ots_lower_potentials(int64_t nodes, uintptr_t start, uintptr_t head, uintpt
                                most_lowered};
   py::gil_scoped_release release;
   return lower_potentials(problem);
+}
+
+int64_t ots_cycle_blocks(int64_t rows, int64_t cols, int64_t edges, uintptr_t row, uintptr_t col,
+                         uintptr_t block) {
+  const CycleBlocks problem{
+      rows, cols, edges, pointer<const int64_t>(row), pointer<const int64_t>(col), pointer<int64_t>(block)};
+  py::gil_scoped_release release;
+  return find_cycle_blocks(problem);
 }
 
 void bind_ots(py::module_& m) {
@@ -148,6 +157,7 @@ void bind_ots(py::module_& m) {
       });
   m.def("most_fixed", &most_fixed);
   m.def("ots_lower_potentials", &ots_lower_potentials);
+  m.def("ots_cycle_blocks", &ots_cycle_blocks);
 }
 
 }  // namespace

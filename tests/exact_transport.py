@@ -32,6 +32,49 @@ def exact_score(x, y):
     return best[(1 << m) - 1][1] / m
 
 
+def most_fixed_score(x, y):
+    """Return the same for m up to some hundred: shortest augmenting paths, one row after the other.
+
+    Products of coordinates are whole multiples of one power of two, and Python's integers do not round; of
+    equal products the pair that leaves a point at its own counts a little more.
+    """
+    m = len(x)
+    own = (y[:, None] == y[None]).all(-1).numpy()
+    weights = ~own + (m + 1) * -(_whole(x) @ _whole(y).T)
+    u, v = np.zeros(m, object), np.zeros(m, object)
+    owner = np.full(m + 1, -1)  # of each column; column m is where a new row waits
+    far = (int(weights.max()) - int(weights.min()) + 1) * (m + 1)  # longer than any path
+    for row in range(m):
+        owner[m], at = row, m
+        distance, before, seen = np.full(m + 1, far, object), np.full(m + 1, m), np.zeros(m + 1, bool)
+        while owner[at] >= 0:
+            seen[at] = True
+            i = owner[at]
+            reach = weights[i] - u[i] - v
+            if at == m:
+                u[i] = reach.min()
+                reach = reach - u[i]
+            nearer = np.flatnonzero(~seen[:m] & (reach < distance[:m]).astype(bool))
+            distance[nearer], before[nearer] = reach[nearer], at
+            unseen = np.flatnonzero(~seen[:m])
+            at = unseen[np.argmin(distance[unseen])]
+            step = distance[at]
+            u[owner[seen]] += step
+            v[seen[:m]] -= step
+            distance[unseen] -= step
+        while at != m:
+            owner[at], at = owner[before[at]], before[at]
+    column = np.empty(m, np.int64)
+    column[owner[:m]] = np.arange(m)
+    return own[np.arange(m), column].sum() / m
+
+
+def _whole(points):
+    mantissa, exponent = np.frexp(points.double().numpy())
+    exponent[mantissa == 0] = exponent.max()
+    return (mantissa * 2.0**53).astype(np.int64).astype(object) << (exponent - exponent.min()).astype(object)
+
+
 def random(rng, m, d):
     return rng.standard_normal((2, m, d))
 
@@ -102,9 +145,50 @@ def orthogonal(rng, m, d):
     return x, y
 
 
+def far_constant(rng, m, d):
+    """Points that differ only where a common feature is larger by any number of digits."""
+    points = rng.integers(-2, 3, (2, m, d)) * 2.0 ** rng.integers(-1074, 900)
+    far = np.full((2, m, 1), 2.0 ** rng.integers(-100, 1024))
+    return np.concatenate([points, far], axis=2)
+
+
+def near_ties(rng, m, d):
+    """Whole numbers moved by a unit in the last place here and there."""
+    points = rng.integers(1, 4, (2, m, d)) * 1.0
+    return points + rng.choice([0, 0, 0, 1, -1], points.shape) * np.spacing(points)
+
+
+def near_the_window(rng, m, d):
+    """Whole numbers moved by about as much as decides which pairs are looked at once more."""
+    points = rng.integers(0, 3, (2, m, d)) * 1.0
+    return points + 10.0 ** rng.uniform(-13, -5) * rng.integers(-1, 2, points.shape)
+
+
+def nested(rng, m, d):
+    """Clusters of clusters of clusters, each so much smaller."""
+    points = np.zeros((2, m, d))
+    for depth in range(4):
+        points += 10.0 ** -(depth * rng.uniform(2, 6)) * rng.integers(0, 2, points.shape)
+    return points
+
+
+def tight_pairs(rng, m, d):
+    """Near each x there are two y, or none."""
+    x = rng.standard_normal((m, d))
+    return x, x[rng.integers(0, m, m)] + 10.0 ** -rng.uniform(3, 17) * rng.standard_normal((m, d))
+
+
+def mixture(rng, m, d):
+    """Points of two other families side by side."""
+    kinds = (random, whole_numbers, clusters, scaled_rows, one_hot, near_ties, nested, shrinking)
+    one, other = (np.stack(kinds[rng.integers(0, len(kinds))](rng, m, d)) for _ in range(2))
+    return np.where(rng.random((2, m, 1)) < 0.5, one, other + rng.choice([0.0, 1e3, 1e8]))
+
+
 FAMILIES = (
     random, whole_numbers, outliers, powers_apart, scaled_rows, clusters, jittered_grid, shrinking, one_hot,
-    copies, squares_apart, extremes, wide_range, orthogonal,
+    copies, squares_apart, extremes, wide_range, orthogonal, far_constant, near_ties, near_the_window, nested,
+    tight_pairs, mixture,
 )  # fmt: skip
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 METHODS = ("auto", "dense", "stored", "tiles")

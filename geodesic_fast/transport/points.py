@@ -24,6 +24,7 @@ from geodesic_fast.transport.equal_points import merge_equal
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
 UNIT_ROUNDOFF = 2.0**-53
 _BESIDE = 0.25
+_LARGEST_SCALE = 400  # its power of two: squares of it stay in range
 
 
 class Flow(NamedTuple):
@@ -67,7 +68,8 @@ class Points:
         self.square_x = _square_norms(self.x, self.shift_x)  # (rows) float64
         self.square_y = _square_norms(self.y, self.shift_y)  # (cols) float64
         largest = math.sqrt(max(self.square_x.max().item(), self.square_y.max().item()))
-        self.scale = 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0  # centred norms become at most 1
+        # Centred norms become at most 1, and about 1 unless they are hardly above zero.
+        self.scale = 2.0 ** -max(math.frexp(largest)[1], -_LARGEST_SCALE) if largest > 0 else 1.0
         self.identity_cost = self.costs(self.pair_row, self.pair_col.astype(np.int32))  # of the pairs
 
     def block(self, which: str, rows: slice | Tensor, features: slice = slice(None)) -> Tensor:
@@ -211,14 +213,13 @@ def _shifts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _shift(points: Tensor) -> tuple[Tensor, float]:
     """Return about the mean, and the diagonal of the box that holds the points.
 
-    In few binary digits, so that subtracting it is exact on a grid of points.
+    In few binary digits of each feature's extent, so that subtracting it is exact on a grid of points.
     """
-    extent = points.amax(0).double() - points.amin(0).double()
-    spread = extent.amax().item()
-    if spread == 0:
-        return points[0].clone(), 0.0
-    quantum = 2.0 ** (math.frexp(spread)[1] - 10)
-    return ((points.mean(0) / quantum).round_() * quantum).contiguous(), extent.norm().item()
+    extent = points.amax(0) - points.amin(0)
+    least = torch.finfo(points.dtype).tiny
+    quantum = torch.exp2(torch.frexp(extent).exponent.to(points.dtype) - 10).clamp(min=least)
+    shift = torch.where(extent > 0, (points.mean(0) / quantum).round_() * quantum, points[0])
+    return shift.contiguous(), extent.double().norm().item()
 
 
 def _square_norms(points: Tensor, shift: Tensor) -> Tensor:

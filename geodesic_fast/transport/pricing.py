@@ -17,7 +17,7 @@ from geodesic_fast.transport.passes import Listing, list_pass
 from geodesic_fast.transport.points import UNIT_ROUNDOFF, Points
 from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
 
-_WINDOW = 2.0**8  # times the rounding of reduced costs
+_WINDOW = 2.0**16  # times the rounding of reduced costs: what that adds up to along paths of ties
 _CANDIDATES = 32  # a row, before a tile counts as full of near ties
 _WORST_SHARE, _WORST_LIMIT = 0.3, 16
 _SLAB_BYTES, _SLABS = 32 << 20, 128  # at most so large, at least so many

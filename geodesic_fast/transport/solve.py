@@ -16,9 +16,9 @@ from geodesic_fast.transport.interval import score_interval
 from geodesic_fast.transport.planner import Plan
 from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.potentials import Anneal, Schedule, column_dual, usual_schedule
-from geodesic_fast.transport.pricing import Prices, Pricing
+from geodesic_fast.transport.pricing import Prices, Pricing, usual_windows
 from geodesic_fast.transport.products import OutOfTimeError, Products
-from geodesic_fast.transport.proof import Proof
+from geodesic_fast.transport.proof import Proof, separate
 from geodesic_fast.transport.sparse_assignment import SparseGraph
 
 _NEARLY_IDENTITY = (
@@ -150,51 +150,49 @@ class Search:
         """Solve on all pairs; every reduced cost is then at hand."""
         u, points = self._solve(graph), self.points
         assert self.v is not None
-        rows, cols = np.divmod(graph.keys, points.cols)
-        least = (graph.costs - self.v[cols]).reshape(points.rows, points.cols).min(1)
-        everything = np.full(points.rows, np.inf), np.full(points.cols, np.inf)
-        return u, Prices(least, rechecked=len(rows), near=[(rows, cols)], windows=everything)
+        reduced = (graph.costs.reshape(points.rows, points.cols) - self.v) - u[:, None]
+        windows = usual_windows(points, u, self.v)
+        near = np.nonzero(reduced <= 2 * (windows[0][:, None] + windows[1]))
+        least = u + np.minimum(reduced.min(1), 0.0)
+        return u, Prices(least, rechecked=reduced.size, near=[near], windows=windows)
 
     def _proved(self, u: np.ndarray, prices: Prices) -> Solution:
         """Choose the optimum with most fixed points, and state the gap."""
         began = time.monotonic()
-        points, v, flow = self.points, self.v, self.known
+        points, v = self.points, self.v
         assert v is not None
-        settled = self._settle(flow, u, prices)
-        certified = settled is not None
-        flow = flow if settled is None else settled
+        flow, certified, fewest, most = self._settle(self.known, u, prices)
         self._took("ties", began)
         self.products.release()
         feasible = np.minimum(u, prices.u)
         slack = ((points.costs(flow.row, flow.col) - v[flow.col]) - feasible[flow.row]) * flow.units
-        score = points.fixed(flow) / points.m
-        low, high = (score, score) if certified else (0.0, 1.0)
         self.record["passes"] = self.products.passes
-        gap = float(slack.sum()) / points.m
+        gap, low, high = (value / points.m for value in (float(slack.sum()), fewest, most))
         return Solution(flow, feasible, v, certified, low, high, gap, self.record)
 
-    def _settle(self, flow: Flow, u: np.ndarray, prices: Prices) -> Flow | None:
-        """Return an optimum with most fixed points, proved so; None where that is too much work."""
+    def _settle(self, flow: Flow, u: np.ndarray, prices: Prices) -> tuple[Flow, bool, int, int]:
+        """Return an optimum with most fixed points, whether it is proved, and the fewest and most of them."""
         assert self.v is not None
         for _ in range(_MOST_WINDOWS):
             if prices.near_pairs > prices.most_near:
-                return None
+                break
             near = tuple(np.concatenate(part) for part in zip(*prices.near, strict=True))
             prices.near.clear()
             proof = Proof(self.points, flow, near, self.products.check_time)
-            parts = proof.separate(u, self.v)
+            bounds = proof.bounds(u, self.v)
+            parts = separate(bounds)
             needed = parts.row_window, parts.col_window
             if all((has > needs).all() for has, needs in zip(prices.windows, needed, strict=True)):
-                done = proof.settle(parts)
+                fewest, most = proof.settle(parts.choices(bounds))
                 self.record["exact"] = proof.whole
-                return proof.flow() if done else None
+                return proof.flow(), not bool(proof.open.any()), fewest, most
             windows = tuple(
                 np.maximum(has, 4 * needs) for has, needs in zip(prices.windows, needed, strict=True)
             )
             prices = Pricing(self.points, u, self.v, self.noise, self.most_near, windows, thorough=True).run(
                 self.products
             )
-        return None
+        return flow, False, 0, self.points.m
 
     def _interval(self) -> Solution:
         """Say what is proved now that the time is up."""
