@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
+from transport_problems import whole
 
 
 def exact_score(x, y):
@@ -40,7 +41,7 @@ def most_fixed_score(x, y):
     """
     m = len(x)
     own = (y[:, None] == y[None]).all(-1).numpy()
-    weights = ~own + (m + 1) * -(_whole(x) @ _whole(y).T)
+    weights = ~own + (m + 1) * -(whole(x) @ whole(y).T)
     u, v = np.zeros(m, object), np.zeros(m, object)
     owner = np.full(m + 1, -1)  # of each column; column m is where a new row waits
     far = (int(weights.max()) - int(weights.min()) + 1) * (m + 1)  # longer than any path
@@ -67,12 +68,6 @@ def most_fixed_score(x, y):
     column = np.empty(m, np.int64)
     column[owner[:m]] = np.arange(m)
     return own[np.arange(m), column].sum() / m
-
-
-def _whole(points):
-    mantissa, exponent = np.frexp(points.double().numpy())
-    exponent[mantissa == 0] = exponent.max()
-    return (mantissa * 2.0**53).astype(np.int64).astype(object) << (exponent - exponent.min()).astype(object)
 
 
 def random(rng, m, d):

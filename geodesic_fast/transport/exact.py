@@ -19,7 +19,7 @@ _PRODUCTS_AT_ONCE = 1 << 16
 
 
 def whole_costs(points: Points, rows: np.ndarray, cols: np.ndarray) -> list[int]:
-    """Return -<x_i, y_j> of listed pairs of the points given, less a row term and a column term, in one unit."""
+    """Return -<x_i, y_j> of listed pairs, as given, plus a row term and a column term, in one unit."""
     (x, row), (y, col) = (
         (_whole(points.given(which, distinct)), place)
         for which, (distinct, place) in (

@@ -31,7 +31,7 @@ class Prices:
     complete: bool = True  # no pair was left out
     rechecked: int = 0
     violated: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
-    near: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # within the windows
+    near: list[tuple[np.ndarray, ...]] = field(default_factory=list)  # within the windows
     near_pairs: int = 0
     most_near: int = 0
     windows: tuple[np.ndarray, np.ndarray] = field(default_factory=lambda: (np.empty(0), np.empty(0)))

@@ -8,23 +8,23 @@ products). Let low = r - n and high = r + n as computed, F the flow at hand, a_i
 Parts. A row leads to the columns of its doubtful pairs, low <= 0, and a column to the rows that hold units of
 it; a part is a strongly connected component, so F does not leave it. Let G be an optimum of a part alone. The
 shortest distances p from anywhere in G's residual graph are potentials: r_ij + p_i - p_j >= 0 in the part.
-They are at most 0, and a shortest path takes each row's pair once and gives each unit of G back once, so they
+They are at most 0, and a shortest path takes one pair of each row and gives each unit of G back once, so they
 are at least -B, where
     B = 2 sum_i a_i max_j (-low_ij)+ + sum F high+:
 sum_i max_j (-r_ij)+ for its forward pairs, and sum G r+ = sum G r + sum G (-r)+ <= sum F r + sum_i a_i
 max_j (-r_ij)+ for the others. Let P_s be any number for each part s. Where
     low_ij - B_s + P_s - P_t > 0  for all pairs (i, j) from a part s to another part t,
-the potentials p + P prove the union of the parts' optima to be an optimum, and by complementary slackness that
-none uses a pair between parts. Such P are potentials once more (`_potentials`); parts between which there are
-none are joined. If nothing rounds and F is an optimum, then B = 0 and every optimum uses pairs of r = 0 alone:
-its difference from F moves units around cycles, which lie within strongly connected components.
+the potentials p + P prove that the union of the parts' optima is an optimum and, by complementary slackness,
+that none uses a pair between parts. Such P are potentials once more (`_potentials`); parts between which
+there are none are joined. If nothing rounds and F is an optimum, then B = 0 and every optimum uses pairs of
+r = 0 alone: its difference from F moves units around cycles, which lie within strongly connected components.
 
 Windows. A pair that is not listed is known to have r_ij > row_window_i + col_window_j. It joins no parts, nor
 is it used within one, where the windows exceed B_s - P_s and P_t.
 
 Blocks. Within part s a pair with low > B_s is used by no optimum: r_ij + p_i - p_j > 0. Two flows on the
-other pairs differ by cycles, each within a biconnected block of them: only there is a choice, and what F moves
-on a block's pairs is what the block's rows and columns have to give and take. Most parts have none.
+other pairs differ by cycles, each within a biconnected block of them: only there is a choice, and what F
+moves on a block's pairs is what the block's rows and columns have to give and take. Most parts have none.
 
 Then each block is a problem of its own. It is solved again by its products -<x_i - s, y_j - t>, with shifts
 and duals of its own size, and falls into smaller ones; where it does not, whole numbers decide. Of the pairs
@@ -34,7 +34,7 @@ that some optimum uses, every flow is an optimum, and one with most fixed points
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,7 +178,7 @@ class Proof:
     """Listed pairs of all points with the flow on them, which is made an optimum block by block."""
 
     def __init__(
-        self, points: Points, flow: Flow, pairs: tuple[np.ndarray, np.ndarray], check_time: Callable[[], None]
+        self, points: Points, flow: Flow, pairs: Sequence[np.ndarray], check_time: Callable[[], None]
     ) -> None:
         self.points, self.check_time = points, check_time
         listed = pairs[0].astype(np.int64) * points.cols + pairs[1]
