@@ -55,7 +55,6 @@ def test_follows_layers_to_a_gpu_and_back():
     check_layers_in_turn("cuda")
 
 
-@pytest.mark.xfail(strict=True, reason="known fault: the turning angle is off after a move between devices")
 def test_follows_layers_to_another_device_and_back():
     run = subprocess.run(
         [sys.executable, "-W", "ignore::RuntimeWarning", "-c", ON_A_LAZY_DEVICE],

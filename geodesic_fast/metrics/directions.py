@@ -86,5 +86,5 @@ def angle_between(u: Tensor, w: Tensor) -> Tensor:
     """Return the angle of two directions, pi / 2 beside a zero vector; arccos has half the digits near 0."""
     apart = torch.linalg.vector_norm(u - w, dim=-1)
     together = torch.linalg.vector_norm(u + w, dim=-1)
-    rest = (apart == 0) & (together == 0)
-    return 2 * torch.atan2(apart.masked_fill(rest, 1.0), together.masked_fill(rest, 1.0))
+    some = (apart != 0) | (together != 0)
+    return 2 * torch.atan2(apart.where(some, 1.0), together.where(some, 1.0))

@@ -14,7 +14,7 @@ from geodesic_fast._validation import check_zero_step
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.recording.accumulator import TrackAccumulator
 from geodesic_fast.recording.layers import Layers
-from geodesic_fast.recording.masks import Call, Tokens, counting, narrowed
+from geodesic_fast.recording.masks import Call, Tokens, counting, narrowed, samples_first
 from geodesic_fast.recording.passes import Recording, Run
 from geodesic_fast.recording.states import State
 
@@ -44,8 +44,9 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
             (batch, tokens), of (batch, 1, tokens, tokens) and those that are added to scores are read, and
             with a cache of earlier tokens those of the pass are taken. A name: that argument of the call, for
             example `"pixel_mask"`. A tensor (*batch), true where a track counts. `None`: every track counts.
-        tokens: the positions along the last axis of (*batch) that count, a slice or indices:
-            `slice(1, None)` leaves out a class token. `None`: all.
+        tokens: the positions of tokens that count in a pass, a slice or indices: `slice(1, None)` leaves out
+            a class token. `None`: all. Which axis of (*batch) holds the tokens follows from the calls around
+            the layers, and is asked for where it does not.
         without_ids: tokens with one of these `input_ids` do not count, for example those of separators.
         zero_step: as in `track_geometry`; bf16 residual streams do hold steps of length zero.
         inputs, flatten, repeats, missing, state: as for `record`.
@@ -123,7 +124,8 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
     def _keeper(self, point: Tensor, calls: list[Call]) -> TrackAccumulator:
         batch = tuple(point.shape[:-1])
         counts = counting(self._mask, calls, batch)
-        counts = narrowed(counts, batch, point.device, self._tokens, self._without_ids, calls)
+        first = samples_first(self._layers)
+        counts = narrowed(counts, batch, point.device, self._tokens, self._without_ids, calls, first)
         return TrackAccumulator(zero_step=self._zero_step, mask=counts, copy=self._copy)
 
     def _let_go(self, run: Run[TrackAccumulator]) -> None:
