@@ -35,11 +35,9 @@ def test_scores_equal_exact_ones(first):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "far", [(2.0**30, 2.0**27), (2.0**44, 2.0**27), (2.0**27, 2.0**26), (2.0**44, 2.0**44)]
-)
+@pytest.mark.parametrize("far", [(30, 27), (44, 27), (27, 26), (44, 44)])
 def test_a_point_far_away_does_not_spoil_the_near_ones(far, dtype, method):
-    x, y = column(2, 0, 1, far[0]).to(dtype), column(1, 1, 2, far[1]).to(dtype)
+    x, y = column(2, 0, 1, 2.0 ** far[0]).to(dtype), column(1, 1, 2, 2.0 ** far[1]).to(dtype)
     assert certified_score(x, y, method=method) == 0.5
 
 
@@ -95,9 +93,8 @@ def test_small_squares_far_apart():
 def test_a_common_feature_hides_nothing():
     x = torch.tensor([[0.0, 1.3e275], [-1.5e-39, 1.3e275], [2e-39, 1.3e275]], dtype=torch.float64)
     assert certified_score(x, x.flip(0)) == exact_score(x, x.flip(0)) == 1 / 3
-    many = torch.cat(
-        [torch.randn(40, 1, dtype=torch.float64) * 1e-100, torch.full((40, 1), 1e300).double()], 1
-    )
+    many = torch.full((40, 2), 1e300, dtype=torch.float64)
+    many[:, 0] = 1e-100 * torch.randn(40, dtype=torch.float64)
     assert certified_score(many, many.flip(0)) == most_fixed_score(many, many.flip(0))
 
 
@@ -105,7 +102,7 @@ def test_a_common_feature_hides_nothing():
 def test_what_changes_no_comparison_changes_no_score(family):
     """Units, translation by what both sides hold exactly, the order of points, the method, threads."""
     first = FAMILIES.index(family)
-    for seed in range(first, first + 4 * len(FAMILIES), len(FAMILIES)):
+    for seed in range(first, first + 2 * len(FAMILIES), len(FAMILIES)):
         _, x, y, _ = problem(seed, 40)
         x, y = x.double(), y.double()
         score = certified_score(x, y)
