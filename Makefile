@@ -30,8 +30,8 @@ test-newest:  ## run the tests against the newest release of every package but t
 	rm -f .venv-newest/installed
 	PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager $(MAKE) test VENV=.venv-newest CONSTRAINTS=build/newest.txt
 
-bench: $(VENV)/installed  ## run the CPU benchmarks, tables and JSON into benchmarks/results
-	$(BIN)/python benchmarks/bench_lss.py $(ARGS)
+bench: $(VENV)/installed  ## time every public function beside its rivals: ARGS="--quick", "-k lss", "--benchmark-compare"
+	$(BIN)/python -m pytest benchmarks $(ARGS)
 
 gpu-check:  ## build in place against the torch that is installed, run GPU tests and benchmarks; no network
 	since=$$(date +%s) && \

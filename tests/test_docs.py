@@ -118,6 +118,19 @@ def test_every_public_name_is_in_the_reference(site):
     assert set(public_names()) <= documented
 
 
+def test_what_a_page_says_of_its_own_numbers_is_what_came_out(site):
+    text = re.sub("<[^>]*>", "", (site / "numbers.html").read_text())
+
+    def last(row):
+        return [float(line.split()[-1]) for line in text.splitlines() if re.match(rf"{row} +[\d.]+ ", line)]
+
+    assert last("residual")[0] > 0.8 > 0.2 > last("residual, normalised")[0]
+    assert last("plain")[0] < 0.2
+    assert [float(line.split()[-3]) for line in text.splitlines() if line.startswith("plain network  ")][
+        1
+    ] == 1
+
+
 def test_search_knows_the_names(site):
     index = (site / "searchindex.js").read_text()
     assert all(name in index for name in ("lss", "geodesic_gap", "wasserstein_curve"))

@@ -45,13 +45,19 @@ def said_of(machine):
     )
 
 
+def inline(text):
+    """Return text whose names in backticks are code."""
+    parts = text.split("`")
+    return nodes.paragraph(
+        "", "", *(nodes.literal(p, p) if at % 2 else nodes.Text(p) for at, p in enumerate(parts))
+    )
+
+
 def table(titles, rows):
     """Return a table that can be scrolled where it is too wide."""
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in titles), cols=len(titles))
     for kind, lines in ((nodes.thead, [titles]), (nodes.tbody, rows)):
-        group += kind(
-            "", *(nodes.row("", *(nodes.entry("", nodes.paragraph("", c)) for c in line)) for line in lines)
-        )
+        group += kind("", *(nodes.row("", *(nodes.entry("", inline(c)) for c in line)) for line in lines))
     return nodes.table("", group, classes=["figures"])
 
 
