@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="points of the optimal transport score, at random if there are more; 0: none")  # fmt: skip
     add("--ots-seconds", type=whole_number(1), default=60, metavar="S",
         help="time for that score; after it the answer is an interval")  # fmt: skip
+    add("--ots-curve", action="store_true",
+        help="the score of random subsets, too: it falls as the points grow in number")  # fmt: skip
     add("--device", choices=DEVICES, default="auto", help="auto: cuda if there is a GPU")
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of random weights")
     add("--json", action="store_true", help="print JSON instead of a table")
@@ -85,6 +87,7 @@ def _options(args: argparse.Namespace) -> Options:
         device=torch.device(choose_device(args.device)), seed=args.seed,
         ots_points=args.ots_points, ots_seconds=args.ots_seconds,
         repeats=args.repeats, without_special=args.without_special, skip_tokens=args.skip_tokens,
+        ots_curve=args.ots_curve,
     )  # fmt: skip
 
 
