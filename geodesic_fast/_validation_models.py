@@ -393,7 +393,12 @@ def no_group(count: int) -> ValueError:
 
 def no_ends() -> RuntimeError:
     """Say that the ends of the tracks were not asked for."""
-    return RuntimeError(".ends needs what the watch did not keep, got none: pass ends=True to watch.")
+    return RuntimeError("ends=True must be said for .ends, got False: pass ends=True to watch.")
+
+
+def no_profile() -> RuntimeError:
+    """Say that the steps were not measured one by one."""
+    return RuntimeError("profile=True must be said for .profile, got False: pass profile=True to watch.")
 
 
 def gradient_lost(name: str) -> RuntimeError:
