@@ -43,14 +43,14 @@ def test_strict_mypy_on_a_users_file(tmp_path):
     pytest.importorskip("mypy", reason="needs the package mypy")
     lines = RIGHT.strip().splitlines()
     (tmp_path / "user.py").write_text("\n".join([*lines, *WRONG]) + "\n")
+    options = ["--strict", "--follow-imports=silent", "--no-error-summary", "--hide-error-context"]
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary",
-         "--hide-error-context", "--cache-dir", str(tmp_path / "cache"), "user.py"],
-        cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-m", "mypy", *options, "--cache-dir", str(tmp_path / "cache"), "user.py"],
+        cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stderr == ""
-    said = [(int(line.split(":")[1]), line.rsplit("[", 1)[-1].rstrip("]")) for line in done.stdout.splitlines()
-            if ": error:" in line]  # fmt: skip
+    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
+    said = [(int(line.split(":")[1]), line.rsplit("[", 1)[-1].rstrip("]")) for line in errors]
     expected = [(len(lines) + 1 + at, kind) for at, kind in enumerate(WRONG.values())]
     assert said == expected, done.stdout
