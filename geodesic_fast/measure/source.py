@@ -32,6 +32,8 @@ class Options:
     seed: int
     ots_points: int  # 0: without the score
     ots_seconds: float
+    blur: float | None = None  # of the soft transport score; None: without it
+    backend: str = "tiles"
     repeats: str = "raise"
     without_special: bool = False
     skip_tokens: int = 0
