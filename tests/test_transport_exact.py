@@ -8,7 +8,7 @@ import networkx
 import numpy as np
 import pytest
 import torch
-from exact_transport import problem
+from exact_transport import near_ties, problem
 from transport_problems import assert_certificate, assert_equals_scipy, tight_clusters
 
 from geodesic_fast import ots
@@ -117,8 +117,8 @@ def test_tight_clusters_are_certified(method):
 
 
 def test_what_is_too_much_work_stays_open(monkeypatch):
-    problems = [tight_clusters(np.random.default_rng(seed), 60, 2) for seed in range(40)]
-    problems = [tuple(map(torch.from_numpy, problem)) for problem in problems]
+    problems = [near_ties(np.random.default_rng(seed), 60, 2) for seed in range(40)]
+    problems = [tuple(map(torch.from_numpy, points)) for points in problems]
     truth = [ots(*problem) for problem in problems]
     monkeypatch.setattr(proof, "_MOST_WORK", 0)
     found = [ots(*problem) for problem in problems]
