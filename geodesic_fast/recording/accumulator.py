@@ -136,8 +136,8 @@ class TrackAccumulator:
         update(state, current, self._zero_step)
         state.last = self._held(current, own)
         if self._steps is not None:
-            for kept in (self._versions, self._samples):
-                kept.update({"before": kept["last"]} if "last" in kept else {})
+            _move(self._versions, "last", "before")
+            _move(self._samples, "last", "before")
         self._remember("last", state.last)
         if self._zero_step == "raise" and (found := self._zero_steps(state) - zeros):
             raise _validation.zero_step_found(self.points, found)
@@ -179,16 +179,16 @@ class TrackAccumulator:
             raise _validation.changed_in_place(what)
         if what in self._samples:
             held, values = self._samples[what]
-            changed = (_sample(held).view(torch.uint8) != values.view(torch.uint8)).any()
-            if changed.device.type == "cpu":
-                self._check_values(changed, what)
-            else:  # asking a GPU now would wait for it
-                before = self._changed.to(changed.device) if self._changed is not None else changed
-                self._changed = changed | before
+            now, then = _sample(held).view(torch.uint8), values.view(torch.uint8)
+            if now.device.type != "cpu":  # asking a GPU now would wait for it
+                changed = (now != then).any()
+                self._changed = changed if self._changed is None else changed | self._changed.to(now.device)
+            elif not torch.equal(now, then):
+                raise _validation.changed_in_place(what)
 
-    def _check_values(self, changed: Tensor | None, what: str) -> None:
-        if changed is not None and bool(changed):
-            raise _validation.changed_in_place(what)
+    def _check_values(self) -> None:
+        if self._changed is not None and bool(self._changed):
+            raise _validation.changed_in_place("of a layer")
 
     @property
     def geometry(self) -> TrackGeometry:
@@ -199,7 +199,7 @@ class TrackAccumulator:
             assert self.shape is not None
             self._check_unchanged("first")
             self._check_unchanged("last")
-            self._check_values(self._changed, "of a layer")
+            self._check_values()
             batch = self.shape[:-1]
             flat = finish(self._state, self._zero_step)
             fields = (field.reshape(batch) for field in flat)
@@ -227,7 +227,7 @@ class TrackAccumulator:
         assert self.shape is not None
         self._check_unchanged("first")
         self._check_unchanged("last")
-        self._check_values(self._changed, "of a layer")
+        self._check_values()
         ends = [self._state.first, self._state.last]
         dtype = torch.promote_types(ends[0].dtype, ends[1].dtype)
         ends = [end.reshape(self.shape).to(dtype, copy=True) for end in ends]
@@ -454,6 +454,11 @@ def _sample(rows: Tensor) -> Tensor:
     if rows.is_contiguous():
         return rows.view(-1)[:: max(rows.shape[1] - 1, 1)].clone()  # a view: gathering them is slow
     return rows[:, rows.shape[1] // 2].clone()
+
+
+def _move(kept: dict[str, Any], key: str, to: str) -> None:
+    if key in kept:
+        kept[to] = kept.pop(key)
 
 
 def _rows_at_once(current: Tensor) -> int:
