@@ -57,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="points of the optimal transport score, at random if there are more; 0: none")  # fmt: skip
     add("--ots-seconds", type=whole_number(1), default=60, metavar="S",
         help="time for that score; after it the answer is an interval")  # fmt: skip
+    add("--ots-curve", action="store_true",
+        help="the score of random subsets, too: it falls as the points grow in number")  # fmt: skip
     add("--blur", type=real_number(positive=True), metavar="B",
         help="also the soft transport score, smoothed by B in units of the states")  # fmt: skip
     add("--backend", choices=BACKENDS, default="tiles",
@@ -98,6 +100,7 @@ def _options(args: argparse.Namespace) -> Options:
         ots_points=args.ots_points, ots_seconds=args.ots_seconds,
         blur=args.blur, backend=args.backend,
         repeats=args.repeats, without_special=args.without_special, skip_tokens=args.skip_tokens,
+        ots_curve=args.ots_curve,
     )  # fmt: skip
 
 

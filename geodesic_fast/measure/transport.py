@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from geodesic_fast import ots, soft_ots
+from geodesic_fast import ots, ots_curve, soft_ots
 from geodesic_fast._command_line import Failure, UserError
 from geodesic_fast.measure.source import Ends, Options
 
@@ -18,13 +19,15 @@ from geodesic_fast.measure.source import Ends, Options
 def score(ends: Ends, options: Options) -> dict[str, Any]:
     """Return the score and what proves it, as plain values."""
     first, last = (end.to(options.device) for end in ends.points())
-    told: dict[str, Any] = {"points": len(first), "of": ends.seen}
+    told: dict[str, Any] = {"points": len(first), "of": ends.seen, "d": first.shape[-1]}
     if options.blur is not None:
         told["soft"] = _soft(first, last, options.blur, options.backend)
     try:
         result = ots(first, last, time_budget=float(options.ots_seconds), verbose=sys.stderr.isatty())
     except (ValueError, MemoryError) as error:  # NaN in a state, or no room: the other numbers stand
         return {**told, "refused": str(error)}
+    if options.ots_curve:
+        told["curve"] = _curve(first, last)
     return {
         **told,
         "score": result.score,
@@ -35,6 +38,23 @@ def score(ends: Ends, options: Options) -> dict[str, Any]:
         "map_cost": result.map_cost,
         "optimal_cost": result.optimal_cost,
     }
+
+
+def _curve(first: Tensor, last: Tensor) -> list[dict[str, float]]:
+    """The score of random subsets, by their number of points."""
+    curve = ots_curve(first, last, verbose=sys.stderr.isatty())
+    columns = (curve.sizes, curve.mean, curve.low, curve.high)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [dict(zip(("points", "mean", "low", "high"), row, strict=True)) for row in rows]
+
+
+def curve_rows(told: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The rows of a table of the curve; a single subset has no interval."""
+    rows: list[tuple[str, ...]] = [("points m", "mean OTS", "95 % from", "to")]
+    for row in told["curve"]:
+        figures = ("-" if math.isnan(row[key]) else f"{row[key]:.4f}" for key in ("mean", "low", "high"))
+        rows.append((str(row["points"]), *figures))
+    return rows
 
 
 def _soft(first: Tensor, last: Tensor, blur: float, backend: str) -> dict[str, Any]:
@@ -67,7 +87,7 @@ def _soft_sentence(soft: Mapping[str, Any]) -> str:
 
 def _exact_sentence(told: Mapping[str, Any]) -> str:
     some = "" if told["points"] == told["of"] else f" of {told['of']}, chosen at random"
-    points = f"{told['points']} points{some}"
+    points = f"m = {told['points']} points{some}, in d = {told['d']} dimensions"
     if "refused" in told:
         return f"Optimal transport score of {points}: none, for {told['refused']}"
     cost = f"optimal cost {told['optimal_cost']:.4g} against {told['map_cost']:.4g} of the network's own map"
