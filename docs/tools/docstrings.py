@@ -7,7 +7,8 @@ SECTIONS = ("Args:", "Returns:", "Raises:", "Yields:", "Example:", "Examples:")
 
 
 def escape(line):
-    """Escape what would be markup outside of backticks: |x| and *batch and x_."""
+    """Escape what would be markup outside of backticks: |x| and *batch and x_; `.name` is code, and no link."""
+    line = re.sub(r"(?<!`)`(\.[^`]*)`(?!`)", r"``\1``", line)
     parts = re.split(r"(`+[^`]*`+)", line)
     return "".join(p if at % 2 else re.sub(r"([*|\\]|_(?!\w))", r"\\\1", p) for at, p in enumerate(parts))
 
