@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine
+from geodesic_fast._tracks import first_address
 from geodesic_fast.transport.equal_points import merge_equal
 
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
@@ -243,8 +244,8 @@ def _pair_costs(x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, co
         some = slice(start, start + _PAIRS_AT_ONCE)
         i, j = np.ascontiguousarray(rows[some], np.int64), np.ascontiguousarray(cols[some], np.int32)
         engine.ots_edge_costs(
-            x.data_ptr(), y.data_ptr(), x.dtype == torch.float64, x.stride(0), y.stride(0), x.shape[1],
-            *(shift.data_ptr() for shift in shifts), i.ctypes.data, j.ctypes.data, len(i),
+            first_address(x), first_address(y), x.dtype == torch.float64, x.stride(0), y.stride(0),
+            x.shape[1], *map(first_address, shifts), i.ctypes.data, j.ctypes.data, len(i),
             cost[some].ctypes.data, torch.get_num_threads(),
         )  # fmt: skip
     return cost

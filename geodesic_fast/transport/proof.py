@@ -38,8 +38,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from geodesic_fast._extension import engine
 from geodesic_fast.transport.block_costs import BlockCosts, Blocks, WholeCosts, product_costs
@@ -116,13 +114,15 @@ def separate(bounds: Bounds) -> Parts:
 
 
 def _components(bounds: Bounds, doubtful: np.ndarray, joined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.sparse import csgraph, csr_matrix  # where it is used: loading it takes a second
+
     rows, used = len(bounds.supply), (bounds.units > 0) | joined
     doubtful = doubtful | joined
     tail = np.concatenate([bounds.row[doubtful], rows + bounds.col[used]])
     head = np.concatenate([rows + bounds.col[doubtful], bounds.row[used]])
     size = rows + bounds.cols
     graph = csr_matrix((np.ones(len(tail), np.int8), (tail, head)), shape=(size, size))
-    component = connected_components(graph, directed=True, connection="strong")[1]
+    component = csgraph.connected_components(graph, directed=True, connection="strong")[1]
     return component[:rows], component[rows:]
 
 
