@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 EXTRAS := demo,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test test-newest bench gpu-check lint walk fuzz sanitize emulate wheels clean
+.PHONY: help demo test test-newest bench gpu-check lint walk fuzz sanitize emulate docs wheels clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -30,8 +30,8 @@ test-newest:  ## run the tests against the newest release of every package but t
 	rm -f .venv-newest/installed
 	PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager $(MAKE) test VENV=.venv-newest CONSTRAINTS=build/newest.txt
 
-bench: $(VENV)/installed  ## run the CPU benchmarks, tables and JSON into benchmarks/results
-	$(BIN)/python benchmarks/bench_lss.py $(ARGS)
+bench: $(VENV)/installed  ## time every public function beside its rivals: ARGS="--quick", "-k lss", "--benchmark-compare"
+	$(BIN)/python -m pytest benchmarks $(ARGS)
 
 gpu-check:  ## build in place against the torch that is installed, run GPU tests and benchmarks; no network
 	since=$$(date +%s) && \
@@ -56,6 +56,9 @@ sanitize: $(VENV)/installed  ## run the engine's CPU tests under the address and
 
 emulate: $(VENV)/installed  ## run the CUDA kernels on an emulated GPU: both sanitizers, four architectures, several orders
 	$(BIN)/python tests/cuda_on_cpu/long_set.py $(ARGS)
+
+docs: $(VENV)/installed  ## build the documentation site into docs/build, without a network
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/build $(ARGS)
 
 wheels: $(VENV)/installed  ## build the source distribution and a wheel for each Python at hand, try each; PYTHONS=...
 	PYTHON=$(BIN)/python PIP_CONSTRAINT=$(CURDIR)/constraints.txt bash tests/wheels.sh

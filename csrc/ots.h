@@ -46,12 +46,12 @@ struct ListArgs {
   int64_t* used;  // (1), in and out: how many were found so far, beyond the capacity too
 };
 
-// Squared distances |x_i - y_j - shift|^2 of listed pairs, in float64.
+// Squared distances |(x_i - x_shift) - (y_j - y_shift)|^2 of listed pairs, in float64.
 struct EdgeArgs {
   const void *x, *y;  // (m, d), features contiguous, float32 or float64
   bool is_double;
   int64_t x_stride, y_stride, d;
-  const double* shift;  // (d)
+  const double *x_shift, *y_shift;  // (d)
   const int64_t* row;   // (edges)
   const int32_t* col;   // (edges)
   int64_t edges;

@@ -2,6 +2,8 @@
 // The optimal-transport rows of the table of contents; included by module.cpp alone, behind `Place`.
 #pragma once
 
+#include "cycle_blocks.h"
+#include "node_potentials.h"
 #include "ots.h"
 #include "sparse_assignment.h"
 
@@ -59,15 +61,16 @@ void ots_list(const ProductTile& tile, ListArgs args, uintptr_t best, uintptr_t 
 }
 
 void ots_edge_costs(uintptr_t x, uintptr_t y, bool is_double, int64_t x_stride, int64_t y_stride, int64_t d,
-                    uintptr_t shift, uintptr_t row, uintptr_t col, int64_t edges, uintptr_t cost,
-                    int threads) {
+                    uintptr_t x_shift, uintptr_t y_shift, uintptr_t row, uintptr_t col, int64_t edges,
+                    uintptr_t cost, int threads) {
   const EdgeArgs args{pointer<const void>(x),
                       pointer<const void>(y),
                       is_double,
                       x_stride,
                       y_stride,
                       d,
-                      pointer<const double>(shift),
+                      pointer<const double>(x_shift),
+                      pointer<const double>(y_shift),
                       pointer<const int64_t>(row),
                       pointer<const int32_t>(col),
                       edges,
@@ -103,6 +106,26 @@ int most_fixed(const SparseGraph& graph, uintptr_t stay, uintptr_t flow, uintptr
   return static_cast<int>(solve_most_fixed(problem));
 }
 
+bool ots_lower_potentials(int64_t nodes, uintptr_t start, uintptr_t head, uintptr_t length,
+                          uintptr_t potential, int64_t most_lowered) {
+  const NodePotentials problem{nodes,
+                               pointer<const int64_t>(start),
+                               pointer<const int32_t>(head),
+                               pointer<const double>(length),
+                               pointer<double>(potential),
+                               most_lowered};
+  py::gil_scoped_release release;
+  return lower_potentials(problem);
+}
+
+int64_t ots_cycle_blocks(int64_t rows, int64_t cols, int64_t edges, uintptr_t row, uintptr_t col,
+                         uintptr_t block) {
+  const CycleBlocks problem{
+      rows, cols, edges, pointer<const int64_t>(row), pointer<const int64_t>(col), pointer<int64_t>(block)};
+  py::gil_scoped_release release;
+  return find_cycle_blocks(problem);
+}
+
 void bind_ots(py::module_& m) {
   py::class_<ProductTile>(m, "ProductTile")
       .def(py::init(&product_tile), py::arg("product"), py::arg("rows"), py::arg("cols"), py::arg("stride"));
@@ -133,6 +156,8 @@ void bind_ots(py::module_& m) {
         return py::make_tuple(done.reductions, done.augmentations, done.scanned);
       });
   m.def("most_fixed", &most_fixed);
+  m.def("ots_lower_potentials", &ots_lower_potentials);
+  m.def("ots_cycle_blocks", &ots_cycle_blocks);
 }
 
 }  // namespace

@@ -22,7 +22,12 @@ from geodesic_fast.metrics.nearest_track import NearestTrack, nearest_track, nea
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 from geodesic_fast.metrics.ots_curve import OTSCurve, ots_curve, ots_curve_reference
 from geodesic_fast.metrics.soft_ots import SoftOTSResult, soft_ots, soft_ots_reference
-from geodesic_fast.metrics.step_geometry import StepGeometry, step_geometry, step_geometry_reference
+from geodesic_fast.metrics.step_geometry import (
+    StepGeometry,
+    StepProfile,
+    step_geometry,
+    step_geometry_reference,
+)
 from geodesic_fast.metrics.track_distance import track_distance, track_distance_reference
 from geodesic_fast.metrics.track_geometry import TrackGeometry, track_geometry, track_geometry_reference
 from geodesic_fast.metrics.wasserstein_curve import (
@@ -40,6 +45,7 @@ __all__ = [
     "OTSResult",
     "SoftOTSResult",
     "StepGeometry",
+    "StepProfile",
     "TrackAccumulator",
     "TrackGeometry",
     "WassersteinCurve",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from geodesic_fast._torch_internals import is_transformed
@@ -18,9 +19,38 @@ _LISTED = 5
 def check_module(model: object) -> None:
     """Refuse what is not a module."""
     if not isinstance(model, nn.Module):
+        remedy = "pass the module that is called"
+        if isinstance(model, torch.export.ExportedProgram):
+            remedy = _UNTRACED
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {remedy}.")
+
+
+_UNTRACED = "pass the module that was exported, or torch.export.unflatten(program)"
+
+
+def check_followed(model: nn.Module, layers: Sequence[tuple[str, nn.Module]]) -> None:
+    """Refuse layers that run past their hooks: those of scripted models, and those traced into a graph."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in (model, *(m for _, m in layers))):
         raise TypeError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}: pass the module that is called."
+            "model must be an eager module, got a scripted one, which calls its layers past their hooks: "
+            "pass the module that it was made of."
         )
+    for graph in model.modules():
+        if isinstance(graph, torch.fx.GraphModule) and (graph is model or layers):
+            called = [graph.get_submodule(str(n.target)) for n in graph.graph.find_nodes(op="call_module")]
+            reached = {inner for module in called for inner in module.modules()}
+            traced = set(graph.modules()) - reached
+            lost = [name for name, module in layers if module in traced]
+            if lost or not layers:
+                raise _traced(lost)
+
+
+def _traced(names: Sequence[str]) -> ValueError:
+    return ValueError(
+        f"layers must be modules that the model calls, got {', '.join(names[:_LISTED]) or 'none'} of a "
+        "traced model, whose graph holds their operations instead: for a model of torch.fx pass the one that "
+        f"it was made of, for an exported one {_UNTRACED}."
+    )
 
 
 def check_layer_pattern(item: object) -> None:
@@ -218,6 +248,15 @@ def check_one_state(name: str, found: Sequence[tuple[str, tuple[int, ...]]]) -> 
         )
 
 
+def input_unclear(name: str, arguments: Sequence[str]) -> ValueError:
+    """Say that the input that belongs to a state cannot be told."""
+    return ValueError(
+        f"the input of layer {name!r} must hold one tensor that goes on as the state that was chosen, got "
+        f"{len(arguments)} of its shape ({', '.join(arguments)}), and the next layer takes the state as none "
+        "of them: pass inputs=False to begin with the first output."
+    )
+
+
 def state_taken(name: str, key: str) -> str:
     """Say which tensor was taken for the state."""
     return (
@@ -295,6 +334,15 @@ def check_token_axis(batch: tuple[int, ...]) -> None:
         )
 
 
+def token_axis_unclear(batch: tuple[int, ...]) -> MaskUnclear:
+    """Say that the axis of the tokens cannot be told."""
+    return MaskUnclear(
+        f"tokens and without_ids need to know which axis holds the tokens, got tracks of shape {batch}, "
+        "where the arguments of the call do not tell samples and tokens apart: pass mask= "
+        "with one value per track instead, or a batch of another size."
+    )
+
+
 def ids_do_not_fit(shape: tuple[int, ...] | None, batch: tuple[int, ...]) -> MaskUnclear:
     """Say that the token ids of the call are not those of the tracks."""
     return MaskUnclear(
@@ -345,7 +393,12 @@ def no_group(count: int) -> ValueError:
 
 def no_ends() -> RuntimeError:
     """Say that the ends of the tracks were not asked for."""
-    return RuntimeError(".ends needs what the watch did not keep, got none: pass ends=True to watch.")
+    return RuntimeError("ends=True must be said for .ends, got False: pass ends=True to watch.")
+
+
+def no_profile() -> RuntimeError:
+    """Say that the steps were not measured one by one."""
+    return RuntimeError("profile=True must be said for .profile, got False: pass profile=True to watch.")
 
 
 def gradient_lost(name: str) -> RuntimeError:
@@ -423,80 +476,3 @@ def zero_step_found(step: int, tracks: int) -> ValueError:
         f"zero_step='raise' allows no step of length zero, got {tracks} of them at step {step}: "
         "pass zero_step='skip' to leave such steps out."
     )
-
-
-def check_final_norm(final_norm: object) -> None:
-    """Refuse to guess whether the last hidden state is after a final norm."""
-    if final_norm not in ("exclude", "include"):
-        raise ValueError(
-            f"final_norm must be 'exclude' or 'include', got {final_norm!r}: language models such as "
-            "GPT-2, Llama and T5 "
-            "return the state after their final norm as the last entry (exclude it), models such as BERT "
-            "and ViT the last block's own output (include it)."
-        )
-
-
-def check_embeddings_said(output: str, recurrent: bool) -> None:
-    """Refuse to guess what the first entry of a recurrent model's hidden states is."""
-    if recurrent:
-        raise ValueError(
-            f"embeddings must say what the first hidden state is, got {output}, the output of a recurrent "
-            "model: pass embeddings='absent' where it is that of block 1 (Mamba, FalconMamba, RWKV), or "
-            "embeddings='include' where it is the embedding output."
-        )
-
-
-def check_no_pairs(mask: Tensor) -> None:
-    """Refuse a square mask that may say which token sees which."""
-    square = mask.ndim == 2 and mask.shape[0] == mask.shape[1] and mask.shape[0] > 1
-    if square and bool(mask.diagonal().all()) and not bool(mask.all()):
-        raise ValueError(
-            "attention_mask must be (batch, tokens), got a square one in which every token sees itself, "
-            "which could be (tokens, tokens): score hidden_state_tracks(output), then keep "
-            "scores[mask.bool()]."
-        )
-
-
-def check_one_side(sides: Sequence[str]) -> None:
-    """Refuse to guess which half of an encoder-decoder model is meant."""
-    if sides:
-        raise ValueError(
-            f"side must say which half of an encoder-decoder model to measure, got hidden states of the "
-            f"{' and the '.join(sides)}: pass side='encoder' or side='decoder'."
-        )
-
-
-def check_hidden_states(states: object) -> None:
-    """Refuse what is not a tuple with one tensor, or None, per layer."""
-    if states is None:
-        raise ValueError(
-            "output must hold hidden_states, got none: call the model with output_hidden_states=True."
-        )
-    if not isinstance(states, tuple | list):
-        raise TypeError(
-            f"output must be a model's output or its tuple hidden_states, got {type(states).__name__}: "
-            "pass what the model returned."
-        )
-    if any(isinstance(state, tuple | list) for state in states):
-        raise TypeError(
-            "output must hold one tensor per layer, got one tuple per generated token: call the model "
-            "itself on the generated text instead of model.generate."
-        )
-
-
-def check_no_placeholders(absent: Sequence[int]) -> None:
-    """Refuse hidden states that were not selected."""
-    if absent:
-        raise ValueError(
-            f"hidden_states must hold a tensor for every layer, got None at {', '.join(map(str, absent))}: "
-            "call the model with output_hidden_states=True, or pass missing='skip' to go through the others."
-        )
-
-
-def check_no_zero_step_among(zero_steps: Tensor) -> None:
-    """Refuse steps of length zero under zero_step='raise'."""
-    if found := int(zero_steps.sum()):
-        raise ValueError(
-            f"zero_step='raise' allows no step of length zero, got {found} of them among the tracks that "
-            "count: pass zero_step='skip' to leave such steps out."
-        )

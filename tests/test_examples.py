@@ -2,6 +2,7 @@
 import os
 import re
 import runpy
+import shlex
 import shutil
 import sys
 import textwrap
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from geodesic_fast.__main__ import build_parser
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -168,22 +171,69 @@ def test_compiled_penalty_is_the_same(name, backend):
         torch.testing.assert_close(a, b)
 
 
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "use").glob("*.md")),
+]
+
+
 def blocks_of_code() -> list[tuple[str, str]]:
-    """Every block of code of the README that names its file: (file, code)."""
+    """Every block of code of the README and the site that names its file: (file, code)."""
     pattern = re.compile(r"<!-- (examples/[\w.]+) -->\n```\w+\n(.*?)```", re.DOTALL)
-    return pattern.findall((ROOT / "README.md").read_text())
+    return [block for page in PAGES for block in pattern.findall(page.read_text())]
 
 
 @pytest.mark.parametrize(("file", "code"), blocks_of_code(), ids=lambda value: str(value)[:40])
 def test_blocks_of_code_are_parts_of_the_examples(file, code):
     lines, count = (ROOT / file).read_text().splitlines(keepends=True), code.count("\n")
     parts = (textwrap.dedent("".join(lines[at : at + count])) for at in range(len(lines)))
-    assert code in parts, f"README.md shows code that is not in {file}"
+    assert code in parts, f"a page shows code that is not in {file}"
 
 
-def test_every_example_is_shown_and_every_block_has_a_file():
+def test_every_example_is_shown():
     shown = {file for file, _ in blocks_of_code()}
     written = {f"examples/{path.name}" for path in EXAMPLES.glob("*.*") if path.suffix in (".py", ".sh")}
     assert shown == written - {"examples/spirals.py"}
-    ways = (ROOT / "README.md").read_text().split("## Ways of use")[1].split("\n## ")[0]
-    assert ways.count("```") == 2 * ways.count("<!-- examples/")
+
+
+OWN_CODE = [  # code of a page that is no part of an example: it runs by itself
+    pytest.param(code, id=f"{page.stem}-{at}")
+    for page in PAGES
+    for at, code in enumerate(re.findall(r"(?<!-->\n)```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("code", OWN_CODE)
+def test_code_of_a_page_runs_when_pasted(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    exec(compile(code, "page", "exec"), {"__name__": "__main__"})
+
+
+COMMANDS = [
+    pytest.param(line.split(" #")[0].strip(), id=f"{page.stem}-{line[:40]}")
+    for page in PAGES
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_a_page_exists(command):
+    """Commands install and train: here each is only known by the program that it calls."""
+    words = shlex.split(command)
+    while "=" in words[0]:  # variables of the environment
+        words.pop(0)
+    if words[0] == "make":
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
+    elif words[:3] == ["python", "-m", "geodesic_fast"]:
+        build_parser().parse_args(words[3:])
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file()
+    else:
+        extras = re.findall(r"\[(.*)\]", words[-1])
+        known = (ROOT / "pyproject.toml").read_text()
+        assert words[:2] == ["pip", "install"]
+        assert all(f"\n{extra} = [" in known for extra in ",".join(extras).split(",") if extra)

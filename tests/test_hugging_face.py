@@ -217,3 +217,44 @@ def test_says_what_is_wrong():
     model, inputs, _ = build("t5 encoder")
     with pytest.raises(ValueError, match="got hidden states of the encoder and the decoder"):
         hidden_state_tracks(model(**inputs, output_hidden_states=True), final_norm="exclude")
+
+
+def test_outputs_without_names_are_no_tuple_per_token():
+    for model, inputs, _ in map(build, ("bert", "gpt2", "t5 encoder")):
+        output = model(**inputs, output_hidden_states=True, return_dict=False)
+        with pytest.raises(TypeError, match="with return_dict=False: pass the tuple hidden_states"):
+            hidden_state_tracks(output, final_norm="include", side=None)
+        states = next(item for item in output if isinstance(item, tuple) and len(item) == 5)
+        assert len(hidden_state_tracks(states, final_norm="include")) == 5
+
+
+def test_models_of_parts_say_which_parts_have_hidden_states():
+    small = pytest.importorskip("small_families")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    vision = sizes | {"image_size": 32, "patch_size": 8}
+    config = tiny.transformers.Blip2Config(
+        vision_config=vision,
+        qformer_config=sizes | {"vocab_size": 99, "encoder_hidden_size": 32},
+        text_config={
+            "model_type": "opt", "vocab_size": 99, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "word_embed_proj_dim": 32, "max_position_embeddings": 64,
+        },
+        num_query_tokens=4, image_token_index=98,
+    )  # fmt: skip
+    images, ids = torch.randn(2, 3, 32, 32), torch.randint(2, 90, (2, 5))
+    blip = tiny.transformers.Blip2ForConditionalGeneration(config).eval()
+    clip = tiny.transformers.CLIPModel(small.small_config(tiny.transformers.CLIPConfig)).eval()
+    pictures = torch.full((2, 4), 98)
+    for model, inputs, part, tokens in (
+        (clip, {"input_ids": ids}, "vision_model_output", 17),
+        (blip, {"input_ids": torch.cat([pictures, ids], 1)}, "language_model_outputs", 9),
+    ):
+        with torch.no_grad():
+            output = model(pixel_values=images, **inputs, output_hidden_states=True)
+            without = model(pixel_values=images, **inputs)
+        with pytest.raises(ValueError, match=rf"{part}.*: pass one of them, output\."):
+            hidden_state_tracks(output, final_norm="include")
+        tracks = hidden_state_tracks(output[part], final_norm="include")
+        assert (len(tracks), tracks[0].shape) == (4, (2, tokens, 32))
+        with pytest.raises(ValueError, match="call the model with output_hidden_states=True"):
+            hidden_state_tracks(without, final_norm="include")

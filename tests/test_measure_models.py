@@ -201,10 +201,18 @@ def test_special_tokens_can_be_left_out(tmp_path, capsys, folder_of, words):
 
 
 @pytest.mark.parametrize("option", [("--without-special",), ("--skip-tokens", 1)])
-@pytest.mark.parametrize("batch", [1, 3, 7])
-def test_tokens_are_not_left_out_along_another_axis(tmp_path, capsys, folder_of, words, option, batch):
-    arguments = (folder_of("XLNet"), "--text", words, "--tokens", 7, "--batch", batch, *option)
-    assert "got tokens first from XLNetModel" in sentence(tmp_path, capsys, *arguments)
+@pytest.mark.parametrize("name", ["XLNet", "Bert"])
+def test_tokens_are_left_out_along_their_own_axis(tmp_path, capsys, folder_of, words, name, option):
+    arguments = (folder_of(name), "--text", words, "--tokens", 7, *option)
+    one, three = (
+        measure(tmp_path, capsys, *arguments, "--batch", batch)["groups"][0]["fields"]["lss"]
+        for batch in (1, 3)
+    )
+    assert three["mean"] == pytest.approx(one["mean"], rel=1e-5)
+    assert "--skip-tokens and --without-special need to know which axis holds the tokens" in (
+        told := sentence(tmp_path, capsys, *arguments, "--batch", 7)
+    )
+    assert told.rstrip().endswith("pass another --batch.")
 
 
 def test_a_layer_that_runs_several_times(tmp_path, capsys, folder_of, words):

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Real models whose layers see other tokens than the caller gave, or other shapes than most."""
 
+import contextlib
 import io
 
 import pytest
 import torch
+from small_networks import hook_count
 
 from geodesic_fast import lss
 from geodesic_fast.integrations.hugging_face import hidden_state_tracks
@@ -93,6 +95,32 @@ def test_xlnet_has_tokens_before_samples():
     assert not w.measured
 
 
+def test_tokens_and_ids_of_xlnet_which_has_tokens_before_samples():
+    model = small.build("xlnet")
+    ids = torch.arange(1, 19).reshape(2, 9)
+    with torch.no_grad(), record(model) as stored:
+        model(ids)
+    want = lss(stored.tracks)  # (tokens, samples)
+    with torch.no_grad(), watch(model, tokens=slice(1, None)) as w:
+        model(ids)
+    assert torch.equal(w.geometry.lss, want[1:].flatten())
+    with torch.no_grad(), watch(model, without_ids=[3, 10]) as w:
+        model(ids)
+    assert torch.equal(w.geometry.lss, want[~torch.isin(ids.T, torch.tensor([3, 10]))])
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="which axis"), watch(model, tokens=[0]) as w:
+        model(ids[:, :2])
+    assert not w.measured
+
+
+def test_a_class_token_of_images_is_left_out():
+    model, images = tiny.vit(), torch.randn(3, 3, 16, 16)
+    with torch.no_grad(), record(model) as stored:
+        model(pixel_values=images)
+    with torch.no_grad(), watch(model, tokens=slice(1, None)) as w:
+        model(pixel_values=images)
+    assert torch.equal(w.geometry.lss, lss(stored.tracks)[:, 1:].flatten())
+
+
 @pytest.mark.parametrize(
     ("name", "batch"), [("longformer", (21,)), ("deepseek_v4", (84,)), ("gemma3n_text", (84,))]
 )
@@ -153,3 +181,55 @@ def test_models_are_stored_and_generate_while_they_are_watched():
         model.generate(**given, max_new_tokens=2)
         torch.save(model, io.BytesIO())
     assert w.measured
+
+
+@pytest.mark.parametrize("kind", [watch, record])
+@pytest.mark.parametrize("passes", ["last", "first", "all"])
+@pytest.mark.parametrize("left", [True, False])
+def test_an_interrupted_pass_leaves_a_model_that_generates_and_is_stored(kind, passes, left):
+    """Ctrl-C in a layer, inside a with block, or in one that was entered by hand and is never left."""
+    model, given = tiny.gpt2().train(), left_padded()
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    handle = model.transformer.h[2].register_forward_pre_hook(interrupt)
+    context = kind(model, passes=passes)
+    with contextlib.suppress(KeyboardInterrupt):
+        if left:
+            with context:
+                model(**given)
+        else:
+            context.__enter__()
+            model(**given)
+    handle.remove()
+    assert hook_count(model) == 0 or not left
+    text = model.eval().generate(**given, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert torch.equal(
+        text, tiny.gpt2().generate(**given, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    )
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False)
+    with torch.no_grad(), watch(loaded) as w:
+        loaded(**given)
+    assert w.geometry.lss.shape == (12,)
+
+
+@pytest.mark.parametrize("kind", ["PrefixTuningConfig", "PromptTuningConfig"])
+@pytest.mark.parametrize("build", [tiny.gpt2, tiny.llama])
+def test_prompts_and_prefixes_that_are_learned(kind, build):
+    """A prefix is in the cache, as earlier tokens are; a prompt is among the tokens that the layers see."""
+    peft = pytest.importorskip("peft", reason="needs the package peft")
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model, given = peft.get_peft_model(build(), config).eval(), left_padded()
+    seen = 3 if kind == "PromptTuningConfig" else 0
+    real = torch.nn.functional.pad(given["attention_mask"], (seen, 0), value=1).bool()
+    with torch.no_grad(), watch(model) as w, record(model) as stored:
+        model(**given)
+    assert torch.equal(w.geometry.lss, lss(stored.tracks)[real])
+    with torch.no_grad(), watch(model, passes="all") as w:
+        model.generate(**given, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    counts = [group.geometry.lss.numel() for (group,) in w.passes]
+    assert counts == [int(real.sum()), 2, 2]

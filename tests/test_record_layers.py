@@ -4,7 +4,7 @@ import torch
 from small_networks import Block, Net
 from torch import nn
 
-from geodesic_fast.recording import record
+from geodesic_fast.recording import record, watch
 
 
 @pytest.fixture
@@ -137,3 +137,52 @@ def test_patterns_of_the_base_model_name_its_layers_under_adapters(adapters):
         assert all(map(torch.equal, recording.tracks, expected))
     with pytest.raises(ValueError, match="layers must match modules"):
         record(model, "transformer.blocks.*")
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        for layer in self:
+            x = x + layer(x)
+        return x
+
+
+class Scriptable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Residual(nn.Linear(8, 8), nn.Linear(8, 8)) for _ in range(4))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("layers", [None, "blocks.*", "blocks.*.0"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_models_whose_layers_run_past_their_hooks_name_the_one_to_pass(layers):
+    net, x = Scriptable(), torch.randn(3, 5, 8)
+    program = torch.export.export(net, (x,))
+    scripted = (torch.jit.script(net), torch.jit.trace(net, x), nn.Sequential(torch.jit.script(net)))
+    for model in scripted[:2] if layers is None else scripted:
+        pattern = layers if model is not scripted[2] or layers is None else f"0.{layers}"
+        with pytest.raises(TypeError, match=r"got a scripted one, .* pass the module that it was made of"):
+            watch(model, pattern)
+    with pytest.raises(TypeError, match=r"got ExportedProgram: .* torch\.export\.unflatten\(program\)"):
+        watch(program, layers)
+    with pytest.raises(ValueError, match=r"traced model, .* torch\.export\.unflatten\(program\)"):
+        watch(program.module(), layers)
+    graph = torch.fx.symbolic_trace(net)
+    if layers == "blocks.*.0":  # of these the graph calls each
+        with watch(graph, layers) as w, watch(net, layers) as eager:
+            graph(x)
+            net(x)
+        assert torch.equal(w.geometry.lss, eager.geometry.lss)
+    else:
+        with pytest.raises(ValueError, match=r"traced model, .* pass the one that it was made of"):
+            watch(graph, layers)
+    if layers is not None:
+        flat = torch.export.unflatten(program)
+        with watch(flat, layers) as w, watch(net, layers) as eager:
+            flat(x)
+            net(x)
+        assert torch.equal(w.geometry.lss, eager.geometry.lss)

@@ -124,10 +124,14 @@ def test_two_streams_are_told_apart_by_the_input_or_asked_for():
             self.transformer_blocks = nn.ModuleList(Joint() for _ in range(3))
 
         def forward(self, image, text):
-            self.images = [image]
+            self.images, self.texts = [image], [text]
             for block in self.transformer_blocks:
-                text, image = block(hidden_states=image, encoder_hidden_states=text)
+                text, image = block(hidden_states=self.between(image), encoder_hidden_states=text)
                 self.images.append(image)
+                self.texts.append(text)
+            return image
+
+        def between(self, image):
             return image
 
     net = Model()
@@ -136,9 +140,21 @@ def test_two_streams_are_told_apart_by_the_input_or_asked_for():
     assert torch.equal(w.geometry.lss, lss(net.images))
     with pytest.raises(ValueError, match="state must say which"), watch(net):
         net(torch.randn(2, 5, 8), torch.randn(2, 5, 8))
-    with watch(net, state=1) as w:
+    for tokens in (5, 7):  # of the text beside 5 of the image
+        for state, choose in ((0, lambda: net.texts), (1, lambda: net.images)):
+            for choice in (state, lambda output, state=state: output[state]):
+                with watch(net, state=choice) as w, record(net, state=choice) as stored:
+                    net(torch.randn(2, 5, 8), torch.randn(2, tokens, 8))
+                assert torch.equal(w.geometry.lss, lss(choose()))
+                assert all(map(torch.equal, stored.tracks, choose()))
+    net.between = lambda image: image + 0
+    with pytest.raises(ValueError, match=r"got 2 of its shape .* pass inputs=False"), watch(net, state=1):
         net(torch.randn(2, 5, 8), torch.randn(2, 5, 8))
-    assert torch.equal(w.geometry.lss, lss(net.images))
+    with watch(net, state=1, inputs=False) as w:
+        net(torch.randn(2, 5, 8), torch.randn(2, 5, 8))
+    assert torch.equal(w.geometry.lss, lss(net.images[1:]))
+    with pytest.raises(ValueError, match="got 2 of its shape"), watch(net, "*.0", state=1):
+        net(torch.randn(2, 5, 8), torch.randn(2, 5, 8))
 
 
 def test_a_choice_that_is_not_there_is_refused():

@@ -44,8 +44,8 @@ def x():
     return torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(0))
 
 
-def every(net, x, **arguments):
-    with record(net, "blocks.*") as stored:
+def every(net, x, layers="blocks.*", **arguments):
+    with record(net, layers) as stored:
         net(x, **arguments)
     return lss(stored.tracks)
 
@@ -177,22 +177,99 @@ def test_torch_transformers(batch_first, real):
     assert torch.equal(w.geometry.lss, lss(stored.tracks)[~padding if batch_first else ~padding.T])
 
 
-def test_tokens_and_ids_that_do_not_count(x, real):
-    net, ids = Net(), torch.arange(27).reshape(3, 9)
+class Turned(Net):
+    """States of tokens by samples, (tokens, samples, d), of ids or images by samples."""
+
+    def forward(self, x, attention_mask=None, input_ids=None, pixel_values=None):
+        return super().forward(x.transpose(0, 1))
+
+
+ORDERS = pytest.mark.parametrize("kind", [Net, Turned])
+
+
+@ORDERS
+def test_tokens_and_ids_that_do_not_count(x, real, kind):
+    net, ids = kind(), torch.arange(27).reshape(3, 9)
+
+    def laid(mask):
+        return mask if kind is Net else mask.T
+
     want = every(net, x)
     with watch(net, tokens=slice(1, None)) as w:
         net(x, attention_mask=real)
     kept = real.clone()
     kept[:, 0] = False
-    assert torch.equal(w.geometry.lss, want[kept])
+    assert torch.equal(w.geometry.lss, want[laid(kept)])
     with watch(net, tokens=[0, -1], without_ids=[0, 26], ends=True) as w:
         net(x, input_ids=ids)
     kept = torch.zeros(3, 9, dtype=torch.bool)
     kept[:, 0] = kept[:, -1] = True
     kept[0, 0] = kept[2, 8] = False
-    assert torch.equal(w.geometry.lss, want[kept])
-    assert torch.equal(w.ends[0], x[kept])
+    assert torch.equal(w.geometry.lss, want[laid(kept)])
+    assert torch.equal(w.ends[0], (x if kind is Net else x.transpose(0, 1))[laid(kept)])
     with pytest.warns(RuntimeWarning, match="without_ids needs input_ids"), watch(net, without_ids=[0]) as w:
         net(x)
     with pytest.raises(TypeError, match="tokens must be None, a slice or a list"):
         watch(net, tokens=3)
+
+
+class Patches(nn.Module):
+    """An image model whose blocks see (samples, patches, d), or with `turned` (patches, samples, d)."""
+
+    def __init__(self, turned):
+        super().__init__()
+        self.blocks, self.turned = nn.ModuleList(Block() for _ in range(4)), turned
+
+    def forward(self, images):
+        x = images.flatten(2)  # (samples, channels, patches)
+        x = x.permute(2, 0, 1) if self.turned else x.transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_tokens_of_images(turned):
+    net, images = Patches(turned), torch.randn(5, 8, 3, 3)
+    want = every(net, images)
+    with watch(net, tokens=slice(2, None)) as w:
+        net(images)
+    assert torch.equal(w.geometry.lss, (want[2:] if turned else want[:, 2:]).flatten())
+    for samples in (9, 3, 1) if turned else (9,):  # the first axis may hold several windows of each sample
+        with pytest.warns(RuntimeWarning, match="which axis holds the tokens"), watch(net, tokens=[0]) as w:
+            net(torch.randn(samples, 8, 3, 3))
+        assert not w.measured
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("shape", [(3, 9), (9, 3), (5, 5)])
+def test_tokens_of_torch_transformers(batch_first, shape):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    x = torch.randn(*shape, 8)
+    want = every(encoder, x, layers="layers.*")
+    with watch(encoder, tokens=slice(1, None)) as w:
+        encoder(x)
+    assert torch.equal(w.geometry.lss, (want[:, 1:] if batch_first else want[1:]).flatten())
+
+
+@ORDERS
+def test_an_axis_of_tokens_that_is_not_known_is_asked_for(kind):
+    net, x = kind(), torch.randn(9, 9, 8)
+    ids = torch.arange(81).reshape(9, 9)
+    for options, given in (
+        ({"tokens": slice(1, None)}, {}),
+        ({"tokens": slice(1, None)}, {"input_ids": ids}),
+        ({"without_ids": [0, 5]}, {"input_ids": ids}),
+        ({"tokens": [0]}, {"attention_mask": torch.ones(9, 9)}),
+    ):
+        with pytest.warns(RuntimeWarning, match="which axis holds the tokens"), watch(net, **options) as w:
+            net(x, **given)
+        with pytest.raises(ValueError, match="pass mask= with one value per track instead"):
+            _ = w.geometry
+    for options in ({"tokens": slice(None)}, {"without_ids": [99]}):  # either way all count
+        with watch(net, **options) as w:
+            net(x, input_ids=ids)
+        assert w.geometry.lss.numel() == 81
+    with pytest.warns(RuntimeWarning, match="which axis holds the tokens"), watch(net, tokens=[0]) as w:
+        net(x[:3])

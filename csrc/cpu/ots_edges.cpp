@@ -18,19 +18,20 @@ GEODESIC_FAST_INLINE D widened(const T* from) {
 }
 
 template <class T>
-double squared_distance(const T* x, const T* y, const double* shift, int64_t d) {
+double squared_distance(const T* x, const T* y, const double* x_shift, const double* y_shift, int64_t d) {
   D sum[2] = {};
   int64_t k = 0;
   for (; k + 2 * kLane <= d; k += 2 * kLane) {
     for (int half = 0; half < 2; ++half) {
       const int64_t at = k + half * kLane;
-      const D step = widened(x + at) - widened(y + at) - load_unaligned<D>(shift + at);
+      const D step = (widened(x + at) - load_unaligned<D>(x_shift + at)) -
+                     (widened(y + at) - load_unaligned<D>(y_shift + at));
       sum[half] += step * step;
     }
   }
   double rest = 0.0;
   for (; k < d; ++k) {
-    const double step = static_cast<double>(x[k]) - static_cast<double>(y[k]) - shift[k];
+    const double step = (static_cast<double>(x[k]) - x_shift[k]) - (static_cast<double>(y[k]) - y_shift[k]);
     rest += step * step;
   }
   return sum_lanes<double>(sum[0] + sum[1]) + rest;
@@ -42,7 +43,7 @@ void edge_costs_of(const EdgeArgs& args, int threads) {
     for (int64_t e = begin; e < end; ++e) {
       const T* x = static_cast<const T*>(args.x) + args.row[e] * args.x_stride;
       const T* y = static_cast<const T*>(args.y) + args.col[e] * args.y_stride;
-      args.cost[e] = squared_distance(x, y, args.shift, args.d);
+      args.cost[e] = squared_distance(x, y, args.x_shift, args.y_shift, args.d);
     }
   });
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geodesic_fast import TrackGeometry, track_geometry
 from geodesic_fast import _validation_models as _validation
+from geodesic_fast.integrations import _hidden_states as _wrong
 
 _KEEP = ("exclude", "include")
 _EMBEDDINGS = ("include", "exclude", "absent")
@@ -31,7 +32,7 @@ def hidden_state_tracks(
 
     Args:
         output: the model's output, or its tuple `hidden_states`: the embedding output, then one entry per
-            block.
+            block. Of a model of images and texts one part of its output.
         final_norm: whether the last entry belongs to the track; there is no default, for it depends on the
             model. `"exclude"`: language models (GPT-2, Llama, T5, OPT, ...) give the state after their
             final norm there, which is no point of the residual stream, and give the last block's own output
@@ -51,7 +52,8 @@ def hidden_state_tracks(
 
     Raises:
         ValueError: no hidden states in `output`, None among them, `final_norm` or `side` not said.
-        TypeError: `output` is neither; hidden states of `generate`, one tuple per new token.
+        TypeError: `output` is neither; hidden states of `generate`, one tuple per new token; what a model
+            gives with `return_dict=False`.
 
     Padding is still among the tracks: score them, then keep `scores[attention_mask.bool()]`, or call
     `hidden_state_geometry`.
@@ -63,21 +65,21 @@ def hidden_state_tracks(
         >>> geodesic_fast.lss(hidden_state_tracks(hidden_states, final_norm="exclude")).shape
         torch.Size([2, 5])
     """
-    _validation.check_final_norm(final_norm)
+    _wrong.check_final_norm(final_norm)
     if embeddings is None:
         recurrent = isinstance(output, Mapping) and _is_recurrent(output)
-        _validation.check_embeddings_said(type(output).__name__, recurrent)
+        _wrong.check_embeddings_said(type(output).__name__, recurrent)
         embeddings = "include"
     _validation.check_choice("embeddings", embeddings, _EMBEDDINGS)
     _validation.check_choice("missing", missing, ("raise", "skip"))
     states = _hidden_states(output, side)
-    _validation.check_hidden_states(states)
+    _wrong.check_hidden_states(states, _parts(output))
     entries = list(enumerate(states))
     entries = entries[1:] if embeddings == "exclude" else entries
     entries = entries[:-1] if final_norm == "exclude" else entries
     absent = [index for index, state in entries if state is None]
     if missing == "raise":
-        _validation.check_no_placeholders(absent)
+        _wrong.check_no_placeholders(absent)
     return [state for _, state in entries if state is not None]
 
 
@@ -125,12 +127,12 @@ def hidden_state_geometry(
     if attention_mask is None:
         return track_geometry(tracks, zero_step=zero_step)
     _validation.check_mask("attention_mask", attention_mask, tuple(tracks[0].shape[:-1]))
-    _validation.check_no_pairs(attention_mask)
+    _wrong.check_no_pairs(attention_mask)
     real = attention_mask.to(device=tracks[0].device).bool()
     geometry = track_geometry(tracks, zero_step="skip" if zero_step == "raise" else zero_step)
     geometry = TrackGeometry._make(field[real] for field in geometry)
     if zero_step == "raise":
-        _validation.check_no_zero_step_among(geometry.zero_steps)
+        _wrong.check_no_zero_step_among(geometry.zero_steps)
     return geometry
 
 
@@ -140,8 +142,16 @@ def _hidden_states(output: Any, side: str | None) -> Any:
     if side is not None:
         _validation.check_choice("side", side, tuple(_SIDES))
         return output.get(_SIDES[side], output.get("hidden_states"))
-    _validation.check_one_side([name for name, key in _SIDES.items() if output.get(key) is not None])
+    _wrong.check_one_side([name for name, key in _SIDES.items() if output.get(key) is not None])
     return output.get("hidden_states", output.get("decoder_hidden_states"))
+
+
+def _parts(output: Any) -> list[str]:
+    """The parts of an output, as of a model of images and texts, that hold hidden states."""
+    if not isinstance(output, Mapping):
+        return []
+    parts = {name: part for name, part in output.items() if isinstance(part, Mapping)}
+    return [name for name, part in parts.items() if any("hidden_states" in key for key in part)]
 
 
 def _is_recurrent(output: Mapping[str, Any]) -> bool:

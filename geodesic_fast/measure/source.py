@@ -99,12 +99,8 @@ def watched(
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         raise UserError(_with_our_options(error)) from error
-    filtered = bool(options.skip_tokens or without_ids)
     with torch.inference_mode():
         for count, batch in batches():
-            if filtered and "input_ids" in batch:
-                _check_tokens_follow_the_batch(model, batch, options)
-                filtered = False
             for group in _groups(watching, model, batch, options):
                 name = f"{group.names[0]} to {group.names[-1]}"
                 source.steps[name] = len(group.names) - 1
@@ -112,17 +108,6 @@ def watched(
                     source.take_ends(name, *group.ends, options)
                 yield count, name, group.geometry
                 count = 0
-
-
-def _check_tokens_follow_the_batch(model: nn.Module, batch: dict, options: Options) -> None:
-    """Refuse to filter states (tokens, batch, d), as of XLNet: of one piece their first axis is not 1."""
-    watching = watch(model, options.layers, mask=None, repeats=options.repeats)
-    for group in _groups(watching, model, {name: value[:1] for name, value in batch.items()}, options):
-        if group.geometry.lss.shape[0] != 1:
-            raise UserError(
-                "--without-special and --skip-tokens need states of shape (batch, tokens, d), got tokens "
-                f"first from {type(model).__name__}: leave these options out."
-            )
 
 
 def _groups(watching: watch, model: nn.Module, batch: dict, options: Options) -> list[MeasuredGroup]:
@@ -147,7 +132,17 @@ def _groups(watching: watch, model: nn.Module, batch: dict, options: Options) ->
         raise UserError(_with_our_options(error)) from error
 
 
+_OUR_OPTIONS = {
+    "repeats='append'": "--repeats append",
+    "missing='skip'": "fewer --layers",
+    "pass mask= with one value per track instead, or a batch of another size": "pass another --batch",
+    "tokens and without_ids need": "--skip-tokens and --without-special need",
+}
+
+
 def _with_our_options(error: Exception) -> str:
     """A sentence of the library with its remedies in the words of the command line."""
     told = re.sub(r"layers=('[^']*'(?:, '[^']*')*)", r"--layers \1", str(error))
-    return told.replace("repeats='append'", "--repeats append").replace("missing='skip'", "fewer --layers")
+    for theirs, ours in _OUR_OPTIONS.items():
+        told = told.replace(theirs, ours)
+    return told

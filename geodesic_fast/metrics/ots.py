@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ from geodesic_fast.transport.planner import METHODS, make_plan
 from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.solve import Search, Solution
 
+_FARTHEST_START = 2.0**20  # spread of potentials handed in, against the largest cost
 REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
 
 
@@ -178,7 +180,7 @@ def _points_of(x: Tensor | Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, 
     return x, y
 
 
-def _start_of(points: Points, potentials: tuple[Tensor, Tensor], turned: bool) -> np.ndarray:
+def _start_of(points: Points, potentials: tuple[Tensor, Tensor], turned: bool) -> np.ndarray | None:
     """Return the column dual that an earlier result proposes, in shifted costs."""
     shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in potentials]
     if shapes != [(points.m,), (points.m,)]:
@@ -187,29 +189,40 @@ def _start_of(points: Points, potentials: tuple[Tensor, Tensor], turned: bool) -
             "pass result.potentials of an earlier call with as many points."
         )
     check_finite_rows("potentials", torch.stack([p.detach().to(points.device) for p in potentials], dim=1))
-    return points.shifted_column_potential(potentials[0 if turned else 1].detach())
+    start = points.shifted_column_potential(potentials[0 if turned else 1].detach())
+    largest = 4 * float(points.square_x.max() + points.square_y.max()) + float(points.delta.square().sum())
+    if not np.ptp(start) <= _FARTHEST_START * largest:
+        warnings.warn(
+            "potentials must be about as large as the squared distances of the points, got values that "
+            f"differ by {np.ptp(start) / max(largest, 1e-300):.1e} times the largest: the search starts from "
+            "nothing. Pass result.potentials of an earlier call on nearly the same points.",
+            stacklevel=4,
+        )
+        return None
+    return start
 
 
 def _result(points: Points, turned: bool, method: str, solution: Solution) -> OTSResult:
-    unit = points.unit**2
     own, flow = Flow(points.pair_row, points.pair_col, points.pair_count), solution.flow
     map_cost, optimal = (points.mean_cost(of) for of in (own, flow))
     given = None
     if solution.u is not None and solution.v is not None:
         given = points.given_potentials(solution.u, solution.v)
+    if given is not None and not all(bool(dual.isfinite().all()) for dual in given):
+        given = None  # squared distances beyond float64
     permutation = points.permutation(flow)
     if turned:
         permutation, given = np.argsort(permutation), given and given[::-1]
     return OTSResult(
         score=solution.fixed_low if solution.certified else math.nan,
         permutation=torch.from_numpy(permutation).to(points.device),
-        map_cost=map_cost * unit,
-        optimal_cost=optimal * unit,
+        map_cost=points.given_cost(map_cost),
+        optimal_cost=points.given_cost(optimal),
         efficiency=optimal / map_cost if map_cost > 0 else 1.0,
         certified=solution.certified,
         score_lower=solution.fixed_low,
         score_upper=solution.fixed_high,
-        gap=solution.gap * unit,
+        gap=points.given_cost(solution.gap),
         relative_gap=solution.gap / optimal if optimal > 0 else (0.0 if solution.gap <= 0 else math.inf),
         potentials=given,
         method=method,

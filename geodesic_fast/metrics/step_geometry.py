@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import as_tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_tracks
@@ -25,6 +26,52 @@ class StepGeometry(NamedTuple):
     state_cosine: Tensor
     update_cosine: Tensor
     turning_cosine: Tensor
+
+    def profile(self, mask: Tensor | None = None) -> StepProfile:
+        """Return the means over the tracks, or over those where `mask` (*batch) is true."""
+        fields = [torch.as_tensor(as_tensors(field)).detach().flatten(1) for field in self]  # (n, m)
+        counts = None if mask is None else mask.to(fields[0].device).bool().flatten()
+        sums = [sum_defined(field, counts) for field in fields]
+        tracks = fields[0].shape[1] if counts is None else int(counts.sum())
+        return StepProfile.of_sums([part for part, _ in sums], [count for _, count in sums], tracks)
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """What each step does on average: the means of `StepGeometry` over tracks, step by step.
+
+    A track counts in the mean of a number that it has: one with a zero state or a step of length zero has no
+    cosine there, and is left out of that mean. `undefined` says how many those are.
+    """
+
+    mean: StepGeometry  # each (n,), turning_cosine (n-1,), in float64; NaN where no track has the number
+    undefined: StepGeometry  # the same shapes, in int64: how many of the tracks have no such number
+    tracks: int
+
+    @staticmethod
+    def of_sums(sums: Sequence[Tensor], counts: Sequence[Tensor], tracks: int) -> StepProfile:
+        """Return the means, from the sum over those tracks that have a number and their count, by field."""
+        mean = StepGeometry._make(s / c for s, c in zip(sums, counts, strict=True))
+        return StepProfile(mean, StepGeometry._make(tracks - c.long() for c in counts), tracks)
+
+    def sums(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the sum over those tracks that have a number and their count, by field."""
+        counts = [self.tracks - missing for missing in self.undefined]
+        return [m.where(c > 0, 0.0) * c for m, c in zip(self.mean, counts, strict=True)], counts
+
+    @staticmethod
+    def joined(profiles: Sequence[StepProfile]) -> StepProfile:
+        """Return the profile of all tracks together, of profiles of the same steps."""
+        parts = [profile.sums() for profile in profiles]
+        sums, counts = ([sum(each) for each in zip(*side, strict=True)] for side in zip(*parts, strict=True))
+        return StepProfile.of_sums(sums, counts, sum(profile.tracks for profile in profiles))
+
+
+def sum_defined(values: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sum and count over the last axis of the values that are not NaN, where `counts` is true."""
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    defined = ~values.isnan() if counts is None else ~values.isnan() & counts
+    return values.where(defined, 0.0).sum(-1, dtype=wide), defined.sum(-1)
 
 
 @takes_arrays
@@ -51,6 +98,8 @@ def step_geometry(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeo
         StepGeometry of tensors (n, *batch), turning_cosine (n-1, *batch), in float32 (float64 for float64
         tracks). A zero state or a step of length zero has no cosine: NaN there, and where a state holds NaN
         or inf, and nowhere else. The relative length of a step from zero is inf, or NaN if it is zero too.
+        `.profile(mask)` gives the means over the tracks, a `StepProfile`, which `watch(model, profile=True)`
+        measures while a network runs.
 
     Raises:
         TypeError, ValueError: as `geodesic_fast.lss`.

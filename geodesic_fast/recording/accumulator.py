@@ -19,8 +19,10 @@ from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, engine_tracks, readable
 from geodesic_fast._validation import check_zero_step
 from geodesic_fast.metrics.directions import angle_between, differences
+from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.operations.track_geometry import FIELD_COUNT
+from geodesic_fast.recording.step_means import StepMeans
 
 # The rows of `sums`; ROW_LENGTH is that of the row that holds the last direction, UNIT what the first four
 # are measured in, or its square, 0 before the first length.
@@ -49,11 +51,13 @@ class TrackAccumulator:
         copy: copy the states that are held. `False` holds the tensors themselves, which must then stay as
             they are until the next push; a change in place is refused. Tensors of `torch.inference_mode`,
             whose changes torch does not see, are copied all the same.
+        profile: measure every step as well, in `.profile`; holds one more state.
 
     Returns:
         `.push(state)` takes the next layer, (*batch, d), of any floating-point dtype and on any device:
         what is held follows it. `.geometry` is a `TrackGeometry` of (*batch) tensors, or (tracks that
-        count,) with a mask, float32 (float64 for float64 states). `.points` counts the pushes, `.shape` is
+        count,) with a mask, float32 (float64 for float64 states). `.profile` is a `StepProfile`, the means
+        over the tracks of what `step_geometry` gives of each step. `.points` counts the pushes, `.shape` is
         that of every state. `.reset()` starts anew.
 
     Raises:
@@ -73,9 +77,16 @@ class TrackAccumulator:
         tensor([1.4142])
     """
 
-    def __init__(self, *, zero_step: str = "skip", mask: Tensor | None = None, copy: bool = True):
+    def __init__(
+        self,
+        *,
+        zero_step: str = "skip",
+        mask: Tensor | None = None,
+        copy: bool = True,
+        profile: bool = False,
+    ):
         check_zero_step(zero_step)
-        self._zero_step, self._mask, self._copy = zero_step, mask, copy
+        self._zero_step, self._mask, self._copy, self._with_profile = zero_step, mask, copy, profile
         self.reset()
 
     def reset(self) -> None:
@@ -90,6 +101,7 @@ class TrackAccumulator:
         self._samples: dict[str, tuple[Tensor, Tensor]] = {}
         self._changed: Tensor | None = None
         self._result: TrackGeometry | None = None
+        self._steps = StepMeans() if self._with_profile else None
 
     @outside_graphs
     @torch.no_grad()
@@ -103,6 +115,7 @@ class TrackAccumulator:
             if self._mask is not None:
                 _validation.check_mask("mask", self._mask, self.shape[:-1])
         self._check_unchanged("last")
+        self._check_unchanged("before")
         if self._first is None:
             self._first = self._held(current, None)
             self._remember("first", self._first)
@@ -117,12 +130,22 @@ class TrackAccumulator:
             self._state = new_state(self._first, current)
         self._state = state = to_device(self._state, current.device)
         zeros = self._zero_steps(state) if self._zero_step == "raise" else 0
-        own = None if state.last is state.first else state.last
+        own = self._spare(state)
+        if self._steps is not None:
+            self._steps.take(state.last, current, None if self._mask is None else self._mask.reshape(-1))
         update(state, current, self._zero_step)
         state.last = self._held(current, own)
+        if self._steps is not None:
+            _move(self._versions, "last", "before")
+            _move(self._samples, "last", "before")
         self._remember("last", state.last)
         if self._zero_step == "raise" and (found := self._zero_steps(state) - zeros):
             raise _validation.zero_step_found(self.points, found)
+
+    def _spare(self, state: TrackState) -> Tensor | None:
+        """The memory of a state that is no longer needed after this step."""
+        oldest = state.last if self._steps is None else self._steps.before
+        return None if oldest is state.first or oldest is self._first else oldest
 
     def _zero_steps(self, state: TrackState) -> int:
         """How many steps of length zero the tracks that count have had."""
@@ -136,7 +159,7 @@ class TrackAccumulator:
         if not (self._copy or current.is_inference()):  # torch counts no changes of inference tensors
             return current
         writable = own is not None and (torch.is_inference_mode_enabled() or not own.is_inference())
-        if own is not None and writable and own.dtype == current.dtype:
+        if own is not None and writable and (own.dtype, own.device) == (current.dtype, current.device):
             return own.copy_(current)
         return current.clone()
 
@@ -156,16 +179,16 @@ class TrackAccumulator:
             raise _validation.changed_in_place(what)
         if what in self._samples:
             held, values = self._samples[what]
-            changed = (_sample(held).view(torch.uint8) != values.view(torch.uint8)).any()
-            if changed.device.type == "cpu":
-                self._check_values(changed, what)
-            else:  # asking a GPU now would wait for it
-                before = self._changed.to(changed.device) if self._changed is not None else changed
-                self._changed = changed | before
+            now, then = _sample(held).view(torch.uint8), values.view(torch.uint8)
+            if now.device.type != "cpu":  # asking a GPU now would wait for it
+                changed = (now != then).any()
+                self._changed = changed if self._changed is None else changed | self._changed.to(now.device)
+            elif not torch.equal(now, then):
+                raise _validation.changed_in_place(what)
 
-    def _check_values(self, changed: Tensor | None, what: str) -> None:
-        if changed is not None and bool(changed):
-            raise _validation.changed_in_place(what)
+    def _check_values(self) -> None:
+        if self._changed is not None and bool(self._changed):
+            raise _validation.changed_in_place("of a layer")
 
     @property
     def geometry(self) -> TrackGeometry:
@@ -176,7 +199,7 @@ class TrackAccumulator:
             assert self.shape is not None
             self._check_unchanged("first")
             self._check_unchanged("last")
-            self._check_values(self._changed, "of a layer")
+            self._check_values()
             batch = self.shape[:-1]
             flat = finish(self._state, self._zero_step)
             fields = (field.reshape(batch) for field in flat)
@@ -187,6 +210,16 @@ class TrackAccumulator:
         return self._result
 
     @property
+    def profile(self) -> StepProfile:
+        """The means over the tracks that count of every step up to the last push."""
+        _validation.check_pushed(self.points)
+        if self._steps is None:
+            raise _validation.no_profile()
+        assert self.shape is not None
+        tracks = math.prod(self.shape[:-1]) if self._mask is None else int(self._mask.bool().sum())
+        return self._steps.profile(tracks)
+
+    @property
     def ends(self) -> tuple[Tensor, Tensor]:
         """Copies of x^(0) and x^(l), for `ots`: each (*batch, d), or (tracks that count, d)."""
         _validation.check_pushed(self.points)
@@ -194,7 +227,7 @@ class TrackAccumulator:
         assert self.shape is not None
         self._check_unchanged("first")
         self._check_unchanged("last")
-        self._check_values(self._changed, "of a layer")
+        self._check_values()
         ends = [self._state.first, self._state.last]
         dtype = torch.promote_types(ends[0].dtype, ends[1].dtype)
         ends = [end.reshape(self.shape).to(dtype, copy=True) for end in ends]
@@ -207,6 +240,8 @@ class TrackAccumulator:
         """Return `.geometry` and let go of everything else that is held."""
         result = self.geometry
         self._state, self._first, self._versions, self._samples = None, None, {}, {}
+        if self._steps is not None:
+            self._steps.before = None
         return result
 
 
@@ -419,6 +454,11 @@ def _sample(rows: Tensor) -> Tensor:
     if rows.is_contiguous():
         return rows.view(-1)[:: max(rows.shape[1] - 1, 1)].clone()  # a view: gathering them is slow
     return rows[:, rows.shape[1] // 2].clone()
+
+
+def _move(kept: dict[str, Any], key: str, to: str) -> None:
+    if key in kept:
+        kept[to] = kept.pop(key)
 
 
 def _rows_at_once(current: Tensor) -> int:

@@ -8,7 +8,7 @@ import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from geodesic_fast import _validation_models as _validation
 from geodesic_fast._torch_internals import in_backward, outside_graphs
 from geodesic_fast.recording.layers import Found
 from geodesic_fast.recording.masks import Call
-from geodesic_fast.recording.states import State, input_state, output_state
+from geodesic_fast.recording.states import State, input_states, is_same, output_state
 
 REPEATS = ("raise", "append")
 MISSING = ("raise", "skip")
@@ -39,8 +39,10 @@ class Sink(Protocol):
     def begin(self) -> None:
         """Start a pass."""
 
-    def enter(self, name: str, layer: nn.Module, arguments: Mapping[str, Any], state: Tensor | None) -> None:
-        """Take what a layer is about to work on."""
+    def enter(
+        self, name: str, layer: nn.Module, arguments: Mapping[str, Any], states: dict[str, Tensor]
+    ) -> None:
+        """Take what a layer is about to work on; by argument what may be the state among it."""
 
     def leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
         """Take what a layer gave."""
@@ -86,6 +88,7 @@ class LayerHooks:
         self._empty = False  # the model was called and no layer ran
         self._whole = False  # a whole pass has ended since the hooks were attached
         self._failed = False  # the pass was given up
+        self._told = False  # which of several tensors is taken for the state
         self._caller: nn.Module | None = None  # the module whose call spans the pass
         self._awake = False
         self._thread = 0  # that entered the block; what runs in others is none of it
@@ -106,7 +109,7 @@ class LayerHooks:
     def attach(self) -> None:
         """Put the hooks in place, awake."""
         self._awake, self._open, self._caller = True, False, None
-        self._ignored = self._empty = self._reentered = self._whole = self._failed = False
+        self._ignored = self._empty = self._reentered = self._whole = self._failed = self._told = False
         self._ran, self._last, self.calls = [], None, []
         self._thread = threading.get_ident()
         if self._handles:
@@ -228,9 +231,9 @@ class LayerHooks:
         if self._ignored:
             return
         arguments = named_arguments(layer, args, kwargs)
-        state = input_state(name, arguments, self._state)
+        states = input_states(name, arguments, self._state)
         if name in self._ran:
-            self._run_again(name, state)
+            self._run_again(name, list(states.values()))
         if self._ignored:
             return
         if not self._open:
@@ -239,14 +242,15 @@ class LayerHooks:
             if self._repeats == "raise":
                 _validation.check_single_layer_is_called_through(name, self.names)
             self._begin()
-        self._given[name] = state
-        self._sink.enter(name, layer, arguments, state)
+        self._given[name] = next(iter(states.values()), None)
+        self._sink.enter(name, layer, arguments, states)
 
     def _after_layer(self, name: str, layer: nn.Module, args: Any, output: Any) -> None:
         if self._ignored or name not in self._given:
             return
         state, told = output_state(name, output, self._state, self._given.pop(name))
-        if told is not None:
+        if told is not None and not self._told:
+            self._told = True
             self._sink.say(told)
         self._ran.append(name)
         self._last = weakref.ref(state)
@@ -254,17 +258,13 @@ class LayerHooks:
         if self._repeats == "raise" and not self.not_run():
             self._close()
 
-    def _run_again(self, name: str, state: Tensor | None) -> None:
+    def _run_again(self, name: str, states: Sequence[Tensor]) -> None:
         """A layer runs that has run: the same track goes on, another pass begins, or nobody knows."""
         if self._caller is None and not self._open:
             self._ran = []
             return
         last = None if self._last is None else self._last()
-        goes_on = (
-            last is not None
-            and state is not None
-            and (state is last or (state.data_ptr() == last.data_ptr() and state.shape == last.shape))
-        )
+        goes_on = last is not None and any(is_same(state, last) for state in states)
         if goes_on and self._repeats == "append":
             return
         whole = not self.not_run()

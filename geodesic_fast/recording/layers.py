@@ -43,6 +43,7 @@ def find_layers(model: nn.Module, layers: Layers) -> Found:
     chosen = [module for stage in stages for module in stage]
     begins = frozenset(_plain(paths[id(stage[0])]) for stage in stages)
     named = [(_plain(paths[id(module)]), module) for module in chosen]
+    _validation.check_followed(model, named)
     return Found(named, _holders(model, paths, chosen), begins if len(stages) > 1 else frozenset())
 
 
@@ -91,6 +92,8 @@ def _blocks(model: nn.Module, paths: dict[int, str]) -> list[list[nn.Module]]:
     """The blocks of the one stack that lies inside no other, in one list, or in one list per stage."""
     stacks = _outermost(model, _is_stack)
     candidates = stacks or _outermost(model, _is_mixed_list)
+    if not candidates:
+        _validation.check_followed(model, [])
     names = [f"{_plain(paths[id(stack)]) or 'the model itself'}.*" for stack in candidates]
     _validation.check_one_stack(names, len(stacks))
     outer = list(stacks[0].children())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geodesic_fast import _validation_models as _validation
 
@@ -36,6 +36,8 @@ class Call:
     masks: dict[str, Any]  # by the name of the argument
     tokens: tuple[int, ...] | None  # (batch, tokens) of the text that it was given
     ids: Tensor | None  # (batch, tokens), integers
+    texts: list[tuple[int, int]]  # (batch, tokens) of that text, and of its masks
+    samples: int | None  # of the images or sounds that it was given
     earlier: int | None  # tokens that a cache holds from calls before
     streams: bool  # two kinds of data were given: its mask may be of the other one
 
@@ -51,7 +53,30 @@ class Call:
         others = [name for name in given if _OTHER.match(name) and isinstance(given[name], Tensor)]
         text = any(name in given for name in (*_TEXT, "src"))
         streams = "decoder_input_ids" in arguments or (text and bool(others)) or len(others) > 1
-        return Call(masks, tokens, ids, _seen(caches), streams and "memory" not in given)
+        shapes = [
+            tokens,
+            *(tuple(masks[name].shape) for name in _MASKS if isinstance(masks.get(name), Tensor)),
+        ]
+        return Call(
+            masks,
+            tokens,
+            ids,
+            [(shape[0], shape[1]) for shape in shapes if shape is not None and len(shape) == 2],
+            _samples(given),
+            _seen(caches),
+            streams and "memory" not in given,
+        )
+
+
+def _samples(given: Mapping[str, Any]) -> int | None:
+    """How many samples there are: what is called an image or a sound, or looks like one, has them first."""
+    inputs = [
+        value
+        for name, value in given.items()
+        if isinstance(value, Tensor) and value.ndim > 1 and (_OTHER.match(name) or value.ndim == 4)
+    ]
+    counts = {len(value) for value in inputs if value.is_floating_point()}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _seen(caches: Sequence[Any]) -> int | None:
@@ -189,7 +214,9 @@ def _diagonal(allowed: Tensor) -> Tensor | None:
     return allowed[:, :, offset : offset + queries].diagonal(dim1=1, dim2=2)
 
 
-def _laid(read: Tensor, call: Call, batch: tuple[int, ...]) -> Tensor | ValueError | None:
+def _laid(
+    read: Tensor, call: Call, batch: tuple[int, ...], samples_first: bool | None = None
+) -> Tensor | ValueError | None:
     """Lay (samples, tokens) onto two axes of the states next to each other; None where they fit nowhere."""
     ways: list[Tensor] = []
     for axis in range(len(batch) - 1):
@@ -199,8 +226,8 @@ def _laid(read: Tensor, call: Call, batch: tuple[int, ...]) -> Tensor | ValueErr
         found = [own, None if turned is None else turned.T]
         if own is not None and samples == tokens:
             found = [own, own.T]
-        for way in found:
-            if way is not None:
+        for way, order in zip(found, (True, False), strict=True):
+            if way is not None and samples_first in (None, order):
                 shape = [1] * len(batch)
                 shape[axis : axis + 2] = way.shape
                 ways.append(way.reshape(shape).expand(batch))
@@ -236,20 +263,85 @@ def narrowed(
     tokens: Tokens,
     without_ids: Sequence[int] | None,
     calls: Sequence[Call],
+    samples_first: bool | None,
 ) -> Tensor | None:
-    """Return which tracks count after the positions and the ids that the caller leaves out."""
+    """Return which tracks count after the positions and the ids that the caller leaves out.
+
+    Args:
+        counts: which count before that; `None`: all.
+        batch: of the state, samples by tokens or tokens by samples, perhaps among axes of streams.
+        device: of the state.
+        tokens: the positions that stay, of those in this pass.
+        without_ids: the ids that go.
+        calls: as for `counting`.
+        samples_first: the order of samples and tokens, where the layers know it.
+
+    Raises:
+        ValueError: which axis holds the tokens, or which track has which id, cannot be told.
+    """
     if tokens is None and without_ids is None:
         return counts
     counts = torch.ones(batch, dtype=torch.bool, device=device) if counts is None else counts.to(device)
     _validation.check_token_axis(batch)
     if tokens is not None:
-        kept = torch.zeros(batch[-1], dtype=torch.bool, device=device)
-        kept[tokens if isinstance(tokens, slice) else list(tokens)] = True
-        counts = counts & kept
+        counts = counts & _at(tokens, batch, calls, samples_first).to(device)
     if without_ids is not None:
-        ids = next((call.ids for call in calls if call.ids is not None), None)
-        if ids is None or tuple(ids.shape) != batch:
-            raise _validation.ids_do_not_fit(None if ids is None else tuple(ids.shape), batch)
-        dropped = torch.as_tensor(list(without_ids), device=ids.device, dtype=ids.dtype)
-        counts = counts & ~torch.isin(ids, dropped).to(device)
+        counts = counts & _without(without_ids, batch, calls, samples_first).to(device)
     return counts
+
+
+def _at(
+    tokens: slice | Sequence[int], batch: tuple[int, ...], calls: Sequence[Call], samples_first: bool | None
+) -> Tensor:
+    """Which tracks are of tokens at these positions, (*batch)."""
+
+    def chosen(size: int) -> Tensor:
+        kept = torch.zeros(size, dtype=torch.bool)
+        kept[tokens if isinstance(tokens, slice) else list(tokens)] = True
+        return kept
+
+    for call in calls:
+        for samples, count in call.texts:
+            laid = _laid(chosen(count).expand(samples, count), call, batch, samples_first)
+            if isinstance(laid, Tensor):
+                return laid
+            if laid is not None:
+                raise _validation.token_axis_unclear(batch)
+    if len(batch) == 2 and samples_first is None:
+        samples_first = _order(batch, {call.samples for call in calls} - {None})
+    if len(batch) != 2 or samples_first is None:
+        raise _validation.token_axis_unclear(batch)
+    kept = chosen(batch[int(samples_first)])
+    return kept.expand(batch) if samples_first else kept[:, None].expand(batch)
+
+
+def samples_first(layers: Sequence[nn.Module]) -> bool | None:
+    """Whether states are (samples, tokens, d) or (tokens, samples, d), where the layers are torch's own."""
+    kinds = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+    orders = {layer.self_attn.batch_first if isinstance(layer, kinds) else None for layer in layers}
+    return orders.pop() if len(orders) == 1 else None
+
+
+def _order(batch: tuple[int, ...], samples: set[int | None]) -> bool | None:
+    """Whether the samples come first in (samples, tokens), by their number; several windows may be of one."""
+    known = samples.pop() if len(samples) == 1 else None
+    if not known:
+        return None
+    first, last = batch[0] % known == 0, batch[1] == known
+    return first if first != last else None
+
+
+def _without(
+    ids: Sequence[int], batch: tuple[int, ...], calls: Sequence[Call], samples_first: bool | None
+) -> Tensor:
+    """Which tracks are of tokens with other ids than these, (*batch)."""
+    call = next((call for call in calls if call.ids is not None), None)
+    if call is None or call.ids is None:
+        raise _validation.ids_do_not_fit(None, batch)
+    dropped = torch.as_tensor(list(ids), device=call.ids.device, dtype=call.ids.dtype)
+    laid = _laid(~torch.isin(call.ids, dropped), call, batch, samples_first)
+    if laid is None:
+        raise _validation.ids_do_not_fit(tuple(call.ids.shape), batch)
+    if isinstance(laid, ValueError):
+        raise _validation.token_axis_unclear(batch)
+    return laid

@@ -15,7 +15,7 @@ from geodesic_fast import _validation_models as _validation
 from geodesic_fast.recording.hooks import LayerHooks
 from geodesic_fast.recording.layers import Layers, find_layers
 from geodesic_fast.recording.masks import Call
-from geodesic_fast.recording.states import FLATTEN, State, as_points, is_map
+from geodesic_fast.recording.states import FLATTEN, State, as_points, is_map, is_same
 
 
 class Keeper(Protocol):
@@ -59,6 +59,15 @@ class Run(Generic[Kept]):
         self.names.append(name)
 
 
+@dataclass
+class _Doubt:
+    """A layer gave a state, and several tensors that it took have its shape."""
+
+    name: str
+    state: Tensor
+    inputs: dict[str, Tensor]  # by argument
+
+
 class Recording(Generic[Kept, Group]):
     """A context in which the passes of a network are followed; what is kept of a group is the subclass's."""
 
@@ -84,7 +93,9 @@ class Recording(Generic[Kept, Group]):
         )
         self.refused: Exception | None = None  # why the last pass has no numbers
         self._runs: list[Run[Kept]] = []
-        self._waiting: tuple[Run[Kept], str] | None = None  # a point that may begin a group: a layer's input
+        # What may begin a group: a layer's input, or several of which one is.
+        self._waiting: Run[Kept] | dict[str, Tensor] | None = None
+        self._doubt: _Doubt | None = None  # a group has begun with one of several inputs that could be its
         self._arguments: Mapping[str, Any] = {}  # of the layer that runs
         self._said: set[str] = set()
         self._points = 0
@@ -104,7 +115,7 @@ class Recording(Generic[Kept, Group]):
         self._clear()
 
     def _clear(self) -> None:
-        self._runs, self._waiting, self._arguments = [], None, {}
+        self._runs, self._waiting, self._doubt, self._arguments = [], None, None, {}
 
     def _new_run(self, name: str, layer: nn.Module, state: Tensor) -> Run[Kept]:
         shape = tuple(state.shape)
@@ -116,24 +127,35 @@ class Recording(Generic[Kept, Group]):
 
     def begin(self) -> None:
         """Start a pass (called by the hooks)."""
-        self._runs, self._waiting, self._points = [], None, 0
+        self._runs, self._waiting, self._doubt, self._points = [], None, None, 0
         self.refused = self.refused if self._passes == "all" else None
 
-    def enter(self, name: str, layer: nn.Module, arguments: Mapping[str, Any], state: Tensor | None) -> None:
+    def enter(
+        self, name: str, layer: nn.Module, arguments: Mapping[str, Any], states: dict[str, Tensor]
+    ) -> None:
         """Hold what a layer takes, if it may be the first point of a group (called by the hooks)."""
         if self.refused is not None:
             return
+        if self._doubt is not None:
+            self._settle(layer, states)
         self._arguments = arguments
         new = not self._runs or name in self._stages
-        if state is None or self._waiting is not None or not self._inputs:
+        if self._waiting is not None or not self._inputs:
             return
-        if new or self._runs[-1].shape != tuple(state.shape):
+        if not new:
+            states = {key: state for key, state in states.items() if state.shape != self._runs[-1].shape}
+        if len(states) == 1:
             try:
-                run = self._new_run(name, layer, state)
-                run.add(f"input of {name}", state)
+                self._waiting = self._begun(name, layer, *states.values())
             except _validation.MaskUnclear as error:
-                return self.refuse(error)
-            self._waiting = run, name
+                self.refuse(error)
+        elif states:  # which of them, the output tells
+            self._waiting = {key: state.clone() for key, state in states.items()}
+
+    def _begun(self, name: str, layer: nn.Module, state: Tensor) -> Run[Kept]:
+        run = self._new_run(name, layer, state)
+        run.add(f"input of {name}", state)
+        return run
 
     def leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
         """Take what a layer gave into the group of its shape (called by the hooks)."""
@@ -142,14 +164,29 @@ class Recording(Generic[Kept, Group]):
         self._points += 1
         shape = tuple(state.shape)
         waiting, self._waiting = self._waiting, None
-        if waiting is not None and waiting[0].shape == shape:
-            self._open(waiting[0])
-        elif not self._runs or self._runs[-1].shape != shape or name in self._stages:
-            try:
+        try:
+            if isinstance(waiting, dict):
+                alike = {key: given for key, given in waiting.items() if given.shape == shape}
+                waiting = self._begun(name, layer, next(iter(alike.values()))) if alike else None
+                self._doubt = _Doubt(name, state, alike) if len(alike) > 1 else None
+            if waiting is not None and waiting.shape == shape:
+                self._open(waiting)
+            elif not self._runs or self._runs[-1].shape != shape or name in self._stages:
                 self._open(self._new_run(name, layer, state))
-            except _validation.MaskUnclear as error:
-                return self.refuse(error)
+        except _validation.MaskUnclear as error:
+            return self.refuse(error)
         self._runs[-1].add(name, state)
+
+    def _settle(self, layer: nn.Module, states: dict[str, Tensor]) -> None:
+        """Learn under which argument the state goes on: that one of the layer before was its input."""
+        assert self._doubt is not None
+        doubt, self._doubt = self._doubt, None
+        goes_on = [key for key, state in states.items() if is_same(state, doubt.state)]
+        if len(goes_on) != 1 or goes_on[0] not in doubt.inputs:
+            raise _validation.input_unclear(doubt.name, list(doubt.inputs))
+        if goes_on[0] != next(iter(doubt.inputs)):
+            self._runs[-1] = self._begun(doubt.name, layer, doubt.inputs[goes_on[0]])
+            self._runs[-1].add(doubt.name, doubt.state)
 
     def _open(self, run: Run[Kept]) -> None:
         if self._runs:
@@ -162,6 +199,8 @@ class Recording(Generic[Kept, Group]):
             self._done = []
             self._clear()
             return self.say(str(self.refused))
+        if self._doubt is not None:
+            raise _validation.input_unclear(self._doubt.name, list(self._doubt.inputs))
         if self._runs:
             self._let_go(self._runs[-1])
         tracks = [run for run in self._runs if len(run.names) > 1]
@@ -185,7 +224,7 @@ class Recording(Generic[Kept, Group]):
     def refuse(self, error: Exception) -> None:
         """Give up the pass that runs, and keep the reason (called by the hooks)."""
         self.refused = error
-        self._runs, self._waiting = [], None
+        self._runs, self._waiting, self._doubt = [], None, None
 
     # What subclasses know.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +17,18 @@ State = int | str | Callable[[Any], Tensor] | None
 _NAMES = ("hidden_states", "last_hidden_state")  # what libraries call the state
 
 
-def input_state(name: str, arguments: Mapping[str, Any], state: State) -> Tensor | None:
-    """Return the state among the arguments of a layer, or None: `hidden_states`, else the first tensor."""
+def input_states(name: str, arguments: Mapping[str, Any], state: State) -> dict[str, Tensor]:
+    """Return the state among the arguments of a layer, by name: `hidden_states`, else the first tensor.
+
+    Where an index or a function chooses among the outputs, each of the tensors may be the state.
+    """
     names = (state, *_NAMES) if isinstance(state, str) else _NAMES
-    named = [arguments[key] for key in names if isinstance(arguments.get(key), Tensor | tuple | list)]
-    for value in (*named, arguments):
-        for _, found in _float_tensors(value):
-            return _plain(name, "input", found)
-    return None
+    named = {key: arguments[key] for key in names if isinstance(arguments.get(key), Tensor | tuple | list)}
+    found = itertools.chain(_float_tensors(named), _float_tensors(arguments))
+    several = isinstance(state, int) or callable(state)
+    return {
+        key: _plain(name, "input", given) for key, given in itertools.islice(found, None if several else 1)
+    }
 
 
 def output_state(name: str, output: Any, state: State, given: Tensor | None) -> tuple[Tensor, str | None]:
@@ -51,6 +56,11 @@ def output_state(name: str, output: Any, state: State, given: Tensor | None) -> 
     key, tensor = alike[0]
     told = None if tensor is found[0][1] or named else _validation.state_taken(name, key)
     return _plain(name, "output", tensor), told
+
+
+def is_same(state: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same values of the same memory."""
+    return state is other or (state.data_ptr() == other.data_ptr() and state.shape == other.shape)
 
 
 def _chosen(name: str, output: Any, state: int | str | Callable[[Any], Tensor]) -> Tensor:

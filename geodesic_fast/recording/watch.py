@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from geodesic_fast import _validation_models as _validation
 from geodesic_fast._validation import check_zero_step
+from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.recording.accumulator import TrackAccumulator
 from geodesic_fast.recording.layers import Layers
-from geodesic_fast.recording.masks import Call, Tokens, counting, narrowed
+from geodesic_fast.recording.masks import Call, Tokens, counting, narrowed, samples_first
 from geodesic_fast.recording.passes import Recording, Run
 from geodesic_fast.recording.states import State
 
@@ -27,6 +28,7 @@ class MeasuredGroup:
     width: int
     geometry: TrackGeometry
     ends: tuple[Tensor, Tensor] | None = None  # x^(0) and x^(n), with ends=True
+    profile: StepProfile | None = None  # of each step, with profile=True
 
 
 class watch(Recording[TrackAccumulator, MeasuredGroup]):
@@ -44,8 +46,9 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
             (batch, tokens), of (batch, 1, tokens, tokens) and those that are added to scores are read, and
             with a cache of earlier tokens those of the pass are taken. A name: that argument of the call, for
             example `"pixel_mask"`. A tensor (*batch), true where a track counts. `None`: every track counts.
-        tokens: the positions along the last axis of (*batch) that count, a slice or indices:
-            `slice(1, None)` leaves out a class token. `None`: all.
+        tokens: the positions of tokens that count in a pass, a slice or indices: `slice(1, None)` leaves out
+            a class token. `None`: all. Which axis of (*batch) holds the tokens follows from the calls around
+            the layers, and is asked for where it does not.
         without_ids: tokens with one of these `input_ids` do not count, for example those of separators.
         zero_step: as in `track_geometry`; bf16 residual streams do hold steps of length zero.
         inputs, flatten, repeats, missing, state: as for `record`.
@@ -56,11 +59,13 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
             that changes in place before the next layer has run. In `torch.inference_mode`, where torch does
             not see such changes, states are copied all the same.
         ends: keep copies of x^(0) and x^(n), in `.ends`: `ots(*w.ends)` is the optimal transport score.
+        profile: measure every step, in `.profile`; holds one more state.
 
     Returns:
         A context manager. After a pass, `.geometry` is a `TrackGeometry` of (*batch) tensors, or
-        (tracks that count,) under a mask; `.ends` are x^(0) and x^(n), where asked for; `.groups` holds one
-        `MeasuredGroup` per shape of a network that changes its width, `.passes` the groups of each pass;
+        (tracks that count,) under a mask; `.ends` are x^(0) and x^(n), where asked for, and `.profile` is a
+        `StepProfile`: the means over tracks, layer by layer, of what `step_geometry` gives. `.groups` holds
+        one `MeasuredGroup` per shape of a network that changes its width, `.passes` the groups of each pass;
         `.names` says where each point was taken.
 
     Raises:
@@ -100,12 +105,13 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
         when: str = "always",
         copy: bool = False,
         ends: bool = False,
+        profile: bool = False,
     ):
         _validation.check_watch_mask(mask)
         _validation.check_tokens(tokens, without_ids)
         check_zero_step(zero_step)
         self._mask, self._tokens, self._without_ids = mask, tokens, without_ids
-        self._zero_step, self._copy, self._ends = zero_step, copy, ends
+        self._zero_step, self._copy, self._ends, self._profile = zero_step, copy, ends, profile
         super().__init__(
             model, layers, inputs=inputs, flatten=flatten, repeats=repeats, missing=missing, state=state,
             passes=passes, when=when,
@@ -123,8 +129,11 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
     def _keeper(self, point: Tensor, calls: list[Call]) -> TrackAccumulator:
         batch = tuple(point.shape[:-1])
         counts = counting(self._mask, calls, batch)
-        counts = narrowed(counts, batch, point.device, self._tokens, self._without_ids, calls)
-        return TrackAccumulator(zero_step=self._zero_step, mask=counts, copy=self._copy)
+        first = samples_first(self._layers)
+        counts = narrowed(counts, batch, point.device, self._tokens, self._without_ids, calls, first)
+        return TrackAccumulator(
+            zero_step=self._zero_step, mask=counts, copy=self._copy, profile=self._profile
+        )
 
     def _let_go(self, run: Run[TrackAccumulator]) -> None:
         if len(run.names) > 1:
@@ -133,7 +142,8 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
 
     def _group(self, run: Run[TrackAccumulator]) -> MeasuredGroup:
         assert run.kept.shape is not None
-        return MeasuredGroup(run.names, run.kept.shape[-1], run.kept.geometry, run.ends)
+        profile = run.kept.profile if self._profile else None
+        return MeasuredGroup(run.names, run.kept.shape[-1], run.kept.geometry, run.ends, profile)
 
     def _joined(self, groups: list[MeasuredGroup]) -> MeasuredGroup:
         fields = zip(*(group.geometry for group in groups), strict=True)
@@ -145,12 +155,22 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
             else (None, None)
         )
         both = None if first is None or last is None else (first, last)
-        return MeasuredGroup(groups[0].names, groups[0].width, geometry, both)
+        profiles = [group.profile for group in groups if group.profile is not None]
+        profile = StepProfile.joined(profiles) if profiles else None
+        return MeasuredGroup(groups[0].names, groups[0].width, geometry, both, profile)
 
     @property
     def geometry(self) -> TrackGeometry:
         """The numbers of the tracks of a network of one width."""
         return self._only_group.geometry
+
+    @property
+    def profile(self) -> StepProfile:
+        """What each step does on average over the tracks, of a watch with profile=True."""
+        profile = self._only_group.profile
+        if profile is None:
+            raise _validation.no_profile()
+        return profile
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:

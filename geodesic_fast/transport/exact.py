@@ -1,110 +1,133 @@
 # SPDX-License-Identifier: MIT
-"""What float64 cannot tell apart, in whole numbers: an optimal assignment with most fixed points.
+"""What float64 cannot tell apart, in whole numbers.
 
-Coordinates are whole multiples of one power of two, so products <x_i, y_j> are whole numbers too, and so is
-the weight of a pair: -<x_i, y_j> first, then 1 where it is no fixed point. Python's integers do not round.
+Coordinates are whole multiples of one power of two, so products <x_i, y_j> are whole numbers too. Python's
+integers do not round and have no largest.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
-from geodesic_fast.transport.points import Flow, Points
+from geodesic_fast.transport.points import Points
 
-_MOST_POINTS = 1024  # all pairs are looked at
-_MOST_WORK = 1 << 25  # operations on whole numbers for one component
+_PRODUCTS_AT_ONCE = 1 << 16
 
 
-def settle_exactly(
-    points: Points, flow: Flow, u: np.ndarray, v: np.ndarray, check_time: Callable[[], None]
-) -> Flow | None:
-    """Return an optimal flow with most fixed points, or None where that is too much work.
-
-    u, v: duals of the shifted costs, near an optimum.
-    """
-    m = points.m
-    if m > _MOST_POINTS:
-        return None
-    row, col = points.row_of, points.col_of[points.permutation(flow)]  # of each point, a unit
-    component = _open_components(points, row, col, u, v)
-    sizes = np.bincount(component)
-    if (sizes**2 * (sizes + points.d)).max() > _MOST_WORK:
-        return None
-    for number in np.flatnonzero(sizes > 1):
-        some = np.flatnonzero(component == number)
-        weights = -(len(some) + 1) * _whole_products(points, row[some], col[some])
-        weights = weights + (points.col_of[some, None] != col[None, some]).astype(object)
-        col[some] = col[some][cheapest_assignment(weights, check_time)]
-    keys, units = np.unique(row * points.cols + col, return_counts=True)
-    rows, cols = np.divmod(keys, points.cols)
-    return Flow(rows.astype(np.int32), cols.astype(np.int32), units.astype(np.int32))
+def whole_costs(points: Points, rows: np.ndarray, cols: np.ndarray) -> list[int]:
+    """Return -<x_i, y_j> of listed pairs, as given, plus a row term and a column term, in one unit."""
+    (x, row), (y, col) = (
+        (_whole(points.given(which, distinct)), place)
+        for which, (distinct, place) in (
+            ("x", np.unique(rows, return_inverse=True)),
+            ("y", np.unique(cols, return_inverse=True)),
+        )
+    )
+    x, y = x - x[0], y - y[0]  # shorter numbers where points are close
+    at_once, cost = max(1, _PRODUCTS_AT_ONCE // points.d), []
+    for start in range(0, len(rows), at_once):
+        some = slice(start, start + at_once)
+        cost += (-(x[row[some]] * y[col[some]]).sum(1)).tolist()
+    return cost
 
 
-def _open_components(
-    points: Points, row: np.ndarray, col: np.ndarray, u: np.ndarray, v: np.ndarray
-) -> np.ndarray:
-    """Number the units (m) so that an optimal flow exchanges the columns of units of one number only.
-
-    The total reduced cost of an optimal flow is at most that of this one, and each other unit's is at least
-    its row's lowest: a pair that takes more than what is left cannot be in it.
-    """
-    rows, cols = (index.reshape(-1) for index in np.indices((points.rows, points.cols)))
-    shape = points.rows, points.cols
-    cost = points.costs(rows, cols.astype(np.int32))
-    reduced = ((cost - v[cols]) - u[rows]).reshape(shape)
-    rounding = points.cost_rounding(cost, u[rows], v[cols]).reshape(shape)
-    least = (reduced - rounding).min(1)
-    left = (reduced[row, col] + rounding[row, col] - least[row]).sum()
-    i, j = np.nonzero(reduced - rounding - least[:, None] <= left)
-    i, j = np.concatenate([i, points.rows + col]), np.concatenate([points.rows + j, row])
-    graph = csr_matrix((np.ones(len(i), np.int8), (i, j)), shape=(sum(shape), sum(shape)))
-    return connected_components(graph, directed=True, connection="strong")[1][row]
-
-
-def _whole_products(points: Points, rows: np.ndarray, cols: np.ndarray) -> Any:
-    """Return <x_i, y_j> (rows, cols), in units of one power of two, as Python integers."""
-    x, y = points.x[rows].double().cpu().numpy(), points.y[cols].double().cpu().numpy()
-    mantissa, exponent = np.frexp(np.concatenate([x, y]))
+def _whole(values: np.ndarray) -> Any:
+    mantissa, exponent = np.frexp(values)
     exponent[mantissa == 0] = exponent.max()
     whole = (mantissa * 2.0**53).astype(np.int64).astype(object)
-    whole = whole << (exponent - exponent.min()).astype(object)
-    return whole[: len(rows)] @ whole[len(rows) :].T
+    return whole << (exponent - exponent.min()).astype(object)
 
 
-def cheapest_assignment(weights: Any, check_time: Callable[[], None]) -> np.ndarray:
-    """Return the column (k) of each row with the least sum of weights (k, k), which are Python integers.
+class WholeFlow:
+    """A flow of units on pairs (row, col), whose costs are whole numbers, on its way to an optimum.
 
-    Shortest augmenting paths, one row after the other.
+    While a cycle of pairs lowers the cost, units move around it. Where there is none, distances from anywhere
+    are potentials: no pair costs less than they differ, and pairs of equality are those that optima use.
     """
-    k = len(weights)
-    weights = weights - weights.min()
-    far = (int(weights.max()) + 1) * (k + 1)  # longer than any path
-    u, v = np.zeros(k, object), np.zeros(k + 1, object)
-    owner = np.full(k + 1, -1)  # of each column; column k is where a new row waits
-    for row in range(k):
-        check_time()
-        owner[k], at = row, k
-        distance, before, seen = np.full(k + 1, far, object), np.full(k + 1, k), np.zeros(k + 1, bool)
-        while owner[at] >= 0:
-            seen[at] = True
-            i = owner[at]
-            reach = weights[i] - u[i] - v[:k]
-            nearer = np.flatnonzero(~seen[:k] & (reach < distance[:k]).astype(bool))
-            distance[nearer], before[nearer] = reach[nearer], at
-            unseen = np.flatnonzero(~seen[:k])
-            nearest = unseen[np.argmin(distance[unseen])]
-            step = distance[nearest]
-            u[owner[seen]] += step
-            v[seen] -= step
-            distance[unseen] -= step
-            at = nearest
-        while at != k:
-            owner[at], at = owner[before[at]], before[at]
-    column = np.empty(k, np.int64)
-    column[owner[:k]] = np.arange(k)
-    return column
+
+    def __init__(self, row: np.ndarray, col: np.ndarray, cost: list[int], units: np.ndarray) -> None:
+        (self.row, self.col), self.cost, self.units = (
+            ((of.tolist() for of in (row, col))),
+            cost,
+            units.tolist(),
+        )
+        self.rows = int(row.max()) + 1
+        self.nodes = self.rows + int(col.max()) + 1  # columns behind the rows
+        self.out: list[list[int]] = [[] for _ in range(self.nodes)]  # the pairs of each node
+        for e, (i, j) in enumerate(zip(self.row, self.col, strict=True)):
+            self.out[i].append(e)
+            self.out[self.rows + j].append(e)
+        self.distance = [0] * self.nodes
+        self.by = [-1] * self.nodes  # the pair through which a node is nearest
+
+    def optimise(self, check_time: Callable[[], None]) -> np.ndarray:
+        """Move units until the flow, `units`, is an optimum; return which pairs optima use."""
+        while (cycle := self._find_cycle(check_time)) is not None:
+            self._move(cycle)
+        slack = (
+            cost + self.distance[i] - self.distance[self.rows + j]
+            for i, j, cost in zip(self.row, self.col, self.cost, strict=True)
+        )
+        return np.array([each == 0 for each in slack], bool)
+
+    def _find_cycle(self, check_time: Callable[[], None]) -> list[int] | None:
+        """Return a node on a cycle of negative cost, or None, with all distances final.
+
+        Label correcting, first in first out; a cycle among the pairs `by` is a cycle of negative cost.
+        """
+        waiting, waits = deque(range(self.nodes)), [True] * self.nodes
+        self.by = [-1] * self.nodes
+        until_look = self.nodes
+        while waiting:
+            node = waiting.popleft()
+            waits[node] = False
+            for head, e, length in self._arcs(node):
+                if self.distance[node] + length >= self.distance[head]:
+                    continue
+                self.distance[head], self.by[head] = self.distance[node] + length, e
+                if not waits[head]:
+                    waits[head] = True
+                    waiting.append(head)
+                until_look -= 1
+            if until_look <= 0:
+                check_time()
+                until_look = self.nodes
+                cycle = self._cycle()
+                if cycle is not None:
+                    return cycle
+        return None
+
+    def _arcs(self, node: int) -> list[tuple[int, int, int]]:
+        """Return where a unit can move from a node, by which pair, at which cost."""
+        if node < self.rows:
+            return [(self.rows + self.col[e], e, self.cost[e]) for e in self.out[node]]
+        return [(self.row[e], e, -self.cost[e]) for e in self.out[node] if self.units[e]]
+
+    def _tail(self, node: int) -> int:
+        e = self.by[node]
+        return self.rows + self.col[e] if node < self.rows else self.row[e]
+
+    def _cycle(self) -> list[int] | None:
+        """Return nodes around a cycle of the pairs `by`, each before its tail."""
+        seen = [-1] * self.nodes
+        for start in range(self.nodes):
+            node = start
+            while self.by[node] >= 0 and seen[node] < 0:
+                seen[node] = start
+                node = self._tail(node)
+            if self.by[node] >= 0 and seen[node] == start:
+                cycle = [node]
+                while (node := self._tail(node)) != cycle[0]:
+                    cycle.append(node)
+                return cycle
+        return None
+
+    def _move(self, cycle: list[int]) -> None:
+        back = [self.by[node] for node in cycle if node < self.rows]  # from a column to who holds units of it
+        units = min(self.units[e] for e in back)
+        for node in cycle:
+            self.units[self.by[node]] += -units if node < self.rows else units

@@ -24,6 +24,7 @@ from geodesic_fast.transport.equal_points import merge_equal
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
 UNIT_ROUNDOFF = 2.0**-53
 _BESIDE = 0.25
+_LARGEST_SCALE = 400  # its power of two: squares of it stay in range
 
 
 class Flow(NamedTuple):
@@ -46,12 +47,15 @@ class Points:
     """
 
     def __init__(self, x: Tensor, y: Tensor, *, merge: bool = True) -> None:
-        x, y, self.unit = _in_range(x, y)
+        x, y = _wide(x), _wide(y)
         self.m, self.d = x.shape
         self.row_of = self.col_of = np.arange(self.m)
         if merge:
             (x, self.row_of), (y, self.col_of) = merge_equal(x), merge_equal(y)
-        self.x, self.y, self.rows, self.cols = x, y, len(x), len(y)
+        self._given = {"x": x, "y": y}
+        self.x, self.y, self.exponent = _in_range(x, y)
+        self.unit = 2.0**self.exponent
+        self.rows, self.cols = len(x), len(y)
         self.supply = np.bincount(self.row_of, minlength=self.rows).astype(np.int32)
         self.demand = np.bincount(self.col_of, minlength=self.cols).astype(np.int32)
         pairs, count = np.unique(self.row_of * self.cols + self.col_of, return_counts=True)
@@ -59,12 +63,13 @@ class Points:
         self.pair_count = count.astype(np.int32)
         self.device = self.x.device
         self.shift_x, self.shift_y = _shifts(self.x, self.y)  # (d), dtype of the points
-        delta = self.shift_x.double() - self.shift_y.double()
-        self.delta = delta.contiguous()  # (d)
+        self.apart = not torch.equal(self.shift_x, self.shift_y)
+        self.delta = (self.shift_x.double() - self.shift_y.double()).contiguous()  # (d)
         self.square_x = _square_norms(self.x, self.shift_x)  # (rows) float64
         self.square_y = _square_norms(self.y, self.shift_y)  # (cols) float64
         largest = math.sqrt(max(self.square_x.max().item(), self.square_y.max().item()))
-        self.scale = 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0  # centred norms become at most 1
+        # Centred norms become at most 1, and about 1 unless they are hardly above zero.
+        self.scale = 2.0 ** -max(math.frexp(largest)[1], -_LARGEST_SCALE) if largest > 0 else 1.0
         self.identity_cost = self.costs(self.pair_row, self.pair_col.astype(np.int32))  # of the pairs
 
     def block(self, which: str, rows: slice | Tensor, features: slice = slice(None)) -> Tensor:
@@ -78,13 +83,27 @@ class Points:
         return points[start:stop].double() - shift.double()
 
     def costs(self, rows: np.ndarray, cols: np.ndarray, *, shifted: bool = True) -> np.ndarray:
-        """Return |x_i - y_j - delta|^2 in float64 for listed pairs; delta is 0 unless `shifted`."""
-        shift = self.delta if shifted else torch.zeros_like(self.delta)
-        return _identity_costs(self.x, self.y, shift, rows, cols)
+        """Return |x_i - y_j|^2 in float64 for listed pairs, of the shifted points where shifts differ."""
+        shifts = [self.shift_x.double(), self.shift_y.double()]
+        if not (shifted and self.apart):
+            shifts = [torch.zeros_like(shift) for shift in shifts]
+        return _pair_costs(self.x, self.y, shifts, rows, cols)
+
+    def given(self, which: str, index: np.ndarray) -> np.ndarray:
+        """Return distinct points x or y as they were given, float64 (len(index), d)."""
+        points = self._given[which]
+        return points[torch.from_numpy(index).to(points.device)].double().cpu().numpy()
+
+    def given_cost(self, cost: float) -> float:
+        """Turn a cost into squared units of the points as given, infinite where that is out of range."""
+        try:
+            return math.ldexp(cost, 2 * self.exponent)
+        except OverflowError:
+            return math.inf
 
     def given_potentials(self, u: np.ndarray, v: np.ndarray) -> tuple[Tensor, Tensor]:
         """Turn duals (rows), (cols) of the shifted costs into duals (m) of the distances as given."""
-        square = self.unit**2
+        square = self.given_cost(1.0)
         given_u = torch.from_numpy(u).to(self.device) + 2 * self._along_delta("x") + self.delta.square().sum()
         given_v = torch.from_numpy(v).to(self.device) - 2 * self._along_delta("y")
         of_row, of_col = (torch.from_numpy(index).to(self.device) for index in (self.row_of, self.col_of))
@@ -95,7 +114,7 @@ class Points:
         of_col = torch.from_numpy(self.col_of).to(self.device)
         given = torch.empty(self.cols, dtype=torch.float64, device=self.device)
         given[of_col] = v.to(self.device, torch.float64)
-        shifted = given / self.unit**2 + 2 * self._along_delta("y")
+        shifted = given / self.unit / self.unit + 2 * self._along_delta("y")
         return np.ascontiguousarray(shifted.cpu().numpy())
 
     def _along_delta(self, which: str) -> Tensor:
@@ -140,21 +159,41 @@ class Points:
         return permutation
 
     def cost_rounding(self, cost: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Bound the rounding of a float64 cost and of its reduced cost, per pair."""
+        """Estimate the rounding of a float64 cost and of its reduced cost, per pair."""
         return (self.d / 4 + 32) * UNIT_ROUNDOFF * (cost + np.abs(u) + np.abs(v))
 
+    def reduced_rounding(
+        self, rows: np.ndarray, cols: np.ndarray, cost: np.ndarray, u: np.ndarray, v: np.ndarray
+    ) -> np.ndarray:
+        """Bound the rounding of (cost - v_j) - u_i for pairs whose `cost` comes from `costs`.
 
-def _in_range(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return contiguous points whose squares neither overflow nor vanish, and the unit they are in."""
-    x, y = x.contiguous(), y.contiguous()
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x, y = x.float(), y.float()
+        Each difference of coordinates rounds, relative to itself where both points are shifted alike and
+        relative to |x_i| and |y_j| where not; then squares, their sum and two differences.
+        """
+        bound = (self.d / 4 + 32) * UNIT_ROUNDOFF * (cost + np.abs(u[rows]) + np.abs(v[cols]))
+        step = 2.0**-1060 * self.d
+        if self.apart:
+            norm_x, norm_y = (np.sqrt(square.cpu().numpy()) for square in (self.square_x, self.square_y))
+            step = step + 2 * UNIT_ROUNDOFF * (norm_x[rows] + norm_y[cols])
+        return (bound + step * (2 * np.sqrt(cost) + step)) * (1 + 2.0**-20) + 2.0**-1060 * self.d
+
+
+def _wide(points: Tensor) -> Tensor:
+    return (
+        points.float().contiguous()
+        if points.dtype in (torch.float16, torch.bfloat16)
+        else points.contiguous()
+    )
+
+
+def _in_range(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Return points whose squares do not overflow, nor all vanish, and the exponent of their unit."""
     largest = max(abs(value.item()) for points in (x, y) for value in points.aminmax())
-    exponent = math.frexp(largest)[1]
+    exponent = min(math.frexp(largest)[1], 1023)
     if abs(exponent) < 60 or largest == 0:
-        return x, y, 1.0
+        return x, y, 0
     unit = 2.0**exponent
-    return x.double() / unit, y.double() / unit, unit
+    return x.double() / unit, y.double() / unit, exponent
 
 
 def _row_blocks(m: int, d: int) -> list[tuple[int, int]]:
@@ -174,45 +213,46 @@ def _shifts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _shift(points: Tensor) -> tuple[Tensor, float]:
     """Return about the mean, and the diagonal of the box that holds the points.
 
-    In few binary digits, so that subtracting it is exact on a grid of points.
+    In few binary digits of each feature's extent, so that subtracting it is exact on a grid of points.
     """
-    extent = points.amax(0).double() - points.amin(0).double()
-    spread = extent.amax().item()
-    if spread == 0:
-        return points[0].clone(), 0.0
-    quantum = 2.0 ** (math.frexp(spread)[1] - 10)
-    return ((points.mean(0) / quantum).round_() * quantum).contiguous(), extent.norm().item()
+    extent = points.amax(0) - points.amin(0)
+    least = torch.finfo(points.dtype).tiny
+    quantum = torch.exp2(torch.frexp(extent).exponent.to(points.dtype) - 10).clamp(min=least)
+    shift = torch.where(extent > 0, (points.mean(0) / quantum).round_() * quantum, points[0])
+    return shift.contiguous(), extent.double().norm().item()
 
 
 def _square_norms(points: Tensor, shift: Tensor) -> Tensor:
     """Return |p_i - shift|^2, (m) float64, without rounding to float32 on the way."""
     origin = torch.zeros((1, points.shape[1]), dtype=points.dtype, device=points.device)
     everyone, first = np.arange(len(points)), np.zeros(len(points), np.int32)
-    return torch.from_numpy(_identity_costs(points, origin, shift.double(), everyone, first)).to(
-        points.device
-    )
+    return torch.from_numpy(
+        _pair_costs(points, origin, [shift.double(), origin[0].double()], everyone, first)
+    ).to(points.device)
 
 
-def _identity_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+def _pair_costs(x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     if x.device.type != "cpu" or engine is None:
-        return _plain_costs(x, y, shift, rows, cols)
+        return _plain_costs(x, y, shifts, rows, cols)
     cost = np.empty(len(rows))
     for start in range(0, len(rows), _PAIRS_AT_ONCE):
         some = slice(start, start + _PAIRS_AT_ONCE)
         i, j = np.ascontiguousarray(rows[some], np.int64), np.ascontiguousarray(cols[some], np.int32)
         engine.ots_edge_costs(
             x.data_ptr(), y.data_ptr(), x.dtype == torch.float64, x.stride(0), y.stride(0), x.shape[1],
-            shift.data_ptr(), i.ctypes.data, j.ctypes.data, len(i), cost[some].ctypes.data,
-            torch.get_num_threads(),
+            *(shift.data_ptr() for shift in shifts), i.ctypes.data, j.ctypes.data, len(i),
+            cost[some].ctypes.data, torch.get_num_threads(),
         )  # fmt: skip
     return cost
 
 
-def _plain_costs(x: Tensor, y: Tensor, shift: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+def _plain_costs(
+    x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, cols: np.ndarray
+) -> np.ndarray:
     cost = np.empty(len(rows))
     for start, stop in _row_blocks(len(rows), x.shape[1]):
         i = torch.from_numpy(rows[start:stop].astype(np.int64)).to(x.device)
         j = torch.from_numpy(cols[start:stop].astype(np.int64)).to(x.device)
-        difference = x[i].double() - y[j].double() - shift
+        difference = (x[i].double() - shifts[0]) - (y[j].double() - shifts[1])
         cost[start:stop] = difference.square_().sum(1).cpu().numpy()
     return cost

@@ -17,6 +17,7 @@ from geodesic_fast.transport.passes import Listing, list_pass
 from geodesic_fast.transport.points import UNIT_ROUNDOFF, Points
 from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
 
+_WINDOW = 2.0**16  # times the rounding of reduced costs: what that adds up to along paths of ties
 _CANDIDATES = 32  # a row, before a tile counts as full of near ties
 _WORST_SHARE, _WORST_LIMIT = 0.3, 16
 _SLAB_BYTES, _SLABS = 32 << 20, 128  # at most so large, at least so many
@@ -24,20 +25,31 @@ _SLAB_BYTES, _SLABS = 32 << 20, 128  # at most so large, at least so many
 
 @dataclass
 class Prices:
-    """What a pass found: pairs to add to the graph, pairs without reduced cost, and feasible row duals."""
+    """What a pass found: pairs to add to the graph, pairs near the duals, and feasible row duals."""
 
     u: np.ndarray  # (rows), at most min_j c_ij - v_j over all pairs looked at in float64
     complete: bool = True  # no pair was left out
     rechecked: int = 0
     violated: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
-    tight: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)  # and: by itself
-    tight_pairs: int = 0
-    most_tight: int = 0
+    near: list[tuple[np.ndarray, ...]] = field(default_factory=list)  # within the windows
+    near_pairs: int = 0
+    most_near: int = 0
+    windows: tuple[np.ndarray, np.ndarray] = field(default_factory=lambda: (np.empty(0), np.empty(0)))
 
     @property
     def proved(self) -> bool:
         """Whether all pairs were priced and none has a negative reduced cost beyond rounding."""
         return self.complete and not self.violated
+
+
+def usual_windows(points: Points, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how near the duals pairs are listed, in a row part and a column part.
+
+    A pair that is not listed has a reduced cost above the two parts.
+    """
+    each = _WINDOW * (points.d + 64) * UNIT_ROUNDOFF
+    x, y = (square.cpu().numpy() for square in (points.square_x, points.square_y))
+    return each * (x + np.abs(u)) + 2.0**-900, each * (y + np.abs(v)) + 2.0**-900
 
 
 class Pricing:
@@ -49,10 +61,13 @@ class Pricing:
         u: np.ndarray,
         v: np.ndarray,
         noise: tuple[np.ndarray, np.ndarray],
-        most_tight: int,
+        most_near: int,
+        windows: tuple[np.ndarray, np.ndarray] | None = None,
+        thorough: bool = False,
     ) -> None:
-        self.points, self.u, self.v, self.noise = points, u, v, noise
-        self.prices = Prices(u.copy(), most_tight=most_tight)
+        self.points, self.u, self.v, self.noise, self.thorough = points, u, v, noise, thorough
+        self.windows = usual_windows(points, u, v) if windows is None else windows
+        self.prices = Prices(u.copy(), most_near=most_near, windows=self.windows)
         squares, device = points.scale**2, points.device
         a = (points.square_x - torch.from_numpy(u).to(device)) * (squares / 2)
         b = (points.square_y - torch.from_numpy(v).to(device)) * (squares / 2)
@@ -60,13 +75,8 @@ class Pricing:
         self.a, self.b = a + middle, b - middle  # (rows), (cols) float64
         self.norm_x = points.square_x.sqrt() * points.scale
         self.norm_y = points.square_y.sqrt() * points.scale
-        # Tied pairs are to be found too: the rounding of a reduced cost, in a row part and a column part.
-        each = points.cost_rounding(np.ones(1), np.zeros(1), np.zeros(1))[0]
-        of_x, of_y = (
-            torch.from_numpy(n + each * np.abs(w)).to(device) for n, w in zip(noise, (u, v), strict=True)
-        )
-        self.tie_x = (2 * each * points.square_x + of_x) * (squares / 2)
-        self.tie_y = (2 * each * points.square_y + of_y) * (squares / 2)
+        # What lies within the windows is to be found too; they are far above the rounding of a and b.
+        self.tie_x, self.tie_y = (torch.from_numpy(w).to(device) * squares for w in self.windows)
         slack = 4 * FLOAT32_ROUNDOFF
         self.low = (self.a - slack * self.a.abs() - self.tie_x - 2.0**-90).float()
         self.p = (self.norm_x * ((points.d + 12) * FLOAT32_ROUNDOFF * 1.001)).float()
@@ -84,10 +94,13 @@ class Pricing:
         if listed is not None:
             self._recheck(listed[0] + start, listed[1])
             return
+        if self.thorough:
+            self._price_in_float64(start, stop)
+            return
         worst = Listing(self.listing.b, self.listing.q, theta=_WORST_SHARE, limit=_WORST_LIMIT)
         listed = list_pass(tile, worst, p, low, capacity)
         assert listed is not None
-        if self._recheck(listed[0] + start, listed[1], count_tight=False):
+        if self._recheck(listed[0] + start, listed[1], keep_near=False):
             self.prices.complete = False
         else:
             self._price_in_float64(start, stop)
@@ -115,7 +128,7 @@ class Pricing:
                 i, j = (slack <= 0).nonzero(as_tuple=True)
                 self._recheck((i + at).cpu().numpy(), (j + left).to(torch.int32).cpu().numpy())
 
-    def _recheck(self, rows: np.ndarray, cols: np.ndarray, count_tight: bool = True) -> bool:
+    def _recheck(self, rows: np.ndarray, cols: np.ndarray, keep_near: bool = True) -> bool:
         """Compute the pairs' reduced costs in float64; return whether one is negative beyond rounding."""
         prices = self.prices
         cost = self.points.costs(rows, cols)
@@ -128,10 +141,9 @@ class Pricing:
         bad = reduced < -rounding
         if bad.any():
             prices.violated.append((rows[bad], cols[bad], cost[bad]))
-        if count_tight:
-            tight = np.abs(reduced) <= rounding
-            prices.tight_pairs += int(tight.sum())
-            if prices.tight_pairs <= prices.most_tight:
-                pairs = (index[tight].astype(np.int32) for index in (rows, cols))
-                prices.tight.append((*pairs, (np.abs(reduced) <= alone)[tight]))
+        if keep_near:
+            near = reduced <= 2 * (self.windows[0][rows] + self.windows[1][cols])
+            prices.near_pairs += int(near.sum())
+            if prices.near_pairs <= prices.most_near:
+                prices.near.append((rows[near].astype(np.int32), cols[near].astype(np.int32)))
         return bool(bad.any())

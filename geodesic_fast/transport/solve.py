@@ -11,21 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast.transport.exact import settle_exactly
 from geodesic_fast.transport.identity import identity_potential
 from geodesic_fast.transport.interval import score_interval
 from geodesic_fast.transport.planner import Plan
 from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.potentials import Anneal, Schedule, column_dual, usual_schedule
-from geodesic_fast.transport.pricing import Prices, Pricing
+from geodesic_fast.transport.pricing import Prices, Pricing, usual_windows
 from geodesic_fast.transport.products import OutOfTimeError, Products
+from geodesic_fast.transport.proof import Proof, separate
 from geodesic_fast.transport.sparse_assignment import SparseGraph
-from geodesic_fast.transport.ties import Ties, keep_free_changes
 
 _NEARLY_IDENTITY = (
     0.02  # share of columns a sweep may still change for the identity's duals to be a good start
 )
-_MOST_SHIFTS = 4
+_MOST_SHIFTS, _MOST_WINDOWS = 4, 5
 _LARGE_DUALS = 4  # ratio of the duals' size to what a common shift of both makes of it
 _TIGHT_PAIRS = 64  # a point; above that, and above the floor, ties are not enumerated
 _TIGHT_FLOOR = 8_000_000
@@ -51,7 +50,7 @@ class Search:
     def __init__(self, points: Points, plan: Plan, deadline: float, verbose: bool) -> None:
         self.points, self.plan = points, plan
         self.products = Products(points, plan, deadline, verbose)
-        self.most_tight = max(_TIGHT_PAIRS * max(points.rows, points.cols), _TIGHT_FLOOR)
+        self.most_near = max(_TIGHT_PAIRS * max(points.rows, points.cols), _TIGHT_FLOOR)
         self.graph = SparseGraph(points)
         self.known = self.graph.flow()  # the best so far
         self.v: np.ndarray | None = None
@@ -109,19 +108,24 @@ class Search:
         self._took("potentials", began)
 
     def _solve_and_price(self, graph: SparseGraph) -> tuple[np.ndarray, Prices]:
+        thorough = False
         while True:
             u = self._solve(graph)
             began = time.monotonic()
             assert self.v is not None
             self.noise = graph.noise(u, self.v)
-            prices = Pricing(self.points, u, self.v, self.noise, self.most_tight).run(self.products)
+            prices = Pricing(self.points, u, self.v, self.noise, self.most_near, thorough=thorough).run(
+                self.products
+            )
             self.record["rechecked"] += prices.rechecked
             self._took("pricing", began)
-            if prices.proved:
+            added = 0
+            if prices.violated:
+                found = [np.concatenate(part) for part in zip(*prices.violated, strict=True)]
+                added = graph.add(*found)
+            if added == 0 and prices.complete:
                 return u, prices
-            found = [np.concatenate(part) for part in zip(*prices.violated, strict=True)]
-            if graph.add(*found) == 0:
-                return u, prices
+            thorough = added == 0
 
     def _solve(self, graph: SparseGraph) -> np.ndarray:
         began = time.monotonic()
@@ -146,68 +150,49 @@ class Search:
         """Solve on all pairs; every reduced cost is then at hand."""
         u, points = self._solve(graph), self.points
         assert self.v is not None
-        rows, cols = np.divmod(graph.keys, points.cols)
-        reduced = (graph.costs - self.v[cols]) - u[rows]
-        self.noise = graph.noise(u, self.v)
-        alone = points.cost_rounding(graph.costs, u[rows], self.v[cols])
-        tight = np.abs(reduced) <= alone + self.noise[0][rows] + self.noise[1][cols]
-        least = (graph.costs - self.v[cols]).reshape(points.rows, points.cols).min(1)
-        pairs = [(rows[tight], cols[tight], (np.abs(reduced) <= alone)[tight])]
-        everything = len(rows)
-        return u, Prices(
-            least, rechecked=everything, tight=pairs, tight_pairs=int(tight.sum()), most_tight=everything
-        )
+        reduced = (graph.costs.reshape(points.rows, points.cols) - self.v) - u[:, None]
+        windows = usual_windows(points, u, self.v)
+        near = np.nonzero(reduced <= 2 * (windows[0][:, None] + windows[1]))
+        least = u + np.minimum(reduced.min(1), 0.0)
+        return u, Prices(least, rechecked=reduced.size, near=[near], windows=windows)
 
     def _proved(self, u: np.ndarray, prices: Prices) -> Solution:
         """Choose the optimum with most fixed points, and state the gap."""
         began = time.monotonic()
-        self.products.release()
-        points, v, flow = self.points, self.v, self.known
+        points, v = self.points, self.v
         assert v is not None
-        all_ties = prices.tight_pairs <= prices.most_tight
-        undecided = False
-        if all_ties and prices.tight and points.fixed(flow) < points.m:
-            flow, undecided = self._most_fixed(flow, u, prices)
+        flow, certified, fewest, most = self._settle(self.known, u, prices)
         self._took("ties", began)
-        cost = points.costs(flow.row, flow.col)
+        self.products.release()
         feasible = np.minimum(u, prices.u)
-        slack = ((cost - v[flow.col]) - feasible[flow.row]) * flow.units
-        rounding = points.cost_rounding(cost, u[flow.row], v[flow.col])
-        rounding = (rounding + self.noise[0][flow.row] + self.noise[1][flow.col]) * flow.units
-        score = points.fixed(flow) / points.m
-        optimal = prices.proved and float(slack.sum()) <= 2 * float(rounding.sum())
-        certified = optimal and not undecided and (all_ties or score == 1.0)
-        low, high = (score, score) if certified else (score if optimal and not undecided else 0.0, 1.0)
+        slack = ((points.costs(flow.row, flow.col) - v[flow.col]) - feasible[flow.row]) * flow.units
         self.record["passes"] = self.products.passes
-        gap = float(slack.sum()) / points.m
+        gap, low, high = (value / points.m for value in (float(slack.sum()), fewest, most))
         return Solution(flow, feasible, v, certified, low, high, gap, self.record)
 
-    def _most_fixed(self, flow: Flow, u: np.ndarray, prices: Prices) -> tuple[Flow, bool]:
-        """Return the flow over tied pairs with most fixed points, and whether rounding left that open.
-
-        Pairs tied by their own rounding first; then those tied by the rounding of the duals' other pairs, of
-        which only changes whose costs prove them free are taken. Where some were not, or where smaller duals
-        told pairs apart that were tied, whole numbers decide.
-        """
+    def _settle(self, flow: Flow, u: np.ndarray, prices: Prices) -> tuple[Flow, bool, int, int]:
+        """Return an optimum with most fixed points, whether it is proved, and the fewest and most of them."""
         assert self.v is not None
-        points, check_time = self.points, self.products.check_time
-        rows, cols, alone = (np.concatenate(part) for part in zip(*prices.tight, strict=True))
-        prices.tight.clear()
-        undecided = refused = False  # `refused`: changes that cost more than nothing, but less than rounding
-        for chosen in (alone, np.ones_like(alone)):
-            ties = Ties(points, flow, rows[chosen], cols[chosen], u, self.v)
-            refused |= ties.refine(check_time)
-            flow, dearer = keep_free_changes(points, ties.flow(), ties.most_fixed(check_time))
-            undecided |= dearer and chosen is alone
-            refused |= dearer
-            if alone.all():
+        for _ in range(_MOST_WINDOWS):
+            if prices.near_pairs > prices.most_near:
                 break
-        if refused:
-            exact = settle_exactly(points, flow, u, self.v, check_time)
-            if exact is not None:
-                flow, undecided = exact, False
-                self.record["exact"] = True
-        return flow, undecided
+            near = tuple(np.concatenate(part) for part in zip(*prices.near, strict=True))
+            prices.near.clear()
+            proof = Proof(self.points, flow, near, self.products.check_time)
+            bounds = proof.bounds(u, self.v)
+            parts = separate(bounds)
+            needed = parts.row_window, parts.col_window
+            if all((has > needs).all() for has, needs in zip(prices.windows, needed, strict=True)):
+                fewest, most = proof.settle(parts.choices(bounds))
+                self.record["exact"] = proof.whole
+                return proof.flow(), not bool(proof.open.any()), fewest, most
+            windows = tuple(
+                np.maximum(has, 4 * needs) for has, needs in zip(prices.windows, needed, strict=True)
+            )
+            prices = Pricing(self.points, u, self.v, self.noise, self.most_near, windows, thorough=True).run(
+                self.products
+            )
+        return flow, False, 0, self.points.m
 
     def _interval(self) -> Solution:
         """Say what is proved now that the time is up."""

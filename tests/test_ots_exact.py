@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Certified means exact in the values given, whatever the points: far ones, shrunk ones, tied ones."""
+
+import numpy as np
+import pytest
+import torch
+from exact_transport import FAMILIES, METHODS, exact_score, most_fixed_score, problem
+from fuzz_ots import scores
+
+from geodesic_fast import ots
+from geodesic_fast._extension import engine
+
+needs_engine = pytest.mark.skipif(engine is None, reason="certificates come from the engine")
+pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
+
+
+def column(*values):
+    return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+def certified_score(x, y, **options):
+    result = ots(x, y, **options)
+    assert result.certified
+    assert result.score == result.score_lower == result.score_upper
+    return result.score
+
+
+@pytest.mark.parametrize("first", range(2000, 2320, 80))
+def test_scores_equal_exact_ones(first):
+    for seed in range(first, first + 80):
+        family, result, expected = scores(seed)
+        assert result.certified, (seed, family)
+        assert result.score == expected, (seed, family)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("far", [(30, 27), (44, 27), (27, 26), (44, 44)])
+def test_a_point_far_away_does_not_spoil_the_near_ones(far, dtype, method):
+    x, y = column(2, 0, 1, 2.0 ** far[0]).to(dtype), column(1, 1, 2, 2.0 ** far[1]).to(dtype)
+    assert certified_score(x, y, method=method) == 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_clusters_far_apart_are_each_solved(method):
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        x, y = 1e-6 * rng.standard_normal((2, 10, 2))
+        x[5:], y[5:] = x[5:] + 1e6, y[5:] + 1e6
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        assert certified_score(x, y, method=method) == most_fixed_score(x, y)
+
+
+def test_jitter_below_the_last_place_counts():
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        x, y = rng.integers(-2, 3, (2, 30, 2)) + 1e-16 * rng.standard_normal((2, 30, 2))
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        assert certified_score(x, y) == most_fixed_score(x, y)
+
+
+def test_a_map_that_shrinks_has_the_score_of_its_directions():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 4))
+    y = x
+    for _ in range(40):
+        y = 0.4 * np.tanh(y @ (np.eye(4) + 0.3 * rng.standard_normal((4, 4))))
+    x, y = torch.from_numpy(x), torch.from_numpy(y)
+    assert y.norm() < 1e-12 * x.norm()
+    score = certified_score(x, y)
+    assert score == most_fixed_score(x, y) < 0.5
+    for power in (-40, 20, 52):
+        assert certified_score(x, y * 2.0**power) == score
+
+
+def test_clusters_whose_width_is_a_hundred_millionth_of_their_distance():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        centres, width = rng.standard_normal((4, 2)), 1e-8
+        kind = rng.integers(0, 4, 48)
+        x, y = (centres[kind] + width * rng.standard_normal((48, 2)) for _ in range(2))
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        assert certified_score(x, y) == most_fixed_score(x, y)
+
+
+def test_small_squares_far_apart():
+    for seed in range(20):
+        x, y = 1e-7 * np.random.default_rng(seed).random((2, 12, 2))
+        x, y = torch.from_numpy(x), torch.from_numpy(y + 1e8)
+        assert certified_score(x, y) == most_fixed_score(x, y)
+
+
+def test_a_common_feature_hides_nothing():
+    x = torch.tensor([[0.0, 1.3e275], [-1.5e-39, 1.3e275], [2e-39, 1.3e275]], dtype=torch.float64)
+    assert certified_score(x, x.flip(0)) == exact_score(x, x.flip(0)) == 1 / 3
+    many = torch.full((40, 2), 1e300, dtype=torch.float64)
+    many[:, 0] = 1e-100 * torch.randn(40, dtype=torch.float64)
+    assert certified_score(many, many.flip(0)) == most_fixed_score(many, many.flip(0))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_what_changes_no_comparison_changes_no_score(family):
+    """Units, translation by what both sides hold exactly, the order of points, the method, threads."""
+    first = FAMILIES.index(family)
+    for seed in range(first, first + 2 * len(FAMILIES), len(FAMILIES)):
+        _, x, y, _ = problem(seed, 40)
+        x, y = x.double(), y.double()
+        score = certified_score(x, y)
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
+        assert certified_score(x[order], y[order]) == score
+        for method in METHODS:
+            assert certified_score(x, y, method=method) == score
+        torch.set_num_threads(2)
+        assert certified_score(x, y, method="stored") == score
+        torch.set_num_threads(1)
+        for unit_x, unit_y in ((2.0**-9, 2.0**-9), (2.0**30, 1.0), (1.0, 2.0**-60)):
+            if all(bool((p * unit / unit == p).all()) for p, unit in ((x, unit_x), (y, unit_y))):
+                assert certified_score(x * unit_x, y * unit_y) == score
+        moved = [p + 8.0 for p in (x, y)]
+        if all(bool((m - 8.0 == p).all()) for m, p in zip(moved, (x, y), strict=True)):
+            assert certified_score(*moved) == certified_score(moved[0], y) == score
+
+
+def test_any_unit_of_whole_numbers_keeps_the_score():
+    """A third of a whole number rounds, and the score is that of the rounded values."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        x, y = (torch.from_numpy(p) for p in rng.integers(-9, 10, (2, 30, 3)).astype(np.float64))
+        for unit in (1.0, 3.0, 1 / 3, 1e-30, 0.1):
+            assert certified_score(unit * x, unit * y) == most_fixed_score(unit * x, unit * y)
+        assert certified_score(3 * x, 3 * y) == certified_score(x, y)
