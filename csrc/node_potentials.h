@@ -13,7 +13,7 @@ struct NodePotentials {
   const int32_t* head;   // (arcs)
   const double* length;  // (arcs), finite, of either sign
   double* potential;     // (nodes), in and out: only ever lowered
-  int64_t most_lowered;  // stop after so many: a cycle of negative length has no potentials
+  int64_t most_looks;    // at arcs, then stop: a cycle of negative length has no potentials
 };
 
 // Lowers potentials until potential[head] <= potential[tail] + length on each arc; returns whether they are.

@@ -107,13 +107,13 @@ int most_fixed(const SparseGraph& graph, uintptr_t stay, uintptr_t flow, uintptr
 }
 
 bool ots_lower_potentials(int64_t nodes, uintptr_t start, uintptr_t head, uintptr_t length,
-                          uintptr_t potential, int64_t most_lowered) {
+                          uintptr_t potential, int64_t most_looks) {
   const NodePotentials problem{nodes,
                                pointer<const int64_t>(start),
                                pointer<const int32_t>(head),
                                pointer<const double>(length),
                                pointer<double>(potential),
-                               most_lowered};
+                               most_looks};
   py::gil_scoped_release release;
   return lower_potentials(problem);
 }

@@ -18,6 +18,7 @@ from geodesic_fast.metrics.geodesic_bound import (
 from geodesic_fast.metrics.geodesic_gap import GeodesicGap, geodesic_gap, geodesic_gap_reference
 from geodesic_fast.metrics.line_deviation import line_deviation, line_deviation_reference
 from geodesic_fast.metrics.lss import lss, lss_reference
+from geodesic_fast.metrics.lss_shuffled import lss_shuffled, lss_shuffled_reference
 from geodesic_fast.metrics.nearest_track import NearestTrack, nearest_track, nearest_track_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 from geodesic_fast.metrics.ots_curve import OTSCurve, ots_curve, ots_curve_reference
@@ -65,6 +66,8 @@ __all__ = [
     "line_deviation_reference",
     "lss",
     "lss_reference",
+    "lss_shuffled",
+    "lss_shuffled_reference",
     "nearest_track",
     "nearest_track_reference",
     "ots",

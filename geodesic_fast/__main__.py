@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 
 import geodesic_fast
-from geodesic_fast import info
+from geodesic_fast import completion, info
 from geodesic_fast._command_line import Failure, Parser, UserError, is_out_of_memory
 from geodesic_fast.demo import command as demo
 from geodesic_fast.measure import command as measure
 
 PROG = "python -m geodesic_fast"
 # Each module gives HELP (one line), add_arguments(parser) and run(args) -> None.
-SUBCOMMANDS = {"demo": demo, "info": info, "measure": measure}
+SUBCOMMANDS = {"demo": demo, "info": info, "measure": measure, "completion": completion}
 
 
 def build_parser() -> argparse.ArgumentParser:

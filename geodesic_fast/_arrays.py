@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The door for arrays that are not tensors: NumPy, and whatever speaks DLPack (JAX, CuPy), without a copy."""
+"""The door for what is no plain tensor, without a copy: NumPy, what speaks DLPack, distributed tensors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geodesic_fast._torch_internals import is_wrapper, unwrapped
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -21,7 +23,8 @@ def takes_arrays(function: Function) -> Function:
 
     NumPy alone gives NumPy: with a tensor among the arguments, whose gradient must go on, the answer is a
     tensor, and labels decide nothing. Arrays of other packages come back as tensors, which `from_dlpack` of
-    their own package takes. Tensors pass through untouched.
+    their own package takes. Of a distributed tensor the whole is taken, and what a collective has yet to
+    deliver is waited for. Other tensors pass through untouched.
     """
 
     @functools.wraps(function)
@@ -46,11 +49,11 @@ def _call_with_tensors(function: Callable[..., Any], args: tuple[Any, ...], kwar
 def as_tensors(value: Any) -> Any:
     """Return arrays, or a list of them, as tensors over the same memory; anything else as it is."""
     if isinstance(value, Tensor):
-        return value
+        return unwrapped(value)
     if isinstance(value, np.ndarray):
         return _of_numpy(value)
     if _speaks_dlpack(value):
-        return torch.from_dlpack(value)
+        return _of_dlpack(value)
     if isinstance(value, list | tuple) and any(map(_is_array, value)):
         return [as_tensors(item) for item in value]
     return value
@@ -78,6 +81,11 @@ def _of_numpy(array: np.ndarray) -> Tensor:
         )
     if array.dtype.name == "bfloat16":  # NumPy's own conversion does not know the type
         return _of_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(
+            f"arrays must hold numbers, got NumPy dtype {array.dtype}: convert them with "
+            "array.astype(float), and number labels with numpy.unique(labels, return_inverse=True)[1]."
+        )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 or stride % array.itemsize for stride in array.strides):
@@ -87,9 +95,19 @@ def _of_numpy(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
+def _of_dlpack(array: Any) -> Tensor:
+    try:
+        return torch.from_dlpack(array)
+    except Exception as error:  # each package has its own
+        raise TypeError(
+            f"arrays must hold values that can be read, got {type(array).__name__}, which its package does "
+            "not hand over: call this outside of jax.jit, on arrays of a dtype that torch has."
+        ) from error
+
+
 def _is_array(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return False
+        return is_wrapper(value)
     return isinstance(value, np.ndarray) or _speaks_dlpack(value)
 
 

@@ -38,6 +38,7 @@ _BATCHES: tuple[Any, ...] = tuple(
 _transforms: tuple[Any, ...] = tuple(
     _find(f"_C._functorch.TransformType.{name}") for name in ("Grad", "Vmap", "Jvp")
 )
+_OWN_TYPES = (Tensor, torch.nn.Parameter)
 _PLAIN_NAMES = (
     *("CPU", "AutogradCPU", "AutocastCPU", "CUDA", "AutogradCUDA", "AutocastCUDA"),
     *("BackendSelect", "ADInplaceOrView"),
@@ -120,8 +121,29 @@ def goes_direct(tensors: Sequence[Tensor]) -> bool:
 def is_plain(tensor: Tensor) -> bool:
     """Say whether a tensor's values lie at its address, as its strides say."""
     if _PLAIN_KEYS is None or _dispatch_keys is None:
-        return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_neg() and not tensor.is_meta
+        return type(tensor) in _OWN_TYPES and not tensor.is_neg() and not tensor.is_meta
     return (_dispatch_keys(tensor) - _PLAIN_KEYS).highestPriorityTypeId() == _UNDEFINED
+
+
+def is_wrapper(tensor: Tensor) -> bool:
+    """Say whether a tensor's values are elsewhere and can be fetched: other processes, a collective."""
+    return type(tensor) not in _OWN_TYPES and (
+        hasattr(tensor, "full_tensor") or hasattr(tensor, "trigger_wait")
+    )
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Return what such a wrapper stands for, gathered or waited for, its gradient too; others as they are.
+
+    A DTensor is taken whole: its metrics are those of all tracks, and each process takes part.
+    """
+    if type(tensor) in _OWN_TYPES:
+        return tensor
+    if hasattr(tensor, "full_tensor"):
+        return unwrapped(tensor.full_tensor())
+    if hasattr(tensor, "trigger_wait"):  # torch's AsyncCollectiveTensor
+        return tensor.clone() if tensor.requires_grad else tensor.trigger_wait()
+    return tensor
 
 
 def outside_graphs(function: Function) -> Function:

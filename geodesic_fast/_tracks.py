@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine
+from geodesic_fast._torch_internals import is_plain
 
 _DTYPE_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _MAX_BATCH_DIMS = 4
@@ -59,7 +60,7 @@ def engine_tracks(layers: Sequence[Tensor]) -> Any:
     assert layout is not None
     first = layers[0]
     return engine.Tracks(
-        [layer.data_ptr() for layer in layers],
+        [first_address(layer) for layer in layers],
         first.stride(0) if stacked else 0,
         step_count(layers) + 1,
         *layout,
@@ -91,7 +92,18 @@ def address(tensor: Tensor | None) -> int:
     if tensor is None:
         return 0
     assert tensor.is_contiguous()
-    return tensor.data_ptr()
+    return first_address(tensor)
+
+
+def first_address(tensor: Tensor) -> int:
+    """Return where the first value of a tensor lies: the one place where the engine's addresses come from."""
+    found = tensor.data_ptr() if is_plain(tensor) else 0
+    if not found and tensor.numel():
+        raise TypeError(
+            f"the engine reads tensors whose values lie in memory, got {type(tensor).__name__} whose do not: "
+            "pass the tensor that it stands for, outside of torch's modes and transforms."
+        )
+    return found
 
 
 def _batch_layout(layer: Tensor, first: int) -> tuple[list[int], list[int]] | None:

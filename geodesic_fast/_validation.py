@@ -6,14 +6,14 @@ A message names the argument, what was expected, what came, and the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from geodesic_fast._torch_internals import forward_mode, is_transformed
+from geodesic_fast._torch_internals import forward_mode, is_plain, is_transformed
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ZERO_STEPS = ("skip", "keep", "propagate", "raise")
@@ -31,15 +31,64 @@ def check_float_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name} must be a torch.Tensor, got {type(value).__name__}: "
-            f"convert it with torch.as_tensor({name})."
+            + _conversion(name, value, f"torch.stack([torch.as_tensor(part) for part in {name}])")
         )
+    check_dense(name, value)
     if value.dtype not in FLOAT_DTYPES:
         raise TypeError(
             f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}: "
-            f"convert it with {name}.float()."
+            f"convert it with {_to_float(name, value)}."
+        )
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Refuse sparse, nested and masked tensors."""
+    if value.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor, got a nested one: measure each of {name}.unbind() on its own."
+        )
+    if hasattr(value, "get_mask"):
+        raise TypeError(
+            f"{name} must be a plain tensor, got a MaskedTensor, whose mask would be lost: pass the rows "
+            f"that count of {name}.get_data()."
         )
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}: use {name}.to_dense().")
+
+
+def _conversion(name: str, value: object, of_parts: str) -> str:
+    """Say how a tensor is made of what is none; `of_parts` makes one of what is iterated over."""
+    if hasattr(value, "__array__"):
+        return f"convert it with numpy.asarray({name})."
+    if isinstance(value, Mapping):
+        return f"convert it with {of_parts.replace(name, name + '.values()')}."
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return f"convert it with {of_parts}."
+    return "pass a tensor or a NumPy array."
+
+
+def _to_float(name: str, value: Tensor) -> str:
+    if value.is_quantized:
+        return f"{name}.dequantize()"
+    if value.is_complex():  # twice the features, the same lengths and angles
+        return f"torch.view_as_real(torch.as_tensor({name})).flatten(-2)"
+    return f"torch.as_tensor({name}).float()"
+
+
+def in_memory(name: str, value: Tensor) -> Tensor:
+    """Return a tensor whose values lie at its address, and refuse what has none: fakes, wrappers, transforms.
+
+    For what is no operation of torch, whose dispatcher would unwrap: lazily negated and zero tensors too.
+    """
+    if value.device.type not in ("cpu", "cuda"):
+        return value
+    value = torch.zeros_like(value) if value._is_zerotensor() else value.resolve_neg()
+    if not is_plain(value):
+        raise TypeError(
+            f"{name} must be a tensor whose values lie in memory, got {type(value).__name__} that stands for "
+            "another: pass that one, outside of torch's modes and transforms."
+        )
+    return value
 
 
 def check_tracks(tracks: object, dim: int, name: str = "tracks") -> None:
@@ -52,7 +101,7 @@ def check_tracks(tracks: object, dim: int, name: str = "tracks") -> None:
     else:
         raise TypeError(
             f"{name} must be a torch.Tensor with a layer axis, or a list or tuple of one tensor per layer, "
-            f"got {type(tracks).__name__}: convert it with torch.as_tensor({name})."
+            f"got {type(tracks).__name__}: " + _conversion(name, tracks, f"list({name})")
         )
 
 
@@ -61,16 +110,16 @@ def _check_stacked(tracks: Tensor, dim: int, name: str) -> None:
     if tracks.ndim < 2:
         raise ValueError(
             f"{name} must have a layer axis and a feature axis, got shape {shape}: "
-            f"give a track of scalars a feature axis with {name}.unsqueeze(-1)."
+            f"give a track of scalars a feature axis with {name}[..., None]."
         )
-    if isinstance(dim, bool) or not isinstance(dim, int):
+    if isinstance(dim, bool) or not isinstance(dim, Integral):
         raise TypeError(f"dim must be an int, got {type(dim).__name__}: name the layer axis by its position.")
     if not -tracks.ndim <= dim < tracks.ndim:
         raise ValueError(f"dim must be an axis of {name} of shape {shape}, got {dim}: there is no such axis.")
     if dim % tracks.ndim == tracks.ndim - 1:
         raise ValueError(
             f"dim must not be the last axis, got dim={dim} for shape {shape}: features come last, "
-            f"move them there with {name}.movedim."
+            f"move them there with torch.movedim or numpy.moveaxis."
         )
     if tracks.shape[dim] < 2:
         raise ValueError(
@@ -91,14 +140,14 @@ def _check_layers(layers: Sequence[object], dim: int, name: str) -> None:
     if len(layers) > MAX_LISTED_LAYERS:
         raise ValueError(
             f"{name} must list at most {MAX_LISTED_LAYERS} layers, got {len(layers)}: "
-            f"stack longer tracks into one tensor with torch.stack({name})."
+            f"stack longer tracks with torch.stack([torch.as_tensor(layer) for layer in {name}])."
         )
     for index, layer in enumerate(layers):
         check_float_tensor(f"{name}[{index}]", layer)
     first = layers[0]
     assert isinstance(first, Tensor)
     if first.ndim < 1:
-        raise ValueError(f"{name}[0] must have a feature axis, got a scalar: use layer.unsqueeze(-1).")
+        raise ValueError(f"{name}[0] must have a feature axis, got a scalar: use layer[..., None].")
     for index, layer in enumerate(layers):
         assert isinstance(layer, Tensor)
         for what in ("shape", "dtype", "device"):
@@ -114,8 +163,8 @@ def _check_layers(layers: Sequence[object], dim: int, name: str) -> None:
 
 _REMEDIES = {
     "shape": "a track stays in one space, so measure each group of layers of equal width on its own.",
-    "dtype": "convert them with [layer.float() for layer in tracks].",
-    "device": "move them with [layer.to(device) for layer in tracks].",
+    "dtype": "convert them with [torch.as_tensor(layer).float() for layer in tracks].",
+    "device": "move them with [torch.as_tensor(layer).to(device) for layer in tracks].",
 }
 
 
@@ -151,10 +200,14 @@ def check_labels(labels: object, layers: Sequence[Tensor]) -> None:
     if not isinstance(labels, Tensor):
         raise TypeError(
             f"labels must be a torch.Tensor, got {type(labels).__name__}: "
-            "convert it with torch.as_tensor(labels)."
+            "number them with numpy.unique(labels, return_inverse=True)[1]."
         )
-    if labels.is_floating_point() or labels.is_complex():
-        raise TypeError(f"labels must be integers, got {labels.dtype}: convert them with labels.long().")
+    check_dense("labels", labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.is_quantized:
+        raise TypeError(
+            f"labels must be integers, got {labels.dtype}: "
+            "number them with numpy.unique(labels, return_inverse=True)[1]."
+        )
     batch = layers[0].shape[1:-1] if len(layers) == 1 else layers[0].shape[:-1]
     if labels.shape != batch and labels.shape != (batch.numel(),):
         raise ValueError(
@@ -177,7 +230,7 @@ def check_points(x: object, y: object) -> None:
         if value.ndim < 2:
             raise ValueError(
                 f"{name} must have shape (m, d), got {tuple(value.shape)}: "
-                f"give points on a line a feature axis with {name}.unsqueeze(-1)."
+                f"give points on a line a feature axis with {name}[..., None]."
             )
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(

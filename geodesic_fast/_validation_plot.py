@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._validation import check_float_tensor
+from geodesic_fast.metrics.step_geometry import StepGeometry, StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 
 
@@ -69,3 +70,15 @@ def check_history(history: Sequence[TrackGeometry], steps: Sequence[float] | Non
     if steps is not None and len(steps) != len(history):
         raise ValueError(f"steps must be as many as history holds, {len(history)}, got {len(steps)}.")
     return list(range(len(history))) if steps is None else [float(step) for step in steps]
+
+
+def check_steps(steps: object) -> StepProfile:
+    """Return the means of the steps; refuse what holds none."""
+    if isinstance(steps, StepProfile):
+        return steps
+    if isinstance(steps, StepGeometry):
+        return steps.profile()
+    raise TypeError(
+        "steps must be what geodesic_fast.step_geometry returns, or its profile, got "
+        f"{type(steps).__name__}: call step_geometry(tracks), or watch(model, profile=True)."
+    )

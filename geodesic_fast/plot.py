@@ -13,9 +13,17 @@ from torch import Tensor
 
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._validation import check_choice, check_tracks
-from geodesic_fast._validation_plot import check_colors, check_history, check_square, check_width, classes_of
+from geodesic_fast._validation_plot import (
+    check_colors,
+    check_history,
+    check_square,
+    check_steps,
+    check_width,
+    classes_of,
+)
 from geodesic_fast.integrations._packages import need
 from geodesic_fast.metrics.ots_curve import OTSCurve
+from geodesic_fast.metrics.step_geometry import StepGeometry, StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 
 if TYPE_CHECKING:
@@ -228,17 +236,80 @@ def plot_geometry(
     values = [as_tensors(getattr(moment, field)).detach().cpu().double().flatten() for moment in history]
     defined = [value[value.isfinite()] for value in values]
     mean = [value.mean().item() for value in defined]
-    low, high = (
-        [np.quantile(value, share) if len(value) else math.nan for value in defined] for share in BAND
-    )
+    low, high = ([_quantile(value, share) for value in defined] for share in BAND)
     ax = _new_axes() if ax is None else ax
     (line,) = ax.plot(places, mean, label=label, marker="o" if len(places) == 1 else None, **style)
     ax.fill_between(places, low, high, color=line.get_color(), alpha=0.15, lw=0)
     left_out = max(len(all_) - len(some) for all_, some in zip(values, defined, strict=True))
     note = f" (up to {left_out} of {len(values[0])} tracks undefined)" if left_out else ""
     if note or not ax.get_ylabel():
-        ax.set_ylabel(field + note)
+        ax.set_ylabel(field + _to_compare_with(field, history) + note)
     return ax
+
+
+def _to_compare_with(field: str, history: Sequence[TrackGeometry]) -> str:
+    """What a line-shape score is to be seen beside; the number of steps follows from the normalised one."""
+    if field != "lss":
+        return ""
+    score, normalised = (as_tensors(part).detach().cpu().double().flatten() for part in history[-1][:2])
+    known = normalised.isfinite() & (normalised > 0.01) & score.isfinite()
+    if not known.any():
+        return ""
+    n = round(float((((score - 1) / normalised)[known] + 1).square().median()))
+    return f" (random steps {n**0.5:.3g}, independent states {n})"
+
+
+def plot_steps(
+    steps: StepGeometry | StepProfile,
+    field: str = "state_cosine",
+    *,
+    label: str | None = None,
+    ax: Axes | None = None,
+    **style: Any,
+) -> Axes:
+    """Draw one number of `step_geometry` layer by layer, as its mean over tracks with a band.
+
+    Args:
+        steps: what `geodesic_fast.step_geometry` gives, or its `.profile()`, as `watch(...).profile` is.
+        field: which of its fields.
+        label: name of the line, for a legend.
+        ax: where to draw; default: a new figure. Call again with the same ax to compare networks.
+        style: of the line, for example color="C1" or ls="--".
+
+    Returns:
+        The ax. The band holds the middle 80 % of the tracks; a profile, which is means alone, has none. A
+        note says how many tracks at most have no such number at a step; they are left out.
+
+    Raises:
+        TypeError, ValueError: steps is something else; an unknown field.
+        ImportError: matplotlib is missing.
+
+    Example:
+        >>> import torch, geodesic_fast
+        >>> from geodesic_fast.plot import plot_steps
+        >>> steps = geodesic_fast.step_geometry(torch.randn(9, 30, 16).cumsum(0))
+        >>> ax = plot_steps(steps, "turning_cosine")
+    """
+    check_choice("field", field, StepGeometry._fields)
+    profile = check_steps(steps)
+    mean, lost = (getattr(part, field).cpu() for part in (profile.mean, profile.undefined))
+    places = range(1, len(mean) + 1)
+    ax = _new_axes() if ax is None else ax
+    (line,) = ax.plot(places, mean.tolist(), label=label, marker="o", ms=4, **style)
+    if isinstance(steps, StepGeometry):
+        values = as_tensors(getattr(steps, field)).detach().cpu().double().flatten(1)
+        defined = [row[row.isfinite()] for row in values]
+        low, high = ([_quantile(row, share) for row in defined] for share in BAND)
+        ax.fill_between(places, low, high, color=line.get_color(), alpha=0.15, lw=0)
+    note = f" (up to {int(lost.max())} of {profile.tracks} tracks undefined)" if lost.any() else ""
+    if note or not ax.get_ylabel():
+        ax.set_ylabel(field + note)
+    ax.set_xlabel("step")
+    return ax
+
+
+def _quantile(values: Tensor, share: float) -> float:
+    return float(np.quantile(values, share)) if len(values) else math.nan
 
 
 def plot_ots_curve(

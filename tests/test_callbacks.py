@@ -169,6 +169,35 @@ def test_lightning_measures_once_per_optimizer_step(tmp_path, accumulate, every,
     assert logged == pytest.approx([seen[index] for index in due], rel=1e-6)
 
 
+def profile_of(states) -> dict[str, float]:
+    """What is logged of each step of the tracks (n+1, m, d) of `blocks.0` to `blocks.<n-1>`."""
+    steps = geodesic_fast.step_geometry_reference(torch.stack(list(states)).double())
+    return {
+        f"{layer}/{field}": value
+        for field, rows in zip(steps._fields, steps, strict=True)
+        for layer, value in enumerate(rows.nanmean(1).tolist())
+    }
+
+
+def test_lightning_logs_the_profile_of_the_steps(tmp_path):
+    seen = []
+
+    class Remembering(Net):
+        def forward(self, x):
+            with record(self) as recording:
+                y = Net.forward(self, x)
+            seen.append(profile_of(recording.tracks))
+            return y
+
+    _, logged, _ = train_lightning(tmp_path, every=5, net=Remembering(), profile=True)
+    assert len(logged) == 3
+    for (_, values), expected in zip(logged, seen[::5], strict=True):
+        steps = {name: value for name, value in values.items() if name not in FIELDS}
+        assert steps.keys() == {f"geodesic/net.blocks.{name}" for name in expected}
+        for name, value in expected.items():
+            assert steps[f"geodesic/net.blocks.{name}"] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
 def measured_steps(every: int, steps) -> list[int]:
     net, found = Net(), []
     training = TrainingWatch("blocks.*", every, 1, {})
@@ -277,7 +306,15 @@ def sentences(tiny, before=None, classes=None):
 
 
 def hugging_face_trainer(
-    tmp_path, every=None, batches=1, model=None, data=None, around=((), ()), layers=None, **arguments
+    tmp_path,
+    every=None,
+    batches=1,
+    model=None,
+    data=None,
+    around=((), ()),
+    layers=None,
+    profile=False,
+    **arguments,
 ):
     """A Trainer for a tiny GPT-2, or another model; `around`: callbacks before and after ours."""
     tiny = pytest.importorskip("tiny_transformers", reason="needs the package transformers")
@@ -297,7 +334,8 @@ def hugging_face_trainer(
     for callback in around[0]:
         trainer.add_callback(callback)
     if every:
-        trainer.add_callback(GeodesicCallback(trainer, layers, every_n_steps=every, batches=batches))
+        options = {"every_n_steps": every, "batches": batches, "profile": profile}
+        trainer.add_callback(GeodesicCallback(trainer, layers, **options))
     for callback in around[1]:
         trainer.add_callback(callback)
     return trainer
@@ -326,6 +364,25 @@ def test_hugging_face_trainer_logs_every_k_steps_and_changes_nothing(tmp_path):
     assert set(logged[0]) >= FIELDS
     assert 1 <= logged[0]["geodesic/lss"] <= 3
     assert hook_count(watched) == 0
+
+
+def test_hugging_face_trainer_logs_the_profile_of_the_steps(tmp_path):
+    model, logged = train_hugging_face(tmp_path, every=4, profile=True)
+    tiny = pytest.importorskip("tiny_transformers", reason="needs the package transformers")
+    names = [
+        f"geodesic/transformer.h.{at}/{field}"
+        for at in range(4)
+        for field in geodesic_fast.StepGeometry._fields
+    ]
+    assert set(logged[0]) >= {*FIELDS, *names[:-1]}
+    assert names[-1] not in logged[0]  # the last step turns into none
+    assert all(-1 <= line[name] <= 1 for line in logged for name in names[:-1] if name.endswith("cosine"))
+    path, steps = (
+        logged[0]["geodesic/path_length"],
+        [logged[0][name] for name in names if name.endswith("/length")],
+    )
+    assert sum(steps) == pytest.approx(path, rel=1e-5)
+    assert same_weights(model, train_hugging_face(tmp_path, model=tiny.gpt2())[0])
 
 
 @pytest.mark.parametrize(

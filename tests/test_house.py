@@ -64,6 +64,7 @@ def test_examples_in_docstrings_run(name):
 
 ROOMS = {  # those without a kernel are made of other metrics' kernels; those without a benchmark, too
     "lss": ("csrc/", "benchmarks/"),
+    "lss_shuffled": (),
     "track_geometry": ("csrc/",),
     "line_deviation": ("csrc/", "benchmarks/"),
     "chord_deviation": ("csrc/", "benchmarks/"),

@@ -14,7 +14,7 @@ SENTENCES = [
         TypeError,
         "tracks must be a torch.Tensor with a layer axis, or a list or tuple of one",
     ),
-    (None, {}, TypeError, "got NoneType: convert it with torch.as_tensor"),
+    (None, {}, TypeError, "got NoneType: pass a tensor or a NumPy array"),
     ([X[0], [0.0]], {}, TypeError, r"tracks\[1\] must be a torch.Tensor, got list"),
     (X.long(), {}, TypeError, "must be float16, bfloat16, float32 or float64, got torch.int64: convert"),
     (X.to_sparse(), {}, TypeError, "must be a dense tensor"),

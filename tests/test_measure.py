@@ -55,6 +55,34 @@ def save(path, tracks: torch.Tensor, how: str):
     return path
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_every_step_the_controls_and_the_curve_are_told(tmp_path, capsys, suffix):
+    walk = torch.randn(7, 300, 16, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    path = save(tmp_path / f"walk{suffix}", walk, "layers")
+    (group,) = measure(tmp_path, capsys, path, "--ots-curve")["groups"]
+    steps = geodesic_fast.step_geometry(walk)
+    assert [row["layer"] for row in group["profile"]] == list("123456")
+    for name, rows in zip(steps._fields, steps, strict=True):
+        told = [row[name] for row in group["profile"]]
+        assert told[: len(rows)] == pytest.approx(rows.double().mean(1).tolist(), rel=1e-6), name
+    assert group["profile"][-1]["turning_cosine"] is None
+    controls = group["controls"]
+    assert (controls["random_steps"], controls["independent_states"]) == (6**0.5, 6)
+    expected = geodesic_fast.lss_shuffled(walk).double().mean().item()
+    assert controls["layers_shuffled"] == pytest.approx(expected, rel=1e-6)
+    curve, told = geodesic_fast.ots_curve(walk[0], walk[-1]), group["ots"]["curve"]
+    assert [row["points"] for row in told] == curve.sizes.tolist() == [64, 256, 300]
+    assert [row["mean"] for row in told] == curve.mean.tolist()
+    assert (group["ots"]["points"], group["ots"]["d"]) == (300, 16)
+    main(["measure", str(path), "--ots-curve", "--output", str(tmp_path / "out")])
+    table, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    for text in (table, page):
+        assert "sqrt(n) = 2.449 of steps in random directions, n = 6 of independent states" in text
+        assert "m = 300 points, in d = 16 dimensions" in text
+        assert "state_cosine" in text
+        assert "mean OTS" in text
+
+
 @pytest.mark.parametrize(
     ("suffix", "how"),
     [(".npy", "array"), (".npz", "array"), (".npz", "layers"), (".safetensors", "array"),
@@ -117,7 +145,7 @@ def test_transport_score_that_cannot_be_is_a_sentence(tmp_path, capsys, tracks, 
     path = save(tmp_path / "broken.npy", broken, "array")
     assert "NaN or inf first in row 5" in measure(tmp_path, capsys, path)["groups"][0]["ots"]["refused"]
     assert main(["measure", str(path), "--output", str(tmp_path / "out")]) == 0
-    assert "Optimal transport score of 30 points: none, for" in capsys.readouterr().out
+    assert "score of m = 30 points, in d = 8 dimensions: none, for" in capsys.readouterr().out
     monkeypatch.setattr("geodesic_fast.transport.planner.free_memory", lambda device: 1000)
     path = save(tmp_path / "tracks.npy", tracks, "array")
     assert "memory_budget must hold" in measure(tmp_path, capsys, path)["groups"][0]["ots"]["refused"]

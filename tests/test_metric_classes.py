@@ -22,6 +22,7 @@ torchmetrics = pytest.importorskip("torchmetrics", reason="needs the package tor
 from geodesic_fast.integrations.torchmetrics import (  # noqa: E402
     LineShapeScore,
     OptimalTransportScore,
+    StepProfile,
     TrackGeometry,
 )
 
@@ -61,6 +62,46 @@ def test_transport_score_is_that_of_all_points_together():
     metric.reset()
     metric.update(batches()[0])
     assert metric.compute().item() == one_by_one[0]
+
+
+def test_steps_are_means_over_batches_of_those_tracks_that_have_the_number():
+    parts = batches()
+    parts[1][2, :2] = parts[1][1, :2]  # two steps of length zero
+    metric, masked, streamed = StepProfile(3), StepProfile(3), StepProfile(steps=3)
+    net = nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))
+    for batch in parts:
+        metric.update(batch)
+        masked.update(list(batch), torch.arange(batch.shape[1]) > 0)
+        with watch(net, "*", profile=True) as w:
+            net(batch[0])
+        streamed.update(w.profile)
+    with watch(net, "*", profile=True) as w:
+        net(torch.cat(parts, 1)[0])
+    for got, x in ((metric, parts), (masked, [batch[:, 1:] for batch in parts])):
+        x = torch.cat(x, 1).double()  # (n+1, m, d)
+        v, cosine = x.diff(dim=0), torch.nn.functional.cosine_similarity
+        moved = v.norm(dim=-1) > 0
+        expected = {
+            "length": v.norm(dim=-1).mean(1),
+            "relative_length": (v.norm(dim=-1) / x[:-1].norm(dim=-1)).mean(1),
+            "state_cosine": cosine(x[:-1], x[1:], dim=-1).mean(1),
+            "update_cosine": cosine(v, x[:-1], dim=-1).where(moved, torch.nan).nanmean(1),
+            "turning_cosine": cosine(v[:-1], v[1:], dim=-1)
+            .where(moved[1:] & moved[:-1], torch.nan)
+            .nanmean(1),
+        }
+        computed = got.compute()
+        assert list(computed) == list(expected)
+        for name, values in computed.items():
+            torch.testing.assert_close(values, expected[name], rtol=1e-6, atol=1e-7)
+    for name, values in streamed.compute().items():
+        torch.testing.assert_close(values, getattr(w.profile.mean, name), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="tracks must have 3 steps, as steps= says, got 2"):
+        metric.update(parts[0][:3])
+    with pytest.raises(ValueError, match=r"mask must have one value per track, shape \(5,\)"):
+        metric.update(parts[0], torch.ones(4))
+    metric.reset()
+    assert all(values.isnan().all() for values in metric.compute().values())
 
 
 def test_masks_and_undefined_tracks():
@@ -325,6 +366,11 @@ def worker(rank: int, port: int) -> None:
             value.item(),
             expected,
         )  # the layers round by batch size
+    steps = StepProfile(3)
+    for batch in batches()[rank::2]:
+        steps.update(batch)
+    for value, expected in zip(steps.compute().values(), geodesic_fast.step_geometry(together), strict=True):
+        torch.testing.assert_close(value, expected.double().mean(1), rtol=1e-6, atol=1e-9)
     one_sided = OptimalTransportScore()
     if rank == 0:
         one_sided.update(together)
@@ -339,13 +385,16 @@ def worker(rank: int, port: int) -> None:
 
 def of_a_training_step(rank: int, parallel: nn.Module, net: nn.Module) -> None:
     """A callback logs the mean over the tracks of both processes; if one lacks layers, neither waits."""
-    training = TrainingWatch("*", every_n_steps=1, batches=1, options={})
+    training = TrainingWatch("*", every_n_steps=1, batches=1, options={"profile": True})
     training.start(parallel, compiled=False)
     training.before_batch(0)
     parallel(batches()[rank][0])
     logged = training.after_batch()
-    with watch(net, "*") as w:
+    with watch(net, "*", profile=True) as w:
         net(torch.cat(batches()[:2], 1)[0])
+    assert logged["geodesic/1/turning_cosine"] == pytest.approx(
+        w.profile.mean.turning_cosine[1].item(), rel=1e-4
+    )
     assert logged["geodesic/lss"] == pytest.approx(w.geometry.lss.double().mean().item(), rel=1e-6)
     training.before_batch(1)
     if rank == 0:

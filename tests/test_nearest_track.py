@@ -262,7 +262,7 @@ def test_says_what_is_wrong():
     x = torch.randn(3, 4, 5)
     for labels, error, sentence in (
         ([0, 1, 2, 3], TypeError, r"labels must be a torch\.Tensor, got list"),
-        (torch.rand(4), TypeError, r"labels must be integers, got torch\.float32: convert them with"),
+        (torch.rand(4), TypeError, r"labels must be integers, got torch\.float32: number them with"),
         (torch.arange(5), ValueError, r"labels must have shape \(4,\), got \(5,\): one label for each track"),
         (
             torch.arange(4, device="meta"),

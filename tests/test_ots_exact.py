@@ -93,6 +93,11 @@ def test_small_squares_far_apart():
 def test_a_common_feature_hides_nothing():
     x = torch.tensor([[0.0, 1.3e275], [-1.5e-39, 1.3e275], [2e-39, 1.3e275]], dtype=torch.float64)
     assert certified_score(x, x.flip(0)) == exact_score(x, x.flip(0)) == 1 / 3
+    few = torch.tensor([[1, -1, 1], [0, 0, 1], [0, 0, 1], [-1, -2, 1], [-1, 1, 1], [1, 2, 1]]).double()
+    fewer = torch.tensor([[2, -2, 1], [-1, -2, 1], [2, 2, 1], [1, 2, 1], [1, -2, 1], [2, 2, 1]]).double()
+    x, y = ((p * torch.tensor([2.0**-131, 2.0**-131, 2.0**-26])).float() for p in (few, fewer))
+    for method in METHODS:
+        assert certified_score(x, y, method=method) == 0.5
     many = torch.full((40, 2), 1e300, dtype=torch.float64)
     many[:, 0] = 1e-100 * torch.randn(40, dtype=torch.float64)
     assert certified_score(many, many.flip(0)) == most_fixed_score(many, many.flip(0))

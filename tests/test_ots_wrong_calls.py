@@ -20,7 +20,7 @@ def test_says_what_is_wrong():
         (ValueError, "same dtype", lambda: ots(x, x.double())),
         (ValueError, "same device", lambda: ots(x, x.to("meta"))),
         (ValueError, "on the CPU or a CUDA device", lambda: ots(x.to("meta"), x.to("meta"))),
-        (TypeError, r"convert it with x\.float", lambda: ots(x.long(), x.long())),
+        (TypeError, r"convert it with torch\.as_tensor\(x\)\.float", lambda: ots(x.long(), x.long())),
         (ValueError, "method must be one of 'auto'", lambda: ots(x, x, method="fast")),
         (ValueError, "time_budget must be positive", lambda: ots(x, x, time_budget=0)),
         (TypeError, "memory_budget must be a number", lambda: ots(x, x, memory_budget="1 GB")),

@@ -11,8 +11,15 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
 
-from geodesic_fast import displacement_interpolation, line_deviation, ots_curve, track_geometry
-from geodesic_fast.plot import plot_geometry, plot_line_deviation, plot_ots_curve, plot_tracks, project_tracks
+from geodesic_fast import displacement_interpolation, line_deviation, ots_curve, step_geometry, track_geometry
+from geodesic_fast.plot import (
+    plot_geometry,
+    plot_line_deviation,
+    plot_ots_curve,
+    plot_steps,
+    plot_tracks,
+    project_tracks,
+)
 
 
 @pytest.fixture
@@ -132,7 +139,8 @@ def test_undefined_numbers_are_counted(ax):
     tracks = torch.randn(4, 30, 5)
     tracks[2, 7, 1] = torch.nan
     plot_geometry([track_geometry(tracks)], ax=ax)
-    assert ax.get_ylabel() == "lss (up to 1 of 30 tracks undefined)"
+    assert ax.get_ylabel().startswith("lss (random steps ")
+    assert ax.get_ylabel().endswith(" (up to 1 of 30 tracks undefined)")
 
 
 def test_without_an_ax_there_is_a_new_figure():
@@ -196,3 +204,30 @@ def test_the_ots_curve_is_drawn_as_measured(ax):
     assert ax.get_ylabel() == "OTS, d = 4"
     with pytest.raises(TypeError, match=r"curve must be what geodesic_fast\.ots_curve returns, got Tensor"):
         plot_ots_curve(curve.mean)
+
+
+def test_the_steps_are_drawn_as_measured(ax):
+    walk = torch.randn(9, 30, 16, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    walk[3, :4] = walk[2, :4]
+    steps = step_geometry(walk)
+    for given in (steps, steps.profile()):
+        assert plot_steps(given, "update_cosine", label="walk", ax=ax) is ax
+    for line in ax.lines:
+        assert line.get_xdata().tolist() == list(range(1, 9))
+        assert line.get_ydata() == pytest.approx(steps.update_cosine.double().nanmean(1).tolist(), rel=1e-6)
+    assert ax.get_ylabel() == "update_cosine (up to 4 of 30 tracks undefined)"
+    assert len(ax.collections) == 1  # means alone have no band
+    assert len(plot_steps(steps, "turning_cosine").lines[0].get_xdata()) == 7
+    with pytest.raises(TypeError, match=r"steps must be what geodesic_fast\.step_geometry returns"):
+        plot_steps(walk)
+    with pytest.raises(ValueError, match="field must be one of"):
+        plot_steps(steps, "lss")
+
+
+@pytest.mark.parametrize("n", [2, 5, 12, 47])
+def test_a_line_shape_score_is_drawn_beside_what_chance_gives(n):
+    history = [track_geometry(torch.randn(n + 1, 30, 16).cumsum(0)) for _ in range(2)]
+    label = plot_geometry(history, "lss").get_ylabel()
+    assert label == f"lss (random steps {n**0.5:.3g}, independent states {n})"
+    assert plot_geometry(history, "action").get_ylabel() == "action"
+    assert plot_geometry([track_geometry(torch.randn(2, 5, 4))], "lss").get_ylabel() == "lss"

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import geodesic_fast
-from geodesic_fast.recording import record
+from geodesic_fast.recording import record, watch
 
 
 @pytest.fixture
@@ -230,3 +230,11 @@ def test_says_what_is_wrong(x):
         record(net, "0"),
     ):
         net(x)
+
+
+def test_what_the_hooks_call_is_private():
+    told = {"groups", "names", "passes"}
+    assert {name for name in dir(record) if not name.startswith("_")} == told | {"tracks"}
+    assert {name for name in dir(watch) if not name.startswith("_")} == told | {
+        "ends", "forget", "geometry", "measured", "profile",
+    }  # fmt: skip

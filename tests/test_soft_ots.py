@@ -160,6 +160,71 @@ def test_a_missing_geomloss_is_named_with_its_remedy(monkeypatch):
     assert soft_ots(x, x, blur=1.0).converged
 
 
+def test_four_processes_may_call_it_at_once_before_anything_is_compiled(tmp_path):
+    for package in ("pykeops", "geomloss"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    code = (
+        "import torch, geodesic_fast\nx = torch.arange(40.0).reshape(8, 5)\n"
+        "print(geodesic_fast.soft_ots(x, x + 1, blur=1.0, backend='geomloss').soft_score)"
+    )
+    settings = {"KEOPS_CACHE_FOLDER": str(tmp_path), "CXXFLAGS": "-O0", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, **settings},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    said = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, said
+    assert len({out for out, _ in said}) == 1
+    assert all(err == "" for _, err in said)
+
+
+def test_a_missing_compiler_is_named_with_its_remedy(tmp_path):
+    for package in ("pykeops", "geomloss"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    code = f"import geodesic_fast\ntry:\n    {SCORE.format(', backend=' + repr('geomloss'))}\n"
+    code += "except RuntimeError as error:\n    print(error)"
+    nowhere = {"PATH": str(tmp_path), "CXX": "/no/compiler", "KEOPS_CACHE_FOLDER": str(tmp_path)}
+    assert alone(code, **nowhere) == (
+        0,
+        "backend='geomloss' compiles with KeOps at run time and finds no C++ compiler: install g++, "
+        "or use backend='tiles'.\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize("d", [2, 7])
+def test_potentials_of_each_serve_the_other(d):
+    """Ours are geomloss's up to a constant, and both start the exact search."""
+    pytest.importorskip("pykeops", reason="pykeops is not installed")
+    geomloss = pytest.importorskip("geomloss", reason="geomloss is not installed")
+    x, y = tensors(half_scrambled, 150, d, dtype=torch.float64)
+    blur, m = 1.0, 150
+    ours = soft_ots(x, y, blur=blur, tolerance=1e-6, max_iterations=5000)
+    u, v = ours.potentials  # of |x - y|^2, plan exp((u + v - cost) / 2 blur^2) / m
+    # geomloss: of |x - y|^2 / 2, plan exp((f + g - cost) / blur^2) / m^2
+    our_f, our_g = u / 2 + blur**2 * math.log(m), v / 2
+    loss = geomloss.SamplesLoss(
+        "sinkhorn", blur=blur, scaling=0.999, debias=False, potentials=True, backend="tensorized"
+    )
+    f, g = (potential.reshape(-1) for potential in loss(x, y))
+
+    def plan(f, g):
+        return torch.exp((f[:, None] + g - torch.cdist(x, y).square() / 2) / blur**2) / m**2
+
+    theirs = plan(f, g).diagonal().sum().item()
+    assert plan(our_f, our_g).diagonal().sum().item() == pytest.approx(theirs, rel=5e-2)
+    shift = (our_f - f).mean()
+    torch.testing.assert_close(our_f - shift, f, rtol=0, atol=0.05)
+    torch.testing.assert_close(our_g + shift, g, rtol=0, atol=0.05)
+    for start in ((2 * f, 2 * g), (u, v), soft_ots(x, y, blur=blur, backend="geomloss").potentials):
+        exact = ots(x, y, method="stored", potentials=start)
+        assert exact.certified
+        assert exact.optimal_cost == pytest.approx(ots(x, y).optimal_cost, rel=1e-12)
+
+
 # Says what is wrong.
 
 

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: MIT
 """The pieces of the proof: whole numbers, blocks of a graph, what is too much work."""
 
-import itertools
+import math
+from fractions import Fraction
 
 import networkx
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
+from exact_transport import near_ties, problem
 from transport_problems import assert_certificate, assert_equals_scipy, tight_clusters
 
 from geodesic_fast import ots
 from geodesic_fast._extension import engine
 from geodesic_fast.transport import proof
-from geodesic_fast.transport.exact import WholeFlow
+from geodesic_fast.transport.block_costs import Blocks, WholeCosts, product_costs
+from geodesic_fast.transport.points import Points
 
 needs_engine = pytest.mark.skipif(engine is None, reason="certificates come from the engine")
 pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
@@ -23,40 +25,60 @@ def no_deadline():
     pass
 
 
-@pytest.mark.parametrize("largest", [1, 3, 10**9])
-def test_a_whole_flow_becomes_an_optimum_like_scipys(largest):
-    rng = np.random.default_rng(largest)
-    for _ in range(200):
-        k = int(rng.integers(1, 16))
-        small = rng.integers(-largest, largest + 1, (k, k))  # SciPy's sums of these are exact
-        best = small[linear_sum_assignment(small)].sum()
-        row, col = np.divmod(np.arange(k * k), k)
-        begun = (rng.permutation(k)[row] == col).astype(np.int32)
-        beyond_float64 = 10**40 + 10**20 * small.astype(object)
-        for weights in (small.astype(object), beyond_float64):
-            flow = WholeFlow(row, col, weights.reshape(-1).tolist(), begun)
-            flow.optimise(no_deadline)
-            units = np.reshape(flow.units, (k, k))
-            assert (units.sum(0) == 1).all()
-            assert (units.sum(1) == 1).all()
-            assert (small * units).sum() == best
+def blocks_of(seed):
+    """Return points of any family, all their pairs as two equal blocks, and -<x_i - x_0, y_j - y_0>."""
+    _, x, y, _ = problem(seed, 5)
+    points = Points(x, y)
+    shape = points.rows, points.cols
+    row, col = (np.tile(index.reshape(-1), 2) for index in np.indices(shape))
+    block = np.repeat([0, 1], points.rows * points.cols)
+    given = (points.given(which, np.arange(n)).tolist() for which, n in zip("xy", shape, strict=True))
+    left, right = (np.array([[Fraction(value) for value in point] for point in side]) for side in given)
+    return points, (row, col, block), -(left - left[0]) @ (right - right[0]).T
 
 
-def test_the_pairs_that_optima_use_are_told():
-    permutations = np.array(list(itertools.permutations(range(5))))
-    for seed in range(60):
-        rng = np.random.default_rng(seed)
-        cost = rng.integers(0, 4, (5, 5))
-        totals = cost[np.arange(5), permutations].sum(1)
-        used = np.zeros((5, 5), bool)
-        for best in permutations[totals == totals.min()]:
-            used[np.arange(5), best] = True
-        row, col = np.divmod(np.arange(25), 5)
-        flow = WholeFlow(row, col, cost.reshape(-1).tolist(), (row == col).astype(np.int32))
-        tight = flow.optimise(no_deadline).reshape(5, 5)
-        assert tight[used].all()
-        everything = permutations[tight[np.arange(5), permutations].all(1)]  # assignments of tight pairs
-        assert (cost[np.arange(5), everything].sum(1) == totals.min()).all()
+def without_terms(costs, shape):
+    """Return costs of the second block, (rows, cols), less what a row or a column has in common."""
+    costs = np.array([Fraction(cost) for cost in costs])[-shape[0] * shape[1] :].reshape(shape)
+    return costs - costs[:1] - costs[:, :1] + costs[0, 0]
+
+
+def unit_of(found, exact):
+    """Return the power of two that `found` is to `exact`, by the largest."""
+    at = np.unravel_index(np.argmax(np.abs(exact)), exact.shape)
+    ratio = abs(found[at] / exact[at]) if exact[at] and found[at] else Fraction(1)
+    power = round(math.log2(ratio.numerator) - math.log2(ratio.denominator))
+    return Fraction(2) ** power
+
+
+@pytest.mark.parametrize("first", range(0, 240, 60))
+def test_products_of_blocks_err_by_no_more_than_they_say(first):
+    exactly = 0
+    for seed in range(first, first + 60):
+        points, (row, col, block), exact = blocks_of(seed)
+        blocks = Blocks(points, row, col, block, np.ones(len(row), np.int32))
+        costs = product_costs(points, blocks)
+        found = without_terms(costs.values.tolist(), exact.shape)
+        allowed = np.array([Fraction(error) for error in costs.error.tolist()]).max() * 4
+        if (costs.exact_up_to > 0).all():
+            allowed, exactly = 0, exactly + 1
+        assert (abs(found - unit_of(found, exact) * exact) <= allowed).all(), seed
+    assert 10 < exactly < 50
+
+
+def test_whole_costs_are_exact_and_what_duals_leave_of_them_too():
+    rng = np.random.default_rng(0)
+    for seed in range(120):
+        points, (row, col, block), exact = blocks_of(seed)
+        whole = WholeCosts.of(points, row, col, block, no_deadline)
+        found = without_terms(whole.cost, exact.shape)
+        assert (found == unit_of(found, exact) * exact).all()
+        rounded = whole.rounded()
+        scaled = [Fraction(cost) / 2 ** int(bits) for cost, bits in zip(whole.cost, whole.bits, strict=True)]
+        for value, error, cost in zip(rounded.values.tolist(), rounded.error.tolist(), scaled, strict=True):
+            assert abs(Fraction(value) - cost) <= Fraction(error) + Fraction(2) ** -800  # it may vanish
+        u, v = rng.standard_normal(len(np.unique(row))), rng.standard_normal(len(np.unique(col)))
+        assert (without_terms(whole.less(u[row], v[col]), exact.shape) == found).all()
 
 
 def test_blocks_are_the_biconnected_components():
@@ -95,8 +117,8 @@ def test_tight_clusters_are_certified(method):
 
 
 def test_what_is_too_much_work_stays_open(monkeypatch):
-    problems = [tight_clusters(np.random.default_rng(seed), 60, 2) for seed in range(40)]
-    problems = [tuple(map(torch.from_numpy, problem)) for problem in problems]
+    problems = [near_ties(np.random.default_rng(seed), 60, 2) for seed in range(40)]
+    problems = [tuple(map(torch.from_numpy, points)) for points in problems]
     truth = [ots(*problem) for problem in problems]
     monkeypatch.setattr(proof, "_MOST_WORK", 0)
     found = [ots(*problem) for problem in problems]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from geodesic_fast import TrackGeometry
+from geodesic_fast import StepGeometry, TrackGeometry
 from geodesic_fast import _validation_models as _validation
-from geodesic_fast.recording import watch
+from geodesic_fast.recording import MeasuredGroup, watch
 from geodesic_fast.recording.layers import Layers
 
 PREFIX = "geodesic"
@@ -32,8 +32,8 @@ class TrainingWatch:
         self._layers, self._every, self._batches, self._options = layers, every_n_steps, batches, options
         self._watch: watch | None = None
         self._device = torch.device("cpu")
-        self._names: list[str] = []  # of the groups of the last pass
-        self._collected: list[Tensor | None] = []  # per pass (groups, 2, fields), or None of one not whole
+        self._names: list[str] = []  # of the numbers of the last pass
+        self._collected: list[Tensor | None] = []  # per pass (2, numbers), or None of one not whole
         self._begun: int | None = None  # the last step that was measured
         self._measuring = False
 
@@ -82,32 +82,32 @@ class TrainingWatch:
         self._watch, self._measuring = None, False
 
     def _sums_of_pass(self, measured: watch) -> Tensor | None:
-        """Sum and count of each field over the tracks, (groups, 2, fields), of a pass that was whole."""
+        """Sum and count of each number over the tracks, (2, numbers), of a pass that was whole."""
         if measured.refused is not None:
             return None  # the watch has said why
         absent = measured.hooks.not_run()
         if not measured.measured or (absent and self._options.get("missing", "raise") == "raise"):
             warnings.warn(str(_validation.layers_not_seen(absent)), RuntimeWarning, stacklevel=3)
             return None
-        self._names = [group.names[0].removeprefix("input of ") for group in measured.groups]
-        return torch.stack([_sums(group.geometry) for group in measured.groups])
+        named: dict[str, tuple[Tensor, Tensor]] = {}
+        for group in measured.groups:
+            name = group.names[0].removeprefix("input of ")
+            named |= _sums(PREFIX if len(measured.groups) == 1 else f"{PREFIX}/{name}", group)
+        self._names = list(named)
+        return torch.stack([torch.stack(pair).to(self._device) for pair in named.values()], 1)
 
     def _means(self, collected: list[Tensor | None]) -> dict[str, float] | None:
         """The means by name, over the passes and processes, or None where one of them was not whole."""
         whole = [sums for sums in collected if sums is not None]
-        groups = {len(sums) for sums in whole} if len(whole) == len(collected) else {0}
+        sizes = {sums.shape[1] for sums in whole} if len(whole) == len(collected) else {0}
         # Every process asks, so that none waits for another; the largest count and the least must agree.
-        counts = torch.tensor([max(groups), -min(groups)], device=self._device)
+        counts = torch.tensor([max(sizes), -min(sizes)], device=self._device)
         _reduce(counts, dist.ReduceOp.MAX)
         if int(counts[0]) != -int(counts[1]) or not int(counts[0]):
             return None
-        sums = torch.stack(whole).sum(0).to(self._device)  # (groups, 2, fields)
+        sums = torch.stack(whole).sum(0)  # (2, numbers)
         _reduce(sums, dist.ReduceOp.SUM)
-        named: dict[str, float] = {}
-        for name, values in zip(self._names, (sums[:, 0] / sums[:, 1]).tolist(), strict=True):
-            prefix = PREFIX if len(self._names) == 1 else f"{PREFIX}/{name}"
-            named |= {f"{prefix}/{field}": v for field, v in zip(TrackGeometry._fields, values, strict=True)}
-        return named
+        return dict(zip(self._names, (sums[0] / sums[1]).tolist(), strict=True))
 
 
 def _reduce(values: Tensor, how: Any) -> None:
@@ -115,10 +115,17 @@ def _reduce(values: Tensor, how: Any) -> None:
         dist.all_reduce(values, op=how)
 
 
-def _sums(geometry: TrackGeometry) -> Tensor:
-    """Sum and count of each field over the tracks, (2, fields)."""
-    values = torch.stack([field.reshape(-1).double() for field in geometry])  # (fields, tracks)
-    return torch.stack([values.sum(1), torch.ones_like(values).sum(1)])
+def _sums(prefix: str, group: MeasuredGroup) -> dict[str, tuple[Tensor, Tensor]]:
+    """Sum over the tracks and count of each field, and of each number of each step, by name."""
+    named = {}
+    for field, values in zip(TrackGeometry._fields, group.geometry, strict=True):
+        values = values.reshape(-1).double()
+        named[f"{prefix}/{field}"] = values.sum(), torch.ones_like(values).sum()
+    if group.profile is not None:
+        for field, sums, counts in zip(StepGeometry._fields, *group.profile.sums(), strict=True):
+            for layer, total, count in zip(group.names[1:], sums, counts.double(), strict=False):
+                named[f"{PREFIX}/{layer}/{field}"] = total, count
+    return named
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -32,6 +32,7 @@ class GeodesicCallback(TrainerCallback):
         batches: batches in one measurement; with gradient accumulation a step has several.
         options: the other arguments of `watch`, as mask, tokens, without_ids, zero_step, flatten, state, or
             `when="always"` for a network whose layers train in evaluation mode; copy is True unless said.
+            With `profile=True` the means of each step are logged too, as `geodesic/<layer>/state_cosine`.
 
     Returns:
         A callback for `trainer.add_callback(...)`. Values are logged at the end of the step in which they are

@@ -40,6 +40,7 @@ class GeodesicCallback(Callback):
         batches: training batches in one measurement.
         options: the other arguments of `watch`, as mask, tokens, without_ids, zero_step, flatten, state, or
             `when="always"` for a network whose layers train in evaluation mode; copy is True unless said.
+            With `profile=True` the means of each step are logged too, as `geodesic/<layer>/state_cosine`.
 
     Returns:
         A callback for `Trainer(callbacks=[...])`. Values go to every logger of the trainer at the step at

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geodesic_fast import StepGeometry, ots, step_geometry, track_geometry
+from geodesic_fast import StepProfile as Profile
 from geodesic_fast import TrackGeometry as Geometry
 from geodesic_fast import _validation_models as _validation
-from geodesic_fast import ots, track_geometry
 from geodesic_fast._validation import check_points, check_tracks, check_zero_step
 from geodesic_fast.integrations._packages import need
 
@@ -151,6 +152,72 @@ class LineShapeScore(TrackGeometry):
     def compute(self) -> Tensor:  # type: ignore[override]
         """Return the mean; NaN where no track has been counted."""
         return (self.sums / self.counts)[0]
+
+
+class StepProfile(_Metric):
+    """Mean of every number of `step_geometry`, step by step, over all tracks of all batches and processes.
+
+    number of step l = (sum over the tracks that have it) / (number of those tracks)
+
+    `update(tracks, mask=None)` takes what `step_geometry` takes, or a `geodesic_fast.StepProfile` that
+    `watch` gave; `mask` (*batch) is true where a track counts. `compute()` gives a dict of float64 tensors
+    (n,), of turning_cosine (n-1,): a track without a cosine at a step, for a zero state or a step of length
+    zero, is left out there.
+
+    Args:
+        steps: n, the number of steps of every track.
+        dim: the layer axis of a tensor of tracks.
+        kwargs: those of `torchmetrics.Metric`.
+
+    Raises:
+        TypeError, ValueError: as `step_geometry`; tracks of another number of steps; a mask of another shape.
+
+    Not differentiable. None of the numbers is better high or low by itself.
+
+    Source: as `step_geometry`.
+
+    Example:
+        >>> import torch
+        >>> from geodesic_fast.integrations.torchmetrics import StepProfile
+        >>> metric = StepProfile(steps=2)
+        >>> metric.update(torch.tensor([[[1.0, 0.0]], [[3.0, 0.0]], [[3.0, 4.0]]]))
+        >>> metric.compute()["length"].tolist()
+        [2.0, 4.0]
+    """
+
+    higher_is_better: bool | None = None
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, steps: int, *, dim: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        _validation.check_count("steps", steps)
+        self.steps, self.dim = steps, dim
+        self._keep_apart(steps=steps, dim=dim)
+        for state in ("sums", "counts"):
+            zeros = torch.zeros(len(StepGeometry._fields), steps, dtype=torch.float64)
+            self.add_state(state, zeros, dist_reduce_fx="sum")
+
+    def update(self, tracks: Tensor | Sequence[Tensor] | Profile, mask: Tensor | None = None) -> None:
+        """Add tracks (n+1, *batch, d), or a profile measured before."""
+        if not isinstance(tracks, Profile):
+            steps = step_geometry(tracks, dim=self.dim)
+            if mask is not None:
+                _validation.check_mask("mask", mask, tuple(steps.length.shape[1:]))
+            tracks = steps.profile(mask)
+        if len(tracks.mean.length) != self.steps:
+            raise ValueError(
+                f"tracks must have {self.steps} steps, as steps= says, got {len(tracks.mean.length)}: use "
+                "one metric for each number of layers."
+            )
+        for state, rows in zip((self.sums, self.counts), tracks.sums(), strict=True):
+            for own, row in zip(state, rows, strict=True):
+                own[: len(row)] += row.to(own)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means of every step; NaN where no track has the number."""
+        means = dict(zip(StepGeometry._fields, self.sums / self.counts, strict=True))
+        return means | {"turning_cosine": means["turning_cosine"][:-1]}
 
 
 class OptimalTransportScore(_Metric):

@@ -13,10 +13,18 @@ import torch
 from tqdm import tqdm
 
 from geodesic_fast import TrackGeometry
-from geodesic_fast._command_line import DEVICES, UserError, choose_device, need_folder, whole_number
+from geodesic_fast._command_line import (
+    DEVICES,
+    UserError,
+    choose_device,
+    need_folder,
+    real_number,
+    whole_number,
+)
 from geodesic_fast._validation import ZERO_STEPS
 from geodesic_fast.measure import image_models, language_models, report, track_files, transport
 from geodesic_fast.measure.source import Options, Source
+from geodesic_fast.metrics.soft_ots import BACKENDS
 
 HELP = (
     "Measure the tracks of a saved file, of a Hugging Face model on a text, or of an image model on images."
@@ -49,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="points of the optimal transport score, at random if there are more; 0: none")  # fmt: skip
     add("--ots-seconds", type=whole_number(1), default=60, metavar="S",
         help="time for that score; after it the answer is an interval")  # fmt: skip
+    add("--ots-curve", action="store_true",
+        help="the score of random subsets, too: it falls as the points grow in number")  # fmt: skip
+    add("--blur", type=real_number(positive=True), metavar="B",
+        help="also the soft transport score, smoothed by B in units of the states")  # fmt: skip
+    add("--backend", choices=BACKENDS, default="tiles",
+        help="of the soft transport score; geomloss needs the packages geomloss and pykeops")  # fmt: skip
     add("--device", choices=DEVICES, default="auto", help="auto: cuda if there is a GPU")
     add("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of random weights")
     add("--json", action="store_true", help="print JSON instead of a table")
@@ -84,7 +98,9 @@ def _options(args: argparse.Namespace) -> Options:
         tokens=args.tokens, batch=args.batch, limit=args.limit, zero_step=args.zero_step,
         device=torch.device(choose_device(args.device)), seed=args.seed,
         ots_points=args.ots_points, ots_seconds=args.ots_seconds,
+        blur=args.blur, backend=args.backend,
         repeats=args.repeats, without_special=args.without_special, skip_tokens=args.skip_tokens,
+        ots_curve=args.ots_curve,
     )  # fmt: skip
 
 

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast import TrackGeometry, info
+from geodesic_fast import StepGeometry, StepProfile, TrackGeometry, info
 from geodesic_fast._report import as_json, columns, page, table, write_whole
 from geodesic_fast.measure import transport
 from geodesic_fast.measure.source import Options, Source
 
 STATISTICS = ("mean", "std", "min", "median", "max", "undefined")
 MEANING = {
-    "lss": "line-shape score: 1 straight, sqrt(n) random directions",
-    "lss_normalized": "0 straight, about 1 random",
+    "lss": "line-shape score: 1 straight, sqrt(n) random directions, n independent states",
+    "lss_normalized": "0 straight, about 1 random directions, sqrt(n) + 1 independent states",
     "path_length": "sum of the step lengths",
     "chord": "distance from first to last state",
     "straightness": "chord / path length, 1 straight",
@@ -45,13 +45,16 @@ def summarise(
     for name, pieces in parts.items():
         fields = [torch.cat([field.reshape(-1) for field in column]) for column in zip(*pieces, strict=True)]
         named = dict(zip(TrackGeometry._fields, fields, strict=True))
+        steps = len(source.layers[name])
         groups.append(
             {
                 "layers": name,
-                "steps": source.steps[name],
+                "steps": steps,
                 "tracks": len(fields[0]),
+                "controls": _controls(steps, source.shuffled.get(name)),
                 "fields": {field: _statistics(values) for field, values in named.items()},
                 "lss_histogram": _histogram(named["lss"]),
+                "profile": _profile(source.layers[name], StepProfile.joined(source.profiles[name])),
                 "ots": scores.get(name),
             }
         )
@@ -65,6 +68,40 @@ def summarise(
         "versions": info.versions(),
         "seconds": round(seconds, 3),
     }
+
+
+def _controls(steps: int, shuffled: Sequence[Tensor] | None) -> dict[str, float | None]:
+    """The line-shape score of tracks that follow no path."""
+    mean = None if shuffled is None else _statistics(torch.cat(list(shuffled)))["mean"]
+    return {"random_steps": steps**0.5, "independent_states": float(steps), "layers_shuffled": mean}
+
+
+def _profile(layers: Sequence[str], profile: StepProfile) -> list[dict[str, Any]]:
+    """The means of each step, one row per layer; the last step turns into none."""
+    columns = {name: values.tolist() for name, values in zip(StepGeometry._fields, profile.mean, strict=True)}
+    columns["turning_cosine"].append(math.nan)
+    return [
+        {"layer": layer, **{name: column[at] for name, column in columns.items()}}
+        for at, layer in enumerate(layers)
+    ]
+
+
+def _controls_sentence(group: Mapping[str, Any]) -> str:
+    controls = group["controls"]
+    shuffled = controls["layers_shuffled"]
+    told = "" if shuffled is None else f", and these states in other orders of the layers {_figure(shuffled)}"
+    return (
+        f"Line-shape scores to compare with, at n = {group['steps']}: 1 of straight lines, "
+        f"sqrt(n) = {_figure(controls['random_steps'])} of steps in random directions, "
+        f"n = {group['steps']} of independent states{told}."
+    )
+
+
+def _profile_rows(group: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        ("step to layer", *StepGeometry._fields),
+        *(tuple(v if isinstance(v, str) else _figure(v) for v in row.values()) for row in group["profile"]),
+    ]
 
 
 def _statistics(values: Tensor) -> dict[str, float]:
@@ -109,9 +146,12 @@ def as_text(found: Mapping[str, Any]) -> str:
     for group in found["groups"]:
         lines += ["", f"{group['layers']}: {group['tracks']} tracks of {group['steps']} steps"]
         rows = [("field", *STATISTICS), *_rows(group)]
-        lines += columns(rows, left=1)
+        lines += [*columns(rows, left=1), "", _controls_sentence(group)]
+        lines += ["", "Means over tracks, step by step:", *columns(_profile_rows(group), left=1)]
         if group["ots"] is not None:
             lines += ["", transport.sentence(group["ots"])]
+            if "curve" in group["ots"]:
+                lines += columns(transport.curve_rows(group["ots"]))
     return "\n".join(lines)
 
 
@@ -144,13 +184,21 @@ def as_html(found: Mapping[str, Any]) -> str:
 
 def _section(group: Mapping[str, Any]) -> str:
     meanings = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in MEANING.items())
-    scored = "" if group["ots"] is None else f"<p>{escape(transport.sentence(group['ots']))}</p>"
+    scored, curve = "", ""
+    if group["ots"] is not None:
+        scored = f"<p>{escape(transport.sentence(group['ots']))}</p>"
+        if "curve" in group["ots"]:
+            head, *rows = transport.curve_rows(group["ots"])
+            curve = f"<h3>OTS of random subsets</h3>{table(head, rows)}"
     mean, steps = group["fields"]["lss"]["mean"], group["steps"]
+    first, *steps_rows = _profile_rows(group)
     return f"""<h2>{escape(group["layers"])}</h2>
-<div class="finding"><p>Mean line-shape score {_figure(mean)} over {group["tracks"]} tracks of {steps} steps:
-1 would be straight lines, {steps**0.5:.3g} steps in random directions.</p>{scored}</div>
+<div class="finding"><p>Mean line-shape score {_figure(mean)} over {group["tracks"]} tracks of {steps} steps.
+{escape(_controls_sentence(group))}</p>{scored}</div>
 {_picture(group["lss_histogram"], steps**0.5)}
 {table(("field", *STATISTICS), _rows(group), MEANING)}
+<h3>Step by step, means over tracks</h3>
+{table(first, steps_rows)}{curve}
 <details><summary>What the fields are</summary><dl>{meanings}</dl></details>
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from geodesic_fast import TrackGeometry
+from geodesic_fast import StepProfile, TrackGeometry
 from geodesic_fast._command_line import Failure, UserError, is_out_of_memory
 from geodesic_fast.recording import watch
 from geodesic_fast.recording.watch import MeasuredGroup
@@ -32,9 +32,12 @@ class Options:
     seed: int
     ots_points: int  # 0: without the score
     ots_seconds: float
+    blur: float | None = None  # of the soft transport score; None: without it
+    backend: str = "tiles"
     repeats: str = "raise"
     without_special: bool = False
     skip_tokens: int = 0
+    ots_curve: bool = False
 
 
 class Ends:
@@ -72,7 +75,9 @@ class Source:
     total: int
     unit: str
     measure: Callable[[], Iterator[tuple[int, str, TrackGeometry]]]
-    steps: dict[str, int] = field(default_factory=dict)  # per group of layers
+    layers: dict[str, list[str]] = field(default_factory=dict)  # per group, the layer that each step ends in
+    profiles: dict[str, list[StepProfile]] = field(default_factory=dict)  # per group, of the pieces
+    shuffled: dict[str, list[Tensor]] = field(default_factory=dict)  # per group, LSS of layers shuffled
     ends: dict[str, Ends] = field(default_factory=dict)  # per group of layers
 
     def take_ends(self, name: str, first: Tensor, last: Tensor, options: Options) -> None:
@@ -94,7 +99,7 @@ def watched(
     try:
         watching = watch(
             model, options.layers, zero_step=options.zero_step, ends=options.ots_points > 0,
-            repeats=options.repeats, without_ids=without_ids,
+            repeats=options.repeats, without_ids=without_ids, profile=True,
             tokens=slice(options.skip_tokens, None) if options.skip_tokens else None,
         )  # fmt: skip
     except (ValueError, TypeError) as error:
@@ -103,7 +108,9 @@ def watched(
         for count, batch in batches():
             for group in _groups(watching, model, batch, options):
                 name = f"{group.names[0]} to {group.names[-1]}"
-                source.steps[name] = len(group.names) - 1
+                assert group.profile is not None
+                source.layers[name] = group.names[1:]
+                source.profiles.setdefault(name, []).append(group.profile)
                 if group.ends is not None:
                     source.take_ends(name, *group.ends, options)
                 yield count, name, group.geometry

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast import TrackGeometry, track_geometry
+from geodesic_fast import TrackGeometry, lss_shuffled, step_geometry, track_geometry
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._command_line import UserError
 from geodesic_fast._validation import MAX_LISTED_LAYERS, check_tracks
@@ -43,9 +43,13 @@ def open_source(path: Path, options: Options) -> Source:
             piece = _rows(layers, rows, options.device)
             geometry = track_geometry(piece, zero_step=options.zero_step)
             source.take_ends("tracks", piece[0], piece[-1], options)
+            source.profiles.setdefault("tracks", []).append(step_geometry(piece).profile())
+            shuffled = lss_shuffled(piece, seed=options.seed, zero_step=options.zero_step)
+            source.shuffled.setdefault("tracks", []).append(shuffled.reshape(-1).cpu())
             yield geometry.lss.numel(), "tracks", geometry
 
-    source = Source(path.name, about, batch, "track", measure, {"tracks": len(layers) - 1})
+    names = [str(layer) for layer in range(1, len(layers))]
+    source = Source(path.name, about, batch, "track", measure, {"tracks": names})
     return source
 
 

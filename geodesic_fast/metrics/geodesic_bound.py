@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, layers_of
 from geodesic_fast._validation import check_tracks
 from geodesic_fast.metrics.track_distance import distances_of, layer_distances
@@ -75,6 +76,7 @@ def geodesic_bound_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0)
     return _bound(layer_distances(first, None)[0], layer_distances(last, None)[0])
 
 
+@outside_graphs
 @takes_arrays
 def geodesic_bound_summary(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> GeodesicBoundSummary:
     r"""Sum up how far the tracks keep the distance that a geodesic guarantees.

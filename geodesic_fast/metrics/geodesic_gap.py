@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import batch_shape, layers_of
 from geodesic_fast._validation import check_float_tensor, check_points, check_tracks
 from geodesic_fast.metrics.action import action, action_reference
@@ -35,6 +36,7 @@ class GeodesicGap(NamedTuple):
         return self.action - self.chord_cost
 
 
+@outside_graphs
 @takes_arrays
 def geodesic_gap(
     tracks: Tensor | Sequence[Tensor],
@@ -102,8 +104,8 @@ def geodesic_gap(
         (1.0, 1.25, 0.25)
     """
     first, last, aim = _ends(tracks, dim, target)
-    actions = _actions(tracks, dim, times)
     found = ots(first, aim, memory_budget=memory_budget, time_budget=time_budget, verbose=verbose)
+    actions = _actions(tracks, dim, times)
     return _gap(actions, first, last, aim, found)
 
 

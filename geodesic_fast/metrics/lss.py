@@ -24,9 +24,10 @@ def lss(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "sk
 
         LSS = n / |u_1 + ... + u_n|   in [1, inf].
 
-    1 is a straight line, sqrt(n) is what random directions give in many dimensions, inf means that the
-    directions cancel. The score does not change under translation, rotation, scaling, reversal, or scaling
-    of single steps.
+    1 is a straight line. In many dimensions random directions give sqrt(n), and independent states, each
+    layer a fresh embedding, give n: show both beside a score (`lss_shuffled` is a third control). inf means
+    that the directions cancel. The score does not change under translation, rotation, scaling, reversal, or
+    scaling of single steps.
 
     Args:
         tracks: a tensor with the n+1 layers along `dim` and the d features last, or a list or tuple of n+1

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import engine, has_engine
+from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import (
     check_choice,
     check_device,
@@ -24,6 +24,7 @@ from geodesic_fast._validation import (
     check_points,
     check_positive,
     check_tracks,
+    in_memory,
 )
 from geodesic_fast.transport.planner import METHODS, make_plan
 from geodesic_fast.transport.points import Flow, Points
@@ -52,6 +53,7 @@ class OTSResult:
     record: dict[str, Any] = field(default_factory=dict)  # stages, counts and seconds
 
 
+@outside_graphs
 @takes_arrays
 def ots(
     x: Tensor | Sequence[Tensor],
@@ -150,6 +152,8 @@ def ots_reference(x: Tensor | Sequence[Tensor], y: Tensor | None = None) -> OTSR
             f"x must hold at most {REFERENCE_POINTS} points, got {m}: the dense solver stores m x m costs. "
             "Score a random subset of the points."
         )
+    from scipy.optimize import linear_sum_assignment  # where it is used: loading it takes a second
+
     source, target = x.double().cpu(), y.double().cpu()
     offset = source.mean(0)
     cost = torch.cdist(
@@ -173,7 +177,10 @@ def _points_of(x: Tensor | Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, 
     check_points(x, y)
     assert isinstance(x, Tensor)
     check_device("x", x)
-    x, y = (points.detach().reshape(-1, points.shape[-1]) for points in (x, y))  # (m, d)
+    x, y = (
+        in_memory(name, points.detach()).reshape(-1, points.shape[-1])
+        for name, points in (("x", x), ("y", y))
+    )  # (m, d)
     for name, points in (("x", x), ("y", y)):
         if not all(value.isfinite() for value in points.aminmax()):  # NaN and inf pass through both
             check_finite_rows(name, points)

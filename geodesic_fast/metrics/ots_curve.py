@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 from tqdm import tqdm
 
 from geodesic_fast._arrays import takes_arrays
-from geodesic_fast._validation import check_points
+from geodesic_fast._torch_internals import outside_graphs
+from geodesic_fast._validation import check_points, in_memory
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 
 CONFIDENCE = 0.95
@@ -34,6 +34,7 @@ class OTSCurve(NamedTuple):
     d: int
 
 
+@outside_graphs
 @takes_arrays
 def ots_curve(
     x: Tensor,
@@ -114,7 +115,10 @@ def _measure(
     verbose: bool,
 ) -> OTSCurve:
     check_points(x, y)
-    x, y = (points.detach().reshape(-1, points.shape[-1]) for points in (x, y))  # (m, d)
+    x, y = (
+        in_memory(name, points.detach()).reshape(-1, points.shape[-1])
+        for name, points in (("x", x), ("y", y))
+    )  # (m, d)
     chosen = _sizes(sizes, len(x))
     if subsets < 1:
         raise ValueError(f"subsets must be at least 1, got {subsets}.")
@@ -146,6 +150,8 @@ def _sizes(sizes: Sequence[int] | None, m: int) -> list[int]:
 
 
 def _summary(sizes: list[int], scores: list[Tensor], d: int) -> OTSCurve:
+    from scipy.stats import t as student  # where it is used: loading it takes seconds
+
     mean = torch.stack([score.mean() for score in scores])
     std = torch.stack([score.std() if len(score) > 1 else score.new_tensor(math.nan) for score in scores])
     half = [

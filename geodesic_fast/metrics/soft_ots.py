@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import (
     check_choice,
     check_device,
     check_finite_rows,
     check_points,
     check_positive,
+    in_memory,
 )
 from geodesic_fast.transport.geomloss_potentials import geomloss_potentials
 from geodesic_fast.transport.planner import make_plan
@@ -42,6 +44,7 @@ class SoftOTSResult:
     backend: str
 
 
+@outside_graphs
 @takes_arrays
 def soft_ots(
     x: Tensor,
@@ -97,7 +100,10 @@ def soft_ots(
     """
     check_points(x, y)
     check_device("x", x)
-    x, y = (points.detach().reshape(-1, points.shape[-1]) for points in (x, y))  # (m, d)
+    x, y = (
+        in_memory(name, points.detach()).reshape(-1, points.shape[-1])
+        for name, points in (("x", x), ("y", y))
+    )  # (m, d)
     for name, given in (("x", x), ("y", y)):
         if not all(value.isfinite() for value in given.aminmax()):  # NaN and inf pass through both
             check_finite_rows(name, given)

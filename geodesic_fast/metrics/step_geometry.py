@@ -56,8 +56,10 @@ class StepProfile:
 
     def sums(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the sum over those tracks that have a number and their count, by field."""
-        counts = [self.tracks - missing for missing in self.undefined]
-        return [m.where(c > 0, 0.0) * c for m, c in zip(self.mean, counts, strict=True)], counts
+        counts = [self.tracks - lost for lost in self.undefined]
+        return [
+            mean.where(count > 0, 0.0) * count for mean, count in zip(self.mean, counts, strict=True)
+        ], counts
 
     @staticmethod
     def joined(profiles: Sequence[StepProfile]) -> StepProfile:

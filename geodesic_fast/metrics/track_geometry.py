@@ -50,7 +50,7 @@ def track_geometry(
     With steps v_l = x^(l) - x^(l-1), lengths s_l = |v_l|, directions u_l = v_l / s_l, l = 1..n:
 
         lss              n / |u_1 + ... + u_n|                 1 straight, sqrt(n) random; lower is straighter
-        lss_normalized   (lss - 1) / (sqrt(n) - 1)             0 straight, about 1 random; NaN if n = 1
+        lss_normalized   (lss - 1) / (sqrt(n) - 1)             0 straight, about 1 random steps; NaN if n = 1
         path_length      s_1 + ... + s_n
         chord            |x^(n) - x^(0)|
         straightness     chord / path_length                   in [0, 1]; higher is straighter
@@ -59,6 +59,9 @@ def track_geometry(
         step_cv          population std(s) / mean(s)           0: equally long steps; NaN if all are zero
         action           n (s_1^2 + ... + s_n^2)               at least chord^2; lower is more geodesic
         zero_steps       number of steps of length zero, int64
+
+    lss_normalized is 1 for a random walk, independent steps, and sqrt(n) + 1 for independent states, whose
+    LSS is n; plain networks lie between the two.
 
     Args:
         tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geodesic_fast._arrays import as_tensors, takes_arrays
+from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import layers_of
 from geodesic_fast._validation import check_points, check_positive, check_tracks
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
@@ -36,6 +37,7 @@ class WassersteinCurve(NamedTuple):
     d: int
 
 
+@outside_graphs
 @takes_arrays
 def wasserstein_curve(
     tracks: Tensor | Iterable[Tensor],

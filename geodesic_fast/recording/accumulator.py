@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from geodesic_fast import _validation_models as _validation
+from geodesic_fast._arrays import as_tensors
 from geodesic_fast._extension import engine, has_engine, on_device, on_gpu, place_of
 from geodesic_fast._torch_internals import outside_graphs
-from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, engine_tracks, readable
-from geodesic_fast._validation import check_zero_step
+from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, address, engine_tracks, readable
+from geodesic_fast._validation import check_zero_step, in_memory
 from geodesic_fast.metrics.directions import angle_between, differences
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
@@ -107,9 +108,11 @@ class TrackAccumulator:
     @torch.no_grad()
     def push(self, state: Tensor) -> None:
         """Take the next layer, (*batch, d)."""
+        state = as_tensors(state)
         _validation.check_push(state, self.shape)
+        state = in_memory("state", state.detach())
         self._result = None
-        current = state.detach().reshape(-1, state.shape[-1])  # (m, d)
+        current = state.reshape(-1, state.shape[-1])  # (m, d)
         if self.shape is None:
             self.shape = tuple(state.shape)
             if self._mask is not None:
@@ -332,10 +335,8 @@ def _call_engine(
     with on_device(device):
         engine.track_accumulator(
             engine_tracks(layers), ZERO_STEP_CODES[policy], finish,
-            state.direction_sum.data_ptr(), state.direction.data_ptr(), state.direction_low.data_ptr(),
-            state.sums.data_ptr(), 0 if fields is None else fields.data_ptr(),
-            0 if zero_steps is None else zero_steps.data_ptr(),
-            place_of(device),
+            address(state.direction_sum), address(state.direction), address(state.direction_low),
+            address(state.sums), address(fields), address(zero_steps), place_of(device),
         )  # fmt: skip
 
 

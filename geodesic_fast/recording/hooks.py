@@ -9,8 +9,9 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,28 +34,17 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 _IDLE = contextlib.nullcontext()
 
 
-class Sink(Protocol):
-    """Who receives the states of a pass, in the order in which the layers ran."""
+@dataclass(frozen=True)
+class Sink:
+    """Who hears of a pass, in the order in which the layers run."""
 
-    def begin(self) -> None:
-        """Start a pass."""
-
-    def enter(
-        self, name: str, layer: nn.Module, arguments: Mapping[str, Any], states: dict[str, Tensor]
-    ) -> None:
-        """Take what a layer is about to work on; by argument what may be the state among it."""
-
-    def leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
-        """Take what a layer gave."""
-
-    def end(self) -> None:
-        """Close a pass in which every layer ran, or in which the missing ones are allowed."""
-
-    def say(self, sentence: str) -> None:
-        """Tell the user something, once."""
-
-    def refuse(self, error: Exception) -> None:
-        """Give up the pass that runs, and keep the reason."""
+    begin: Callable[[], None]  # a pass starts
+    # A layer, by name, is about to work on arguments; by argument what may be the state among them.
+    enter: Callable[[str, nn.Module, Mapping[str, Any], dict[str, Tensor]], None]
+    leave: Callable[[str, nn.Module, Tensor], None]  # a layer gave a state
+    end: Callable[[], None]  # every layer ran, or the missing ones are allowed
+    say: Callable[[str], None]  # something that the user is to be told once
+    refuse: Callable[[Exception], None]  # the pass that runs is given up, for this reason
 
 
 class LayerHooks:

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch import Tensor, nn
 
 from geodesic_fast import _validation_models as _validation
-from geodesic_fast.recording.hooks import LayerHooks
+from geodesic_fast.recording.hooks import LayerHooks, Sink
 from geodesic_fast.recording.layers import Layers, find_layers
 from geodesic_fast.recording.masks import Call
 from geodesic_fast.recording.states import FLATTEN, State, as_points, is_map, is_same
@@ -88,8 +88,9 @@ class Recording(Generic[Kept, Group]):
         found = find_layers(model, layers)
         self._layers, self._stages = [module for _, module in found.layers], found.stages
         self._inputs, self._flatten, self._passes = inputs, flatten, passes
+        sink = Sink(self._begin, self._enter, self._leave, self._end, self._say, self._refuse)
         self.hooks = LayerHooks(
-            found, self, repeats=repeats, missing=missing, passes=passes, when=when, state=state
+            found, sink, repeats=repeats, missing=missing, passes=passes, when=when, state=state
         )
         self.refused: Exception | None = None  # why the last pass has no numbers
         self._runs: list[Run[Kept]] = []
@@ -123,17 +124,17 @@ class Recording(Generic[Kept, Group]):
         point = as_points(state.detach(), flat)
         return Run(shape, flat, self._keeper(point, [*self.hooks.calls, Call.of(self._arguments)]))
 
-    # The sink of the hooks.
+    # What the hooks call.
 
-    def begin(self) -> None:
-        """Start a pass (called by the hooks)."""
+    def _begin(self) -> None:
+        """Start a pass."""
         self._runs, self._waiting, self._doubt, self._points = [], None, None, 0
         self.refused = self.refused if self._passes == "all" else None
 
-    def enter(
+    def _enter(
         self, name: str, layer: nn.Module, arguments: Mapping[str, Any], states: dict[str, Tensor]
     ) -> None:
-        """Hold what a layer takes, if it may be the first point of a group (called by the hooks)."""
+        """Hold what a layer takes, if it may be the first point of a group."""
         if self.refused is not None:
             return
         if self._doubt is not None:
@@ -146,19 +147,19 @@ class Recording(Generic[Kept, Group]):
             states = {key: state for key, state in states.items() if state.shape != self._runs[-1].shape}
         if len(states) == 1:
             try:
-                self._waiting = self._begun(name, layer, *states.values())
+                self._waiting = self._started_with(name, layer, *states.values())
             except _validation.MaskUnclear as error:
-                self.refuse(error)
+                self._refuse(error)
         elif states:  # which of them, the output tells
             self._waiting = {key: state.clone() for key, state in states.items()}
 
-    def _begun(self, name: str, layer: nn.Module, state: Tensor) -> Run[Kept]:
+    def _started_with(self, name: str, layer: nn.Module, state: Tensor) -> Run[Kept]:
         run = self._new_run(name, layer, state)
         run.add(f"input of {name}", state)
         return run
 
-    def leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
-        """Take what a layer gave into the group of its shape (called by the hooks)."""
+    def _leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
+        """Take what a layer gave into the group of its shape."""
         if self.refused is not None:
             return
         self._points += 1
@@ -167,14 +168,14 @@ class Recording(Generic[Kept, Group]):
         try:
             if isinstance(waiting, dict):
                 alike = {key: given for key, given in waiting.items() if given.shape == shape}
-                waiting = self._begun(name, layer, next(iter(alike.values()))) if alike else None
+                waiting = self._started_with(name, layer, next(iter(alike.values()))) if alike else None
                 self._doubt = _Doubt(name, state, alike) if len(alike) > 1 else None
             if waiting is not None and waiting.shape == shape:
                 self._open(waiting)
             elif not self._runs or self._runs[-1].shape != shape or name in self._stages:
                 self._open(self._new_run(name, layer, state))
         except _validation.MaskUnclear as error:
-            return self.refuse(error)
+            return self._refuse(error)
         self._runs[-1].add(name, state)
 
     def _settle(self, layer: nn.Module, states: dict[str, Tensor]) -> None:
@@ -185,7 +186,7 @@ class Recording(Generic[Kept, Group]):
         if len(goes_on) != 1 or goes_on[0] not in doubt.inputs:
             raise _validation.input_unclear(doubt.name, list(doubt.inputs))
         if goes_on[0] != next(iter(doubt.inputs)):
-            self._runs[-1] = self._begun(doubt.name, layer, doubt.inputs[goes_on[0]])
+            self._runs[-1] = self._started_with(doubt.name, layer, doubt.inputs[goes_on[0]])
             self._runs[-1].add(doubt.name, doubt.state)
 
     def _open(self, run: Run[Kept]) -> None:
@@ -193,21 +194,21 @@ class Recording(Generic[Kept, Group]):
             self._let_go(self._runs[-1])
         self._runs.append(run)
 
-    def end(self) -> None:
-        """Close a pass (called by the hooks)."""
+    def _end(self) -> None:
+        """Close a pass."""
         if self.refused is not None:
             self._done = []
             self._clear()
-            return self.say(str(self.refused))
+            return self._say(str(self.refused))
         if self._doubt is not None:
             raise _validation.input_unclear(self._doubt.name, list(self._doubt.inputs))
         if self._runs:
             self._let_go(self._runs[-1])
         tracks = [run for run in self._runs if len(run.names) > 1]
         if lost := [name for run in self._runs if len(run.names) == 1 for name in run.names]:
-            self.say(_validation.layers_dropped(lost))
+            self._say(_validation.layers_dropped(lost))
         if short := [run.names[-1] for run in tracks if len(run.names) == 2]:
-            self.say(_validation.one_step(short))
+            self._say(_validation.one_step(short))
         done = [self._group(run) for run in tracks]
         if self._passes == "all":
             self._done.append(done)
@@ -215,14 +216,14 @@ class Recording(Generic[Kept, Group]):
             self._done = [done]
         self._clear()
 
-    def say(self, sentence: str) -> None:
-        """Warn the user, once (called by the hooks)."""
+    def _say(self, sentence: str) -> None:
+        """Warn the user, once."""
         if sentence not in self._said:
             self._said.add(sentence)
             warnings.warn(sentence, RuntimeWarning, stacklevel=2)
 
-    def refuse(self, error: Exception) -> None:
-        """Give up the pass that runs, and keep the reason (called by the hooks)."""
+    def _refuse(self, error: Exception) -> None:
+        """Give up the pass that runs, and keep the reason."""
         self.refused = error
         self._runs, self._waiting, self._doubt = [], None, None
 

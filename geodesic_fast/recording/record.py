@@ -121,11 +121,10 @@ class record(Recording[_Stored, TrackGroup]):
     def _keeper(self, point: Tensor, calls: list[Call]) -> _Stored:
         return _Stored(self._detach, self._clone)
 
-    def leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
-        """Keep a state (called by the hooks)."""
+    def _leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
         if not self._detach and not (state.requires_grad and torch.is_grad_enabled()):
             raise _validation.gradient_lost(name)
-        super().leave(name, layer, state)
+        super()._leave(name, layer, state)
 
     def _group(self, run: Run[_Stored]) -> TrackGroup:
         return TrackGroup(run.names, _alike(run.kept.states))

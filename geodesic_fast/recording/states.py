@@ -60,7 +60,7 @@ def output_state(name: str, output: Any, state: State, given: Tensor | None) -> 
 
 def is_same(state: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same values of the same memory."""
-    return state is other or (state.data_ptr() == other.data_ptr() and state.shape == other.shape)
+    return state is other or (state.data_ptr() == other.data_ptr() != 0 and state.shape == other.shape)
 
 
 def _chosen(name: str, output: Any, state: int | str | Callable[[Any], Tensor]) -> Tensor:

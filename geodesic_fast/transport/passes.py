@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine, on_device, place_of, why_not
+from geodesic_fast._tracks import first_address
 
 ROW_PARTS = 64
 LOWEST = -3.0e38
@@ -42,12 +43,12 @@ def softmin_pass(
     """
     if _compiled(tile):
         assert engine is not None
-        addresses = [t.data_ptr() for t in (a, col_sum, col_best)]
+        addresses = [first_address(t) for t in (a, col_sum, col_best)]
         with on_device(tile.device):
             engine.ots_softmin(
                 _tile(tile),
-                b.data_ptr(),
-                log_supply.data_ptr(),
+                first_address(b),
+                first_address(log_supply),
                 epsilon,
                 *addresses,
                 place_of(tile.device),
@@ -64,7 +65,7 @@ def column_best_pass(tile: Tensor, a: Tensor, best: Tensor) -> None:
     if _compiled(tile):
         assert engine is not None
         with on_device(tile.device):
-            engine.ots_column_best(_tile(tile), a.data_ptr(), best.data_ptr(), place_of(tile.device))
+            engine.ots_column_best(_tile(tile), first_address(a), first_address(best), place_of(tile.device))
         return
     torch.maximum(best, (tile - a[:, None]).amax(0), out=best)
 
@@ -110,12 +111,12 @@ def _compiled_list(
     columns = torch.empty(capacity, dtype=torch.int32, device=device)
     used = torch.zeros(1, dtype=torch.int64, device=device)
     args = engine.ListArgs(
-        listing.b.data_ptr(), listing.q.data_ptr(), p.data_ptr(), low.data_ptr(),
+        first_address(listing.b), first_address(listing.q), first_address(p), first_address(low),
         listing.theta, min(listing.keep, ROW_PARTS), listing.limit,
     )  # fmt: skip
-    outputs = [t.data_ptr() for t in (best, start, count, columns)]
+    outputs = [first_address(t) for t in (best, start, count, columns)]
     with on_device(device):
-        engine.ots_list(_tile(tile), args, *outputs, capacity, used.data_ptr(), place_of(device))
+        engine.ots_list(_tile(tile), args, *outputs, capacity, first_address(used), place_of(device))
     total = int(used)
     if total > capacity:
         return None
@@ -132,4 +133,4 @@ def _compiled(tile: Tensor) -> bool:
 
 def _tile(tile: Tensor) -> Any:
     assert engine is not None
-    return engine.ProductTile(tile.data_ptr(), len(tile), tile.shape[1], tile.stride(0))
+    return engine.ProductTile(first_address(tile), len(tile), tile.shape[1], tile.stride(0))

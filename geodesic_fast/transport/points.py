@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine
+from geodesic_fast._tracks import first_address
 from geodesic_fast.transport.equal_points import merge_equal
 
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
 UNIT_ROUNDOFF = 2.0**-53
 _BESIDE = 0.25
+_LARGEST_FLOAT32 = 2.0**100
 _LARGEST_SCALE = 400  # its power of two: squares of it stay in range
 
 
@@ -75,7 +77,10 @@ class Points:
     def block(self, which: str, rows: slice | Tensor, features: slice = slice(None)) -> Tensor:
         """Return rows of x or y, a slice or listed, shifted and scaled, as float32 (rows, features)."""
         points, shift = (self.x, self.shift_x) if which == "x" else (self.y, self.shift_y)
-        return (points[:, features][rows] - shift[features]).mul_(self.scale).float()
+        near = points[:, features][rows] - shift[features]
+        if self.scale > _LARGEST_FLOAT32:
+            near = near.double()
+        return near.mul_(self.scale).float()
 
     def block64(self, which: str, start: int, stop: int) -> Tensor:
         """Return rows start..stop of x or y, shifted, as float64 (rows, d)."""
@@ -239,8 +244,8 @@ def _pair_costs(x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, co
         some = slice(start, start + _PAIRS_AT_ONCE)
         i, j = np.ascontiguousarray(rows[some], np.int64), np.ascontiguousarray(cols[some], np.int32)
         engine.ots_edge_costs(
-            x.data_ptr(), y.data_ptr(), x.dtype == torch.float64, x.stride(0), y.stride(0), x.shape[1],
-            *(shift.data_ptr() for shift in shifts), i.ctypes.data, j.ctypes.data, len(i),
+            first_address(x), first_address(y), x.dtype == torch.float64, x.stride(0), y.stride(0),
+            x.shape[1], *map(first_address, shifts), i.ctypes.data, j.ctypes.data, len(i),
             cost[some].ctypes.data, torch.get_num_threads(),
         )  # fmt: skip
     return cost

@@ -16,8 +16,7 @@ max_j (-r_ij)+ for the others. Let P_s be any number for each part s. Where
     low_ij - B_s + P_s - P_t > 0  for all pairs (i, j) from a part s to another part t,
 the potentials p + P prove that the union of the parts' optima is an optimum and, by complementary slackness,
 that none uses a pair between parts. Such P are potentials once more (`_potentials`); parts between which
-there are none are joined. If nothing rounds and F is an optimum, then B = 0 and every optimum uses pairs of
-r = 0 alone: its difference from F moves units around cycles, which lie within strongly connected components.
+there are none are joined. Where nothing rounds and F is an optimum, B = 0.
 
 Windows. A pair that is not listed is known to have r_ij > row_window_i + col_window_j. It joins no parts, nor
 is it used within one, where the windows exceed B_s - P_s and P_t.
@@ -26,34 +25,31 @@ Blocks. Within part s a pair with low > B_s is used by no optimum: r_ij + p_i - 
 other pairs differ by cycles, each within a biconnected block of them: only there is a choice, and what F
 moves on a block's pairs is what the block's rows and columns have to give and take. Most parts have none.
 
-Then each block is a problem of its own. It is solved again by its products -<x_i - s, y_j - t>, with shifts
-and duals of its own size, and falls into smaller ones; where it does not, whole numbers decide. Of the pairs
-that some optimum uses, every flow is an optimum, and one with most fixed points is taken.
+Then each block is a problem of its own, and is looked at again until nothing is left to decide: first by its
+products -<x_i - s, y_j - t>, with shifts and duals of its own size; then by products in whole numbers, from
+which each look takes its duals away, so that the next one sees the rest to another fifty binary digits.
+A block is decided where nothing rounds: on pairs of r = 0 every flow is an optimum, and one with most fixed
+points is taken.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from geodesic_fast._extension import engine
-from geodesic_fast.transport.exact import WholeFlow, whole_costs
+from geodesic_fast.transport.block_costs import BlockCosts, Blocks, WholeCosts, product_costs
 from geodesic_fast.transport.points import UNIT_ROUNDOFF, Flow, Points
-from geodesic_fast.transport.sparse_assignment import Rows, cheapest_flow, most_fixed_flow
+from geodesic_fast.transport.sparse_assignment import Rows, cheapest_flow, most_fixed_flow, sorted_unique
 
 _MOST_WORK = 1 << 25  # coordinates multiplied in whole numbers for one block
-_SMALL = 1 << 12  # the same, below which whole numbers are quicker than another look in float64
 _PAIR_WORK = 16  # what a pair takes beside its coordinates
+_MOST_LOOKS = 64
 _MOST_JOINS = 64
-_LOWERED = 64  # potentials lowered for each arc before a negative cycle is assumed
-_PRODUCTS_AT_ONCE = 1 << 22
-_EXACT_BITS = 50
-_MOST_DEPTH = 3
+_LOOKS = 64  # at each arc, before a negative cycle is assumed
+_DROP = 2.0**-80  # between parts where nothing rounds: far below what costs then are multiples of
 
 
 @dataclass(frozen=True)
@@ -68,13 +64,6 @@ class Bounds:
     supply: np.ndarray  # (rows)
     cols: int
 
-    @property
-    def exact(self) -> bool:
-        """Whether there was no rounding, and the flow is an optimum."""
-        return bool(
-            (self.low == self.high).all() and (self.low >= 0).all() and not self.low[self.units > 0].any()
-        )
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -86,17 +75,16 @@ class Parts:
     row_window: np.ndarray
     col_window: np.ndarray
 
-    def choices(self, bounds: Bounds) -> list[np.ndarray]:
-        """Return the pairs of each block, in their order."""
+    def choices(self, bounds: Bounds) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs that lie in blocks, block by block, and the block of each, numbered from 0."""
         part = self.of_row[bounds.row]
         usable = (part == self.of_col[bounds.col]) & ~(bounds.low > self.moves[part])
         several = np.bincount(self.of_row, minlength=len(self.moves)) > 1
         several &= np.bincount(self.of_col, minlength=len(self.moves)) > 1
         pairs = np.flatnonzero(usable & several[part])
         block = _cycle_blocks(bounds.row[pairs], bounds.col[pairs])
-        pairs, block = pairs[block >= 0], block[block >= 0]
-        order = np.argsort(block, kind="stable")
-        return np.split(pairs[order], np.flatnonzero(np.diff(block[order])) + 1) if len(pairs) else []
+        order = np.argsort(block, kind="stable")[np.count_nonzero(block < 0) :]
+        return pairs[order], block[order]
 
 
 def _cycle_blocks(row: np.ndarray, col: np.ndarray) -> np.ndarray:
@@ -118,8 +106,6 @@ def separate(bounds: Bounds) -> Parts:
     for attempt in range(_MOST_JOINS + 1):
         of_row, of_col = _components(bounds, doubtful, joined)
         moves = _moves(bounds, of_row, of_col)
-        if bounds.exact:
-            return Parts(of_row, of_col, moves, moves[of_row], moves[of_col])
         potential, crossing = _potentials(bounds, of_row, of_col, moves)
         if not crossing.any():
             break
@@ -128,13 +114,15 @@ def separate(bounds: Bounds) -> Parts:
 
 
 def _components(bounds: Bounds, doubtful: np.ndarray, joined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.sparse import csgraph, csr_matrix  # where it is used: loading it takes a second
+
     rows, used = len(bounds.supply), (bounds.units > 0) | joined
     doubtful = doubtful | joined
     tail = np.concatenate([bounds.row[doubtful], rows + bounds.col[used]])
     head = np.concatenate([rows + bounds.col[doubtful], bounds.row[used]])
     size = rows + bounds.cols
     graph = csr_matrix((np.ones(len(tail), np.int8), (tail, head)), shape=(size, size))
-    component = connected_components(graph, directed=True, connection="strong")[1]
+    component = csgraph.connected_components(graph, directed=True, connection="strong")[1]
     return component[:rows], component[rows:]
 
 
@@ -163,10 +151,11 @@ def _potentials(
     order = arcs[np.argsort(tail[arcs], kind="stable")]
     start = np.searchsorted(tail[order], np.arange(len(moves) + 1)).astype(np.int64)
     length = bounds.low[order] - moves[tail[order]]
-    strict = np.ascontiguousarray(length - noise[order] - 8 * UNIT_ROUNDOFF * np.abs(length))
+    margin = np.where(noise[order] > 0, noise[order], _DROP) + 8 * UNIT_ROUNDOFF * np.abs(length)
+    strict = np.ascontiguousarray(length - margin)
     heads = np.ascontiguousarray(head[order], np.int32)
     addresses = [array.ctypes.data for array in (start, heads, strict, potential)]
-    engine.ots_lower_potentials(len(moves), *addresses, _LOWERED * len(order) + 1024)
+    engine.ots_lower_potentials(len(moves), *addresses, _LOOKS * len(order) + 1024)
     before, after = potential[tail[order]], potential[heads]
     slack = length + (before - after)
     crossing = np.zeros(len(tail), bool)
@@ -182,7 +171,7 @@ class Proof:
     ) -> None:
         self.points, self.check_time = points, check_time
         listed = pairs[0].astype(np.int64) * points.cols + pairs[1]
-        self.keys = np.unique(np.concatenate([flow.key(points.cols), listed]))
+        self.keys = sorted_unique(np.concatenate([flow.key(points.cols), listed]))
         self.row, self.col = np.divmod(self.keys, points.cols)
         self.units = np.zeros(len(self.keys), np.int32)
         self.units[np.searchsorted(self.keys, flow.key(points.cols))] = flow.units
@@ -203,47 +192,58 @@ class Proof:
         low, high = reduced - rounding, reduced + rounding
         return Bounds(self.row, self.col, low, high, self.units, points.supply, points.cols)
 
-    def settle(self, blocks: list[np.ndarray]) -> tuple[int, int]:
+    def settle(self, pairs: np.ndarray, block: np.ndarray) -> tuple[int, int]:
         """Make the flow an optimum with most fixed points; return the fewest and the most there may be.
 
         They differ where that was too much work.
         """
-        for block in blocks:
-            self._settle_block(block)
+        whole: WholeCosts | None = None
+        for look in range(_MOST_LOOKS):
+            if not len(pairs):
+                break
+            self.check_time()
+            blocks = Blocks(self.points, self.row[pairs], self.col[pairs], block, self.units[pairs])
+            costs = product_costs(self.points, blocks) if whole is None else whole.rounded()
+            bounds, u, v = self._look(blocks, costs)
+            self.units[pairs] = bounds.units
+            some, block = self._undecided(pairs, bounds)
+            if whole is not None:
+                whole = WholeCosts(whole.less(u[blocks.row], v[blocks.col])[some], block)
+            pairs = pairs[some]
+            if look == 0:
+                pairs, block = self._within_limits(pairs, block)
+                whole = WholeCosts.of(self.points, self.row[pairs], self.col[pairs], block, self.check_time)
+                self.whole = len(pairs) > 0
+        self.open[pairs] = True
         if self.tied.any():
             self._most_fixed()
         stay = self._stay(np.arange(len(self.keys)))
         settled = int(np.minimum(self.units, stay)[~self.open].sum())
         return settled, settled + int(stay[self.open].sum())
 
-    def _settle_block(self, pairs: np.ndarray, depth: int = 0) -> None:
-        self.check_time()
-        if len(pairs) * (self.points.d + _PAIR_WORK) <= _SMALL:
-            self._settle_whole(pairs)
-            return
-        block = _Block(self.row[pairs], self.col[pairs], self.units[pairs])
-        bounds = block.solved(self.points, self.check_time)
-        self.units[pairs] = bounds.units
-        if bounds.exact:
-            self.tied[pairs[bounds.low == 0]] = True
-            return
-        smaller = separate(bounds).choices(bounds)
-        for some in smaller:
-            if depth < _MOST_DEPTH and len(some) < len(pairs):
-                self._settle_block(pairs[some], depth + 1)
-            else:
-                self._settle_whole(pairs[some])
+    def _look(self, blocks: Blocks, costs: BlockCosts) -> tuple[Bounds, np.ndarray, np.ndarray]:
+        """Return bounds of the reduced costs, with the optimum as far as float64 tells, and its duals."""
+        row, col, units = blocks.row, blocks.col, blocks.units.copy()
+        v = np.zeros(len(blocks.demand))
+        graph = _rows(row, col, blocks.supply, blocks.demand)
+        u, _ = cheapest_flow(graph, costs.values, v, units, self.check_time)
+        reduced = (costs.values - v[col]) - u[row]
+        rounding = costs.reduced_rounding(u[row], v[col], blocks.block)
+        bounds = Bounds(row, col, reduced - rounding, reduced + rounding, units, blocks.supply, len(v))
+        return bounds, u, v
 
-    def _settle_whole(self, pairs: np.ndarray) -> None:
-        if len(pairs) * (self.points.d + _PAIR_WORK) > _MOST_WORK:
-            self.open[pairs] = True
-            return
-        self.whole = True
-        cost = whole_costs(self.points, self.row[pairs], self.col[pairs])
-        block = _Block(self.row[pairs], self.col[pairs], self.units[pairs])
-        flow = WholeFlow(block.row, block.col, cost, block.units)
-        self.tied[pairs] = flow.optimise(self.check_time)
-        self.units[pairs] = flow.units
+    def _undecided(self, pairs: np.ndarray, bounds: Bounds) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of the pairs lie in smaller blocks to be looked at again, and the block of each."""
+        some, block = separate(bounds).choices(bounds)
+        zero = (bounds.low[some] == 0) & (bounds.high[some] == 0)
+        again = np.bincount(block, ~zero)[block] > 0
+        self.tied[pairs[some[~again]]] = True
+        return some[again], _renumbered(block[again])
+
+    def _within_limits(self, pairs: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        much = (np.bincount(block) * (self.points.d + _PAIR_WORK) > _MOST_WORK)[block]
+        self.open[pairs[much]] = True
+        return pairs[~much], _renumbered(block[~much])
 
     def _most_fixed(self) -> None:
         """Give the tied pairs the flow with most units that stay at their own pair."""
@@ -264,97 +264,6 @@ def _rows(row: np.ndarray, col: np.ndarray, supply: np.ndarray, demand: np.ndarr
     return Rows(start, col.astype(np.int32), supply, demand)
 
 
-class _Block:
-    """Pairs (row, col) of a block, numbered from 0, with the units on them."""
-
-    def __init__(self, row: np.ndarray, col: np.ndarray, units: np.ndarray) -> None:
-        self.rows, self.row = np.unique(row, return_inverse=True)
-        self.cols, self.col = np.unique(col, return_inverse=True)
-        self.units = units
-
-    def solved(self, points: Points, check_time: Callable[[], None]) -> Bounds:
-        """Return bounds of the block's own reduced costs, with its own optimum as far as float64 tells."""
-        products = _Products(points, self.rows, self.cols)
-        row, col, cost = self.row, self.col, products.costs(self.row, self.col)
-        supply, demand = (
-            np.bincount(of, self.units, count).astype(np.int32)
-            for of, count in ((row, len(self.rows)), (col, len(self.cols)))
-        )
-        v, units = np.zeros(len(demand)), self.units.copy()
-        u, _ = cheapest_flow(_rows(row, col, supply, demand), cost, v, units, check_time)
-        reduced, rounding = (cost - v[col]) - u[row], products.rounding(row, col, cost, u, v)
-        return Bounds(row, col, reduced - rounding, reduced + rounding, units, supply, len(demand))
-
-
-class _Products:
-    """Products of the points of a block, in units in which the largest coordinate is about 1."""
-
-    def __init__(self, points: Points, rows: np.ndarray, cols: np.ndarray) -> None:
-        (self.x, exact_x), (self.y, exact_y) = (
-            _centred(points.given(which, index)) for which, index in (("x", rows), ("y", cols))
-        )
-        self.norm_x, self.norm_y = (np.sqrt(np.square(p).sum(1)) * (1 + 2.0**-40) for p in (self.x, self.y))
-        self.d = points.d
-        bits = _bits(self.x) + _bits(self.y) + math.frexp(self.d)[1]
-        self.unit = (
-            _lowest_bit(self.x) * _lowest_bit(self.y) if exact_x and exact_y and bits <= _EXACT_BITS else 0.0
-        )
-
-    def costs(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
-        """Return -<x_i, y_j> of listed pairs."""
-        if len(self.x) * len(self.y) <= _PRODUCTS_AT_ONCE:
-            return -(self.x @ self.y.T)[row, col]
-        cost = np.empty(len(row))
-        step = max(1, _PRODUCTS_AT_ONCE // self.d)
-        for start in range(0, len(row), step):
-            some = slice(start, start + step)
-            cost[some] = -np.einsum("ed,ed->e", self.x[row[some]], self.y[col[some]])
-        return cost
-
-    def rounding(
-        self, row: np.ndarray, col: np.ndarray, cost: np.ndarray, u: np.ndarray, v: np.ndarray
-    ) -> np.ndarray:
-        """Bound the rounding of (cost - v) - u, which is none on a grid of points.
-
-        Coordinates round to 2^-53 of themselves, products and their sums to d 2^-53 |x| |y|.
-        """
-        largest = max(np.abs(values).max() for values in (cost, u, v))
-        if self.unit and largest <= self.unit * 2.0**51:
-            return np.zeros(len(row))
-        products = (self.d + 8) * self.norm_x[row] * self.norm_y[col]
-        duals = 2 * (np.abs(cost) + np.abs(u[row]) + np.abs(v[col]))
-        return UNIT_ROUNDOFF * (products + duals) * (1 + 2.0**-20) + 2.0**-800
-
-
-def _centred(points: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return float64 points less a shift, times a power of two, and whether that did not round."""
-    low, high = points.min(0), points.max(0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        spread = high - low
-        if not np.isfinite(spread).all():
-            quarter = points / 4
-            near, exact = _centred(quarter)
-            return near, exact and bool((quarter * 4 == points).all())
-        quantum = np.ldexp(1.0, np.maximum(np.frexp(spread)[1] - 10, -1074))  # shifts in few binary digits
-        shift = np.where(spread > 0, np.round((low + spread / 2) / quantum) * quantum, low)
-    near = points - shift
-    back = points - near  # as in the exact difference of two floats
-    lost = (points - (near + back)) + (back - shift)
-    exponent = np.frexp(np.abs(near).max())[1]
-    scaled = np.ldexp(near, -exponent)
-    return scaled, bool((lost == 0).all() and (np.ldexp(scaled, exponent) == near).all())
-
-
-def _lowest_bit(values: np.ndarray) -> float:
-    """Return the largest power of two, at least 2^-500, of which all values, at most 1, are multiples."""
-    values = values[values != 0]
-    if not len(values):
-        return 1.0
-    mantissa, exponent = np.frexp(values)
-    whole = np.abs(mantissa * 2.0**53).astype(np.int64)
-    lowest = np.log2((whole & -whole).astype(np.float64)).astype(np.int64)
-    return 2.0 ** float(max((exponent - 53 + lowest).min(), -500))
-
-
-def _bits(values: np.ndarray) -> int:
-    return 1 - int(math.log2(_lowest_bit(values)))
+def _renumbered(block: np.ndarray) -> np.ndarray:
+    """Number rising numbers from 0."""
+    return np.cumsum(np.diff(block, prepend=block[:1]) > 0)

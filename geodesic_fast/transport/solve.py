@@ -183,7 +183,7 @@ class Search:
             parts = separate(bounds)
             needed = parts.row_window, parts.col_window
             if all((has > needs).all() for has, needs in zip(prices.windows, needed, strict=True)):
-                fewest, most = proof.settle(parts.choices(bounds))
+                fewest, most = proof.settle(*parts.choices(bounds))
                 self.record["exact"] = proof.whole
                 return proof.flow(), not bool(proof.open.any()), fewest, most
             windows = tuple(

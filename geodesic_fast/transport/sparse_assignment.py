@@ -31,7 +31,7 @@ class SparseGraph:
         """Add the pairs that are new and return how many; costs are computed where they are not given."""
         keys = rows.astype(np.int64) * self.points.cols + cols
         if costs is None:
-            keys = _sorted_unique(keys)
+            keys = sorted_unique(keys)
         else:
             keys, first = np.unique(keys, return_index=True)
             costs = costs[first]
@@ -124,7 +124,8 @@ def _check_solved(status: int) -> None:
         )
 
 
-def _sorted_unique(keys: np.ndarray) -> np.ndarray:
+def sorted_unique(keys: np.ndarray) -> np.ndarray:
+    """Return each key once, rising."""
     keys = np.sort(keys)
     if not len(keys):
         return keys

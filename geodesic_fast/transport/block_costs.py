@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""Costs of the pairs of many blocks at once, each in a unit of its own: float64 products, or whole numbers.
+
+A block's costs are products -<x_i - s, y_j - t>, which differ from half of its squared distances by a row
+term and a column term. Coordinates are whole multiples of one power of two, and Python's integers do not
+round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geodesic_fast.transport.points import UNIT_ROUNDOFF, Points
+
+_VALUES_AT_ONCE = 1 << 20
+_WHOLE_AT_ONCE = 1 << 16
+_EXACT_BITS = 50
+_NEVER_EXACT = 10_000  # binary digits of what was rounded
+
+
+class Blocks:
+    """Pairs (row, col) of blocks that have nothing to do with each other, with the units on them.
+
+    Pairs are sorted by block, row and column. A row or column that lies in several blocks has a number in
+    each, and what it has to give or take there.
+    """
+
+    def __init__(
+        self, points: Points, row: np.ndarray, col: np.ndarray, block: np.ndarray, units: np.ndarray
+    ) -> None:
+        self.block, self.units = block, units
+        rows, self.row = np.unique(block * points.rows + row, return_inverse=True)
+        cols, self.col = np.unique(block * points.cols + col, return_inverse=True)
+        self.block_of_row, self.rows = np.divmod(rows, points.rows)
+        self.block_of_col, self.cols = np.divmod(cols, points.cols)
+        self.supply = np.bincount(self.row, units).astype(np.int32)
+        self.demand = np.bincount(self.col, units).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class BlockCosts:
+    """Costs of pairs in float64, what they err by, and how large numbers may be that do not round at all."""
+
+    values: np.ndarray
+    error: np.ndarray
+    exact_up_to: np.ndarray  # 0 where they do round
+
+    def reduced_rounding(self, u: np.ndarray, v: np.ndarray, block: np.ndarray) -> np.ndarray:
+        """Bound the rounding of (cost - v) - u for the duals of each pair, for pairs sorted by block."""
+        largest = np.maximum(np.maximum(np.abs(self.values), np.abs(u)), np.abs(v))
+        exact = _of_blocks(np.maximum, largest, block) <= self.exact_up_to
+        duals = 2 * UNIT_ROUNDOFF * (np.abs(self.values) + np.abs(u) + np.abs(v))
+        return np.where(exact, 0.0, (self.error + duals) * (1 + 2.0**-20) + 2.0**-800)
+
+
+def product_costs(points: Points, blocks: Blocks) -> BlockCosts:
+    """Return -<x_i - s, y_j - t>, in units in which a block's largest coordinates are about 1.
+
+    Coordinates round to 2^-53 of themselves, products and their sums to d 2^-53 |x| |y|.
+    """
+    x, bits_x = _centred(points.given("x", blocks.rows), blocks.block_of_row)
+    y, bits_y = _centred(points.given("y", blocks.cols), blocks.block_of_col)
+    values = np.empty(len(blocks.row))
+    step = max(1, _VALUES_AT_ONCE // points.d)
+    for start in range(0, len(values), step):
+        some = slice(start, start + step)
+        values[some] = -np.einsum("ed,ed->e", x[blocks.row[some]], y[blocks.col[some]])
+    norm_x, norm_y = (np.sqrt(np.square(p).sum(1)) * (1 + 2.0**-40) for p in (x, y))
+    error = UNIT_ROUNDOFF * (points.d + 8) * norm_x[blocks.row] * norm_y[blocks.col]
+    bits = bits_x + bits_y
+    exact = bits + math.frexp(points.d)[1] <= _EXACT_BITS
+    return BlockCosts(values, error, np.where(exact, np.exp2(51.0 - bits), 0.0)[blocks.block])
+
+
+def _centred(points: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 points of each block less a shift, times a power of two, and how many bits they have."""
+    low, high = (_of_blocks(extreme, points, block) for extreme in (np.minimum, np.maximum))
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = high - low
+        if not np.isfinite(spread).all():
+            near, bits = _centred(points / 4, block)
+            same = _per_block(np.logical_and, (points / 4 * 4 == points).all(1), block)
+            return near, np.where(same, bits, _NEVER_EXACT)
+        quantum = np.ldexp(1.0, np.maximum(np.frexp(spread)[1] - 10, -1074))  # shifts in few binary digits
+        shift = np.where(spread > 0, np.round((low + spread / 2) / quantum) * quantum, low)
+    near = points - shift
+    back = points - near  # as in the exact difference of two floats
+    same = ((points - (near + back)) + (back - shift) == 0).all(1)
+    exponent = np.frexp(_of_blocks(np.maximum, np.abs(near).max(1), block))[1][:, None]
+    scaled = np.ldexp(near, -exponent)
+    same &= (np.ldexp(scaled, exponent) == near).all(1)
+    bits = np.where(same, _bits(scaled), _NEVER_EXACT)
+    return scaled, _per_block(np.maximum, bits, block)
+
+
+def _bits(points: np.ndarray) -> np.ndarray:
+    """Return the least k for each point, (m), for which its coordinates are multiples of 2^-k."""
+    mantissa, exponent = np.frexp(points)
+    whole = np.abs(mantissa * 2.0**53).astype(np.int64)
+    trailing = np.frexp((whole & -whole).astype(np.float64))[1] - 1
+    return np.where(whole > 0, 53 - trailing - exponent, 0).max(1)
+
+
+def _per_block(extreme: np.ufunc, values: np.ndarray, block: np.ndarray) -> np.ndarray:
+    return extreme.reduceat(values, np.flatnonzero(np.diff(block, prepend=-1)), axis=0)
+
+
+def _of_blocks(extreme: np.ufunc, values: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Return the extreme of each one's block."""
+    return _per_block(extreme, values, block)[block]
+
+
+class WholeCosts:
+    """Costs of pairs sorted by block, whole numbers in one unit."""
+
+    def __init__(self, cost: Any, block: np.ndarray) -> None:
+        self.cost = cost
+        length = _bit_length(cost).astype(np.int64)
+        self.bits = _of_blocks(np.maximum, length, block) if len(block) else length  # of the block's largest
+
+    @classmethod
+    def of(
+        cls, points: Points, rows: np.ndarray, cols: np.ndarray, block: np.ndarray, check: Callable[[], None]
+    ) -> WholeCosts:
+        """Take products of the points given."""
+        cost = np.zeros(len(rows), object)
+        if len(rows):
+            (x, row), (y, col) = (
+                (_whole(points.given(which, distinct)), place)
+                for which, (distinct, place) in (
+                    ("x", np.unique(rows, return_inverse=True)),
+                    ("y", np.unique(cols, return_inverse=True)),
+                )
+            )
+        at_once = max(1, _WHOLE_AT_ONCE // points.d)
+        for start in range(0, len(rows), at_once):
+            check()
+            some = slice(start, start + at_once)
+            cost[some] = -(x[row[some]] * y[col[some]]).sum(1)
+        return cls(cost, block)
+
+    def rounded(self) -> BlockCosts:
+        """Return the costs in float64, in units in which a block's largest is about 1."""
+        values = _scaled(self.cost, self.bits).astype(np.float64)
+        exact = np.where(self.bits <= _EXACT_BITS, np.exp2(51.0 - self.bits), 0.0)
+        return BlockCosts(values, 2 * UNIT_ROUNDOFF * np.abs(values), exact)
+
+    def less(self, u: np.ndarray, v: np.ndarray) -> Any:
+        """Return the costs less whole numbers near the duals of each pair, given in units of `rounded`."""
+        return self.cost - _nearest(u, self.bits) - _nearest(v, self.bits)
+
+
+def _whole(values: np.ndarray) -> Any:
+    """Return values less the first of them, whole numbers in one unit."""
+    mantissa, exponent = np.frexp(values)
+    exponent[mantissa == 0] = exponent.max()
+    whole = (mantissa * 2.0**53).astype(np.int64).astype(object)
+    whole = whole << (exponent - exponent.min()).astype(object)
+    return whole - whole[0]  # shorter numbers where points are close
+
+
+def _scaled_number(whole: int, bits: int) -> float:
+    """Return whole / 2^bits to 2^-52 of itself."""
+    short = max(whole.bit_length() - 64, 0)
+    return math.ldexp(float(whole >> short), short - int(bits))
+
+
+def _nearest_number(value: float, bits: int) -> int:
+    """Return a whole number near value 2^bits."""
+    mantissa, exponent = math.frexp(value)
+    whole, shift = int(mantissa * 2.0**53), exponent - 53 + int(bits)
+    return whole << shift if shift >= 0 else whole >> -shift
+
+
+_bit_length: Any = np.frompyfunc(int.bit_length, 1, 1)
+_scaled: Any = np.frompyfunc(_scaled_number, 2, 1)
+_nearest: Any = np.frompyfunc(_nearest_number, 2, 1)
