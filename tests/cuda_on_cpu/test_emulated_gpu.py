@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 PLANTED = re.findall(r'{"(\w+)", "([a-z ]+)", \w+}', (emulation.HERE / "planted_bugs.cu").read_text())
-# Every second of the shapes at the kernels' edges in a shuffled order, every seventh of the project's tests of a
+# Every second of the shapes at the kernels' edges in a shuffled order, every seventh test of a
 # GPU, and some cases of the fuzzer: `make emulate` runs all of them in several orders.
 RUNS = {
     "edges in a shuffled order": {"ORDER": 1, "SMS": 2, "SHARE": "0/2"},
