@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Habits of a command line: one version, completion, no colours."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -82,3 +83,16 @@ def test_the_hooks_before_a_commit_are_those_of_lint():
     for command in ("ruff check", "ruff format --check", "mypy", "clang-format --dry-run --Werror"):
         assert f".venv/bin/{command}\n" in hooks
         assert f"$(BIN)/{command}" in lint
+
+
+def test_the_badges_are_true():
+    project = (ROOT / "pyproject.toml").read_text()
+    told = {path.stem: path.read_text() for path in (ROOT / "docs" / "badges").glob("*.svg")}
+    minors = re.findall(r"Python :: (3\.\d+)", project)
+    assert f"python: {minors[0]} to {minors[-1]}<" in told["python"]
+    assert f"torch: {re.search(r'torch>=([0-9.]+)', project)[1]} or newer<" in told["torch"]
+    assert f"licence: {re.search(r'license = .(.+).$', project, re.MULTILINE)[1]}<" in told["licence"]
+    assert f'requires-python = ">={minors[0]}"' in project
+    readme = (ROOT / "README.md").read_text()
+    for name, badge in told.items():
+        assert f"![{re.search('<title>(.*)</title>', badge)[1]}](docs/badges/{name}.svg)" in readme

@@ -212,7 +212,7 @@ def test_code_of_a_page_runs_when_pasted(code, tmp_path, monkeypatch):
 
 
 COMMANDS = [
-    pytest.param(line.split(" #")[0].strip(), id=f"{page.stem}-{line[:40]}")
+    pytest.param(re.split(" [#>]", line)[0].strip(), id=f"{page.stem}-{line[:40]}")
     for page in PAGES
     for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
     for line in block.splitlines()

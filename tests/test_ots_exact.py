@@ -59,6 +59,13 @@ def test_jitter_below_the_last_place_counts():
         assert certified_score(x, y) == most_fixed_score(x, y)
 
 
+def test_products_that_vanish_by_rounding_are_not_ties():
+    x = torch.tensor([[-1.0, 2.0], [-2.0, 1.0], [1.0, -2.0]], dtype=torch.float64)
+    y = torch.tensor([[2.0, -3.0], [-2.0, 3.0], [1.0, -(2.0**-55)]], dtype=torch.float64)
+    for method in METHODS:
+        assert certified_score(x, y, method=method) == exact_score(x, y) == 0.0
+
+
 def test_a_map_that_shrinks_has_the_score_of_its_directions():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50, 4))

@@ -63,6 +63,10 @@ def test_products_of_blocks_err_by_no_more_than_they_say(first):
         if (costs.exact_up_to > 0).all():
             allowed, exactly = 0, exactly + 1
         assert (abs(found - unit_of(found, exact) * exact) <= allowed).all(), seed
+        nothing = np.zeros_like(costs.values)
+        rounding = costs.reduced_rounding(nothing, nothing, block)
+        assert ((rounding >= costs.error) | (costs.exact_up_to > 0)).all()
+        assert (rounding[costs.exact_up_to == 0] > 0).all()  # also where all costs are zero
     assert 10 < exactly < 50
 
 

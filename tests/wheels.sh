@@ -12,14 +12,21 @@ export PATH="$tools:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 
+find_python() {  # by its name, or among those of pyenv, which are not on the path
+  for candidate in "$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/${1#python}."*/bin/python; do
+    if "$candidate" -c "" 2>/dev/null; then echo "$candidate" && return; fi
+  done
+  return 1
+}
+
 python -m build --sdist --outdir dist .
 for name in ${PYTHONS:-python3.10 python3.11 python3.12 python3.13 python3.14}; do
-  if ! "$name" -c "" 2>/dev/null; then
+  if ! found=$(find_python "$name"); then
     echo "-- no $name here"
     continue
   fi
   echo "-- $name: wheel"
-  "$name" -m venv "$made/$name"
+  "$found" -m venv "$made/$name"
   python="$made/$name/bin/python"
   "$python" -m pip wheel --quiet --no-deps --wheel-dir "$made/$name/built" .
   auditwheel repair --exclude libgomp.so.1 --wheel-dir "$made/$name/repaired" "$made/$name"/built/*.whl

@@ -7,9 +7,14 @@ SECTIONS = ("Args:", "Returns:", "Raises:", "Yields:", "Example:", "Examples:")
 
 
 def escape(line):
-    """Escape what would be markup outside of backticks: |x| and *batch and x_."""
+    """Escape what would be markup outside of backticks: |x| and *batch and x_; `.name` is no link."""
     parts = re.split(r"(`+[^`]*`+)", line)
-    return "".join(p if at % 2 else re.sub(r"([*|\\]|_(?!\w))", r"\\\1", p) for at, p in enumerate(parts))
+    for at, part in enumerate(parts):
+        if at % 2:
+            parts[at] = f"`{part}`" if part.startswith("`.") else part
+        else:
+            parts[at] = re.sub(r"([*|\\]|_(?!\w))", r"\\\1", part)
+    return "".join(parts)
 
 
 def mark(app, what, name, obj, options, lines):

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geodesic_fast._arrays import as_tensors, takes_arrays
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import layers_of
 from geodesic_fast._validation import check_points, check_positive, check_tracks
@@ -23,6 +24,7 @@ _BAR_AFTER = 5.0  # seconds
 _LEAST_BUDGET = 1e-9  # seconds: what a search is given when the time is used up
 
 
+@compared_by_value
 class WassersteinCurve(NamedTuple):
     """What `wasserstein_curve` returns: float64 tensors, and whether every distance is proved."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geodesic_fast import _validation_models as _validation
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._validation import check_zero_step
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
@@ -20,7 +21,8 @@ from geodesic_fast.recording.passes import Recording, Run
 from geodesic_fast.recording.states import State
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class MeasuredGroup:
     """Layers in a row whose states have one shape, and the numbers of their tracks."""
 

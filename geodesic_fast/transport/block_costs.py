@@ -53,7 +53,7 @@ class BlockCosts:
     def reduced_rounding(self, u: np.ndarray, v: np.ndarray, block: np.ndarray) -> np.ndarray:
         """Bound the rounding of (cost - v) - u for the duals of each pair, for pairs sorted by block."""
         largest = np.maximum(np.maximum(np.abs(self.values), np.abs(u)), np.abs(v))
-        exact = _of_blocks(np.maximum, largest, block) <= self.exact_up_to
+        exact = (self.exact_up_to > 0) & (_of_blocks(np.maximum, largest, block) <= self.exact_up_to)
         duals = 2 * UNIT_ROUNDOFF * (np.abs(self.values) + np.abs(u) + np.abs(v))
         return np.where(exact, 0.0, (self.error + duals) * (1 + 2.0**-20) + 2.0**-800)
 
