@@ -37,6 +37,8 @@ class Case:
         self.zero_step = str(rng.choice(["skip", "keep", "propagate"]))
         x = torch.as_tensor(self._points(n, m, d))
         self.scale = self._scale(x)
+        if self.kind == "grid":  # equal distances stay equal
+            self.scale = 2.0 ** np.floor(np.log2(self.scale))
         self.x = (x * self.scale).to(self.dtype)
         if rng.random() < 0.2 and n > 1:
             layer = int(rng.integers(1, n + 1))
@@ -284,6 +286,53 @@ def check_distance(case, engine):
             assert not used[others, i].any(), f"gradient of track {i} at {used[:, i].nonzero()}, not {wanted}"
 
 
+def check_nearest(case, engine):
+    plain = case.call(gf.nearest_track_reference)
+    got = case.call(gf.nearest_track) if engine else plain
+    each, pairs = true_distance(case)
+    m = len(pairs)
+    left_out = np.eye(m, dtype=bool) | np.isnan(pairs)
+    truth = np.where(left_out, np.inf, pairs).min(1)
+    truth = np.where(np.isnan(case.wide).any((0, 2)), np.nan, truth)
+    compare(case, "nearest_track", got.distance, plain.distance, truth, truth)
+    index, layer = got.index.numpy(), got.layer.numpy()
+    found = np.flatnonzero(index >= 0)
+    assert (index[left_out.all(1)] == -1).all(), "an index where there is no other track"
+    assert not left_out[found, index[found]].any(), "an index that is left out"
+    at = np.full(m, wide(np.inf))
+    at[found] = each[layer[found], found, index[found]]
+    at = np.where(np.isnan(truth), np.nan, at)
+    compare(case, "distance at nearest_track", got.distance, plain.distance, at, at)
+
+
+def true_steps(case):
+    """Return the fields of step_geometry, (n, m) or (n-1, m), and how much each magnifies rounding."""
+    x = case.wide
+    broken = ~np.isfinite(x).all(-1)  # (n+1, m)
+    x = np.where(broken[..., None], 0, x)
+    u, s = directions(x)
+    size = length(x)
+    e = np.where(size[..., None] == 0, 0, x / size[..., None])
+    bad = broken[1:] | broken[:-1]
+    still, nowhere = bad | (s == 0), broken | (size == 0)
+    values = {
+        "length": np.where(bad, np.nan, s),
+        "relative_length": np.where(bad, np.nan, s / size[:-1]),
+        "state_cosine": np.where(nowhere[1:] | nowhere[:-1], np.nan, (e[1:] * e[:-1]).sum(-1)),
+        "update_cosine": np.where(still | nowhere[:-1], np.nan, (u * e[:-1]).sum(-1)),
+        "turning_cosine": np.where(still[1:] | still[:-1], np.nan, (u[1:] * u[:-1]).sum(-1)),
+    }
+    return values, {name: np.nan_to_num(value) if "length" in name else 1 for name, value in values.items()}
+
+
+def check_steps(case, engine):
+    plain = case.call(gf.step_geometry_reference)
+    got = case.call(gf.step_geometry) if engine else plain
+    truth, condition = true_steps(case)
+    for name, value in truth.items():
+        compare(case, name, getattr(got, name), getattr(plain, name), value, condition[name])
+
+
 def gradients(case, function, weights):
     leaf = case.x.detach().clone().requires_grad_()
     arranged, dim = laid_out(
@@ -338,7 +387,9 @@ def compare_gradients(case, name, functions, weights, truth, engine, terms):
     assert worst <= allowed, f"{name}: error {worst:.3g}, allowed {allowed:.3g}, largest {top:.3g}"
 
 
-CHECKS = (check_geometry, check_chord, check_line, check_distance, check_gradients)
+CHECKS = (
+    check_geometry, check_chord, check_line, check_distance, check_nearest, check_steps, check_gradients,
+)  # fmt: skip
 
 
 def run(seconds, seed, engine=True, most=None):

@@ -17,7 +17,7 @@ FUZZER = Path(__file__).with_name("fuzz_metrics.py")
 def test_random_tracks_agree_with_extended_precision(instructions):
     if instructions != "none" and engine is None:
         pytest.skip("the compiled engine is not built")
-    words = ["--cases", "20", "--seed", "7000"]
+    words = ["--cases", "50", "--seed", "7000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     if instructions == "none":
         words.append("--no-engine")

@@ -18,6 +18,7 @@ from geodesic_fast import (
     line_deviation,
     lss,
     nearest_track,
+    step_geometry,
     track_distance,
     track_geometry,
 )
@@ -25,6 +26,7 @@ from geodesic_fast._extension import engine
 from geodesic_fast.operations import chord_deviation as chord_operation
 from geodesic_fast.operations import line_deviation as line_operation
 from geodesic_fast.operations import nearest_track as nearest_operation
+from geodesic_fast.operations import step_geometry as step_operation
 from geodesic_fast.operations import track_distance as distance_operation
 from geodesic_fast.operations import track_geometry as geometry_operation
 from geodesic_fast.operations.operation import Operation
@@ -35,6 +37,7 @@ METRICS = {
     "lss": lss,
     "track_geometry": lambda x: torch.stack([f.nan_to_num() for f in track_geometry(x)[:-1]]),
     "action": action,
+    "step_geometry": lambda x: torch.cat([f.nan_to_num() for f in step_geometry(x)]),
     "chord_deviation": chord_deviation,
     "line_deviation": line_deviation,
     "line_deviation of each": lambda x: line_deviation(x, reduction="none"),
@@ -115,6 +118,10 @@ def args_of(layers, other):
     yield chord_operation.chord_deviation, (layers, True)
     kept = chord_operation.chord_deviation(layers, True)
     yield chord_operation.chord_deviation_backward, (new(n + 1, *batch), layers, *kept)
+    for keep in (False, True):
+        yield step_operation.step_geometry, (layers, keep)
+    fields, kept = step_operation.step_geometry(layers, True)
+    yield step_operation.step_geometry_backward, (torch.rand_like(fields), layers, fields, kept)
     for each in (False, True):
         yield line_operation.line_deviation, (layers, "skip", each)
         yield line_operation.line_deviation_backward, (new(*batch if each else (), n, n), layers, each)
@@ -157,6 +164,7 @@ def test_fakes_and_kernels_agree_on_strides():
                         fake = operation.registered(*fakes)
                     assert strides_of(fake) == strides_of(real), (operation.registered, shape)
     modules = [chord_operation, line_operation, nearest_operation, distance_operation, geometry_operation]
+    modules.append(step_operation)
     every = {o for module in modules for o in vars(module).values() if isinstance(o, Operation)}
     assert seen == every
 
