@@ -106,7 +106,7 @@ def nearest_track_reference(
 
 def _result(layers: Sequence[Tensor], found: Tensor, index: Tensor, layer: Tensor) -> NearestTrack:
     """Take the distances from the coordinates again, this time for autograd."""
-    m, first = len(index), layers[0]
+    m, first = index.shape[0], layers[0]  # not len(), which torch.export takes for a constant
     rows, exists = torch.arange(m, device=index.device), index >= 0
     column, at = index.clamp(min=0), layer.clamp(min=0)
     if len(layers) == 1:
