@@ -97,6 +97,18 @@ def lss(size: Size) -> Ways:
     return both(gf.lss, bench_lss.eager, x) | {"loop": lambda: bench_lss.loop(list(x))}
 
 
+@room("tracks", "loop")
+def lss_shuffled(size: Size) -> Ways:
+    x = standing(size)
+    torch.testing.assert_close(gf.lss_shuffled(x), gf.lss_shuffled_reference(x), rtol=1e-4, atol=0)
+
+    def loop() -> Tensor:
+        orders = [torch.randperm(len(x)) for _ in range(8)]
+        return torch.stack([bench_lss.eager(x[order]) for order in orders]).mean(0)
+
+    return {"ours": lambda: gf.lss_shuffled(x), "loop": loop}
+
+
 @room("tracks", "definition")
 def track_geometry(size: Size) -> Ways:
     x = standing(size)

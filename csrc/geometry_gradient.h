@@ -104,12 +104,6 @@ struct GradientWeights {
     const double sin = angle != 0 ? sine(cos, apart) : 0;
     return cosine - (sin > 0 ? angle / sin : 0);
   }
-  // For kernels that know the cosine alone.
-  GEODESIC_FAST_INLINE double of_pair(double cos) const {
-    const double inside = 1 - cos * cos;
-    return cosine - (angle != 0 && inside > 0 ? angle / std::sqrt(inside) : 0);
-  }
-  GEODESIC_FAST_INLINE double per_chord() const { return 1 / chord_length.value / chord_length.unit; }
   GEODESIC_FAST_INLINE bool needs_apart(double cos) const { return angle != 0 && is_flat(cos); }
 };
 

@@ -37,14 +37,6 @@ struct GeometrySums {
     unit = wanted;
   }
 
-  // For kernels that know the cosine alone.
-  GEODESIC_FAST_INLINE void add_cosine(double cosine) {
-    ++pairs;
-    const double within = cosine > 1 ? 1.0 : cosine < -1 ? -1.0 : cosine;
-    cosines += within;
-    angles += std::acos(within);  // acos(NaN) is NaN
-  }
-
   // `apart`: |u - w| of the two directions, or |u + w| if they point apart; asked for where is_flat(cosine).
   GEODESIC_FAST_INLINE void add_cosine(double cosine, double apart) {
     ++pairs;

@@ -31,7 +31,8 @@ struct GeometryForward {
   void* fields = nullptr;         // (1 or kFieldCount, m) Acc
   int64_t* zero_steps = nullptr;  // (m), with all fields
   void* direction_sum = nullptr;  // (m, d) Acc: u_1 + ... + u_n, kept for backward; may be null
-  void* lengths = nullptr;        // (n, m) Acc: the step lengths, kept for backward; may be null up to
+  void* lengths = nullptr;        // (n, m) Acc: the step lengths, kept for backward, on a GPU as
+                                  // KeptLength has them; may be null up to
                                   // kWideFeatures on a GPU, and on the CPU
 };
 

@@ -52,8 +52,8 @@ struct EdgeArgs {
   bool is_double;
   int64_t x_stride, y_stride, d;
   const double *x_shift, *y_shift;  // (d)
-  const int64_t* row;   // (edges)
-  const int32_t* col;   // (edges)
+  const int64_t* row;               // (edges)
+  const int32_t* col;               // (edges)
   int64_t edges;
   double* cost;  // (edges), out
 };

@@ -401,6 +401,14 @@ def no_profile() -> RuntimeError:
     return RuntimeError("profile=True must be said for .profile, got False: pass profile=True to watch.")
 
 
+def no_curve() -> RuntimeError:
+    """Say that there is no curve of measures, or one for each of several passes."""
+    return RuntimeError(
+        "curve=True must be said for .curve, and a single pass be kept, got another watch: pass curve=True "
+        "to watch, and read the curves of several passes in .passes."
+    )
+
+
 def gradient_lost(name: str) -> RuntimeError:
     """Say that a state that should carry gradients does not."""
     return RuntimeError(

@@ -3,7 +3,6 @@
 
 import os
 import signal
-import sys
 
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # graphs compiled for another state of the operations
 
@@ -11,9 +10,6 @@ import pytest
 import torch
 
 from geodesic_fast import _extension
-
-# The kernels on the emulated GPU take minutes and are asked for by name: pytest tests/cuda_on_cpu
-collect_ignore = [] if any("cuda_on_cpu" in word for word in sys.argv) else ["cuda_on_cpu"]
 
 
 def pytest_configure():

@@ -97,6 +97,8 @@ def test_report_is_one_file_that_tells_the_finding_and_every_row(folder):
     assert finding.RULE in page.replace("&#x27;", "'")
     for network in found["networks"]:
         assert "of 450 test samples" in page
+        assert "steps LSS is 1 for straight lines, sqrt(n) = " in page
+        assert "OTS is of m = 450 samples in d = " in page
         assert f"<td>{network['after']['lss']['mean']:.2f} ± " in page
 
 

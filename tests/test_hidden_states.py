@@ -111,3 +111,12 @@ def test_hidden_states_that_begin_with_block_1():
     assert same(hidden_state_tracks(output, final_norm="exclude", embeddings="absent"), given[:3])
     assert same(hidden_state_tracks(output, final_norm="exclude", embeddings="include"), given[:3])
     assert same(hidden_state_tracks(given, final_norm="exclude"), given[:3])
+
+
+def test_outputs_of_a_model_with_attention_are_not_recurrent():
+    given = states(4)
+    for attentions in ("attentions", "decoder_attentions", "cross_attentions"):
+        output = {"hidden_states": given, "cache": None, attentions: None}
+        assert same(hidden_state_tracks(output, final_norm="include"), given)
+    with pytest.raises(ValueError, match="embeddings must say what the first hidden state is"):
+        hidden_state_tracks({"hidden_states": given, "cache": None}, final_norm="include")

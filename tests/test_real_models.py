@@ -3,6 +3,7 @@
 
 import contextlib
 import io
+import warnings
 
 import pytest
 import torch
@@ -229,7 +230,19 @@ def test_prompts_and_prefixes_that_are_learned(kind, build):
     with torch.no_grad(), watch(model) as w, record(model) as stored:
         model(**given)
     assert torch.equal(w.geometry.lss, lss(stored.tracks)[real])
-    with torch.no_grad(), watch(model, passes="all") as w:
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(),
+        watch(model, passes="all") as w,
+        record(model, passes="all") as stored,
+    ):
+        warnings.simplefilter("ignore")
         model.generate(**given, max_new_tokens=3, min_new_tokens=3, do_sample=False)
-    counts = [group.geometry.lss.numel() for (group,) in w.passes]
-    assert counts == [int(real.sum()), 2, 2]
+    tokens = [group.tracks[0].shape[1] for (group,) in stored.passes]
+    if tokens[1:] == [1, 1]:
+        counts = [group.geometry.lss.numel() for (group,) in w.passes]
+        assert counts == [int(real.sum()), 2, 2]
+    else:  # releases of peft and transformers that do not fit put the prompt before each new token again
+        assert (kind, tokens[1:]) == ("PromptTuningConfig", [4, 4])
+        with pytest.raises(ValueError, match="pass mask="):
+            _ = w.passes

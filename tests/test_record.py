@@ -236,5 +236,5 @@ def test_what_the_hooks_call_is_private():
     told = {"groups", "names", "passes"}
     assert {name for name in dir(record) if not name.startswith("_")} == told | {"tracks"}
     assert {name for name in dir(watch) if not name.startswith("_")} == told | {
-        "ends", "forget", "geometry", "measured", "profile",
+        "curve", "ends", "forget", "geometry", "measured", "profile",
     }  # fmt: skip

@@ -7,7 +7,7 @@ from assert_accurate import assert_accurate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from geodesic_fast import TrackGeometry, ots, track_geometry_reference
+from geodesic_fast import TrackGeometry, ots, track_geometry_reference, wasserstein_curve_reference
 from geodesic_fast.recording import record, watch
 
 
@@ -267,3 +267,26 @@ def test_states_spread_over_devices_are_measured_whole(x, tmp_path):
         assert w.geometry.lss.shape == (3, 7)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_curve_of_measures_is_that_of_the_stored_layers(x, mode, masked):
+    net, mask = Net(between=lambda state: state.mul(1.5)), torch.ones(3, 7, dtype=torch.bool)
+    mask[1, 4:] = not masked
+    with mode(), watch(net, curve=True, mask=mask if masked else None) as w, record(net) as recording:
+        net(x)
+    expected = wasserstein_curve_reference([state.detach()[mask] for state in recording.tracks])
+    assert (w.curve.certified, w.curve.m, w.curve.d) == (True, int(mask.sum()), 16)
+    for name in ("ratio", "evenness", "length", "distance", "steps", "ots"):
+        torch.testing.assert_close(getattr(w.curve, name), getattr(expected, name), rtol=1e-6, atol=1e-9)
+    with watch(net, curve=True, passes="all") as w:
+        net(x)
+        net(2 * x)
+    assert [len(group.curve.steps) for (group,) in w.passes] == [5, 5]
+    with pytest.raises(RuntimeError, match=r"read the curves of several passes in \.passes"):
+        _ = w.curve
+    with watch(net) as w:
+        net(x)
+    with pytest.raises(RuntimeError, match="pass curve=True to watch"):
+        _ = w.curve

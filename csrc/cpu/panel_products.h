@@ -18,6 +18,7 @@ constexpr int kTileColumns = 4;
 GEODESIC_FAST_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 constexpr int64_t kBlockRows = 32;
+constexpr int64_t kRun = 32;  // vectors added one after the other: short lanes err by the length of a run
 
 // The sum of the lanes of each of four vectors.
 template <class Acc>
@@ -51,18 +52,25 @@ GEODESIC_FAST_INLINE void gram_tile(const Acc* panel, int64_t rows, int64_t colu
   const Acc *left[kTileRows], *right[kTileColumns];  // a short last tile repeats its last row
   for (int r = 0; r < kTileRows; ++r) left[r] = panel + smaller(k + r, end - 1) * columns;
   for (int c = 0; c < kTileColumns; ++c) right[c] = panel + smaller(l + c, rows - 1) * columns;
-  Vector<Acc> sums[kTileRows][kTileColumns] = {};
-  for (int64_t j = 0; j < columns; j += kLanes<Acc>) {
-    Vector<Acc> b[kTileColumns];
-    for (int c = 0; c < kTileColumns; ++c) b[c] = SameType<Acc>::load(right[c] + j);
+  Vector<Acc> totals[kTileRows][kTileColumns] = {};
+  for (int64_t run = 0; run < columns; run += kRun * kLanes<Acc>) {
+    Vector<Acc> sums[kTileRows][kTileColumns] = {};
+    const int64_t stop = smaller(run + kRun * kLanes<Acc>, columns);
+    for (int64_t j = run; j < stop; j += kLanes<Acc>) {
+      Vector<Acc> b[kTileColumns];
+      for (int c = 0; c < kTileColumns; ++c) b[c] = SameType<Acc>::load(right[c] + j);
+      for (int r = 0; r < kTileRows; ++r) {
+        const Vector<Acc> a = SameType<Acc>::load(left[r] + j);
+        for (int c = 0; c < kTileColumns; ++c) sums[r][c] += a * b[c];
+      }
+    }
     for (int r = 0; r < kTileRows; ++r) {
-      const Vector<Acc> a = SameType<Acc>::load(left[r] + j);
-      for (int c = 0; c < kTileColumns; ++c) sums[r][c] += a * b[c];
+      for (int c = 0; c < kTileColumns; ++c) totals[r][c] += sums[r][c];
     }
   }
   for (int r = 0; r < kTileRows && k + r < end; ++r) {
     Acc products[kTileColumns];
-    sum_each<Acc>(sums[r], products);
+    sum_each<Acc>(totals[r], products);
     add(k + r, l, products, static_cast<int>(smaller(kTileColumns, rows - l)));
   }
 }

@@ -116,10 +116,15 @@ template <class Team, class Sum, class Acc = typename Team::Acc>
 __device__ __forceinline__ Scaled<Acc> measure_scaled(const Team& team, const Chord<Acc>& chord,
                                                       int64_t layer, Sum& team_sum, Acc* max_buffer) {
   const auto *point = team.point(layer), *first = team.point(0);
-  const auto half = [&](int64_t j) { return widen(point[j]) * Acc(0.5) - widen(first[j]) * Acc(0.5); };
-  Acc largest = 0;
-  team.for_owned([&](int, int64_t j) { largest = larger(largest, fabs(half(j))); });
+  Acc factor = 1, largest = 0;
+  const auto offset = [&](int64_t j) { return widen(point[j]) * factor - widen(first[j]) * factor; };
+  team.for_owned([&](int, int64_t j) { largest = larger(largest, fabs(offset(j))); });
   largest = team_max(largest, max_buffer);
+  if (isinf(largest)) {  // of halves it does not overflow
+    factor = Acc(0.5), largest = 0;
+    team.for_owned([&](int, int64_t j) { largest = larger(largest, fabs(offset(j))); });
+    largest = team_max(largest, max_buffer);
+  }
   Acc along = 0, rest = 0, sums[2 * kPoints];
 #pragma unroll 1
   for (int turn = 0; turn < 3; ++turn) {
@@ -129,7 +134,7 @@ __device__ __forceinline__ Scaled<Acc> measure_scaled(const Team& team, const Ch
       const ChordPack<Team> at(team, chord, j);
 #pragma unroll
       for (int i = 0; i < Team::kWidth; ++i) {
-        const Acc e = at.direction[i], w = largest == 0 ? Acc(0) : half(j + i) / largest;
+        const Acc e = at.direction[i], w = largest == 0 ? Acc(0) : offset(j + i) / largest;
         const Acc off = w - rounded_product(along, e) - rest * e;
         sums[0] += off * off;
         sums[1] += off * e;
@@ -140,7 +145,7 @@ __device__ __forceinline__ Scaled<Acc> measure_scaled(const Team& team, const Ch
     if (turn == 1) rest = sums[1];
   }
   const double off = sqrt(static_cast<double>(sums[0]));
-  return {2 * (off * (largest / chord.true_length.value) / chord.true_length.unit),
+  return {off * (largest / chord.true_length.value) / chord.true_length.unit / factor,
           static_cast<Acc>((static_cast<double>(along) + rest) / off)};
 }
 

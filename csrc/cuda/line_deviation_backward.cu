@@ -33,9 +33,18 @@ __global__ void __launch_bounds__(kThreads)
   WideTeam<Acc> team{{sum_buffer}, max_buffer};
   for (int64_t work = blockIdx.x; work < tracks.view.tracks * kept.n; work += gridDim.x) {
     const Step<T> step(tracks, work % kept.n + 1, tracks.view.offset(work / kept.n));
-    const Acc length = static_cast<Acc>(team.length(step, tracks.view.features));
-    if (threadIdx.x == 0) kept.lengths[work] = isinf(length) ? Acc(NAN) : length;
+    const Length length = team.length(step, tracks.view.features);
+    if (threadIdx.x == 0) kept.lengths[work] = KeptLength<Acc>::keep(length);
   }
+}
+
+// 1 over a kept length, 0 for a step without one.
+template <class Acc>
+__device__ __forceinline__ Acc inverse_of(Acc kept) {
+  if (kept == 0) return 0;
+  if (is_plain_length(kept)) return 1 / kept;
+  const Length length = KeptLength<Acc>::of(kept);
+  return static_cast<Acc>(1 / length.value / length.unit);
 }
 
 // What a block of threads shares.
@@ -59,11 +68,17 @@ struct Mixture {
   __device__ __forceinline__ static int feature(int i) { return threadIdx.x % kSide * kTile + i; }
 
   __device__ __forceinline__ Acc length(int64_t step) const { return kept.lengths[track * kept.n + step]; }
+  // 0 for a step without a direction, and for a broken one, whose weights are NaN instead where they count.
   __device__ __forceinline__ Acc unit(int64_t k, int64_t j) const {
     if (k >= kept.n || j >= tracks.view.features) return 0;
     Step<T> step(tracks, k + 1, offset);
     step.length = length(k);
-    return step.length == 0 ? Acc(0) : step.unit(j);
+    return step.length == 0 || isnan(step.length) ? Acc(0) : step.unit(j);
+  }
+  __device__ __forceinline__ Acc weight(const Acc* all, int64_t k, int64_t l) const {
+    if (k >= kept.n || l >= kept.n) return 0;
+    const Acc weight = all[k * kept.n + l];
+    return weight != 0 && isnan(length(l)) ? Acc(NAN) : weight;
   }
 
   // h_k = sum_l weights_kl u_l
@@ -78,8 +93,7 @@ struct Mixture {
       __syncthreads();  // the block before has been read
 #pragma unroll 1
       for (int i = threadIdx.x; i < kBlock * kBlock; i += kThreads) {
-        const int64_t k = first_row + i / kBlock, l = first + i % kBlock;
-        tiles.weights[i / kBlock][i % kBlock] = k < kept.n && l < kept.n ? all[k * kept.n + l] : Acc(0);
+        tiles.weights[i / kBlock][i % kBlock] = weight(all, first_row + i / kBlock, first + i % kBlock);
         tiles.directions[i / kBlock][i % kBlock] = unit(first + i / kBlock, first_feature + i % kBlock);
       }
       __syncthreads();
@@ -160,12 +174,13 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int k = 0; k < kTile; ++k) {
         const int64_t step = first + mixture.row(k);
         const Acc length = step < kept.n ? mixture.length(step) : Acc(0);
-        const Acc inverse = length != 0 ? 1 / length : Acc(0);
+        const Acc inverse = inverse_of(length);
         const Acc along = step < kept.n ? kept.along[mixture.track * kept.n + step] : Acc(0);
 #pragma unroll
         for (int i = 0; i < kTile; ++i) {
           const Acc u = mixture.unit(step, mixture.first_feature + mixture.feature(i));
-          directions[mixture.row(k)][mixture.feature(i)] = (mixture.mixed[k][i] - along * u) * inverse;
+          const Acc across = mixture.mixed[k][i] - along * u;
+          directions[mixture.row(k)][mixture.feature(i)] = across == 0 ? Acc(0) : across * inverse;
         }
       }
       __syncthreads();

@@ -96,8 +96,9 @@ struct PairOfBlocks {
       if (k >= rows || l >= columns || (!kApart && l < k)) continue;
       const Acc roots = row_scales[k].root * column_scales[l].root;
       const bool absent = roots == 0;  // false where either is NaN
-      const Product cosine =
+      Product cosine =
           !kApart && k == l ? Product(roots == roots ? 1 : NAN) : products[k * stride + l] / roots;
+      cosine = cosine > 1 ? Product(1) : cosine < -1 ? Product(-1) : cosine;  // NaN stays
       mean ? add(i, absent, cosine) : put(track, k, l, absent, cosine);
     }
     __syncthreads();
@@ -186,7 +187,7 @@ struct PairOfBlocks {
     Scale scale;
     scale.scaled = true;
     Acc largest = largest_entry(scale, step, offset);
-    if (isinf(largest) && sizeof(Acc) == sizeof(float)) {  // in float64 what overflows is no number
+    if (isinf(largest)) {
       scale.half = true;
       largest = largest_entry(scale, step, offset);
     }

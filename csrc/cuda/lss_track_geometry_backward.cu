@@ -6,6 +6,7 @@
 // Bound:  read + write bandwidth; one barrier per step.
 #include "cuda_kernels.h"
 #include "geometry_gradient.h"
+#include "kept_length.cuh"
 #include "track_ring.cuh"
 #include "wide.cuh"
 
@@ -38,6 +39,7 @@ struct BackwardTeam {
   int64_t written_layer, held_layer;  // where those steps end; 0: none
   bool parted;                        // a zero-length step lies behind the held one, under "keep"
 
+  // As it is kept.
   __device__ __forceinline__ Acc length_of(int64_t layer) const {
     if (layer >= tracks.view.points) return 0;
     return static_cast<const Acc*>(args.lengths)[(layer - 1) * tracks.view.tracks + track];
@@ -57,7 +59,7 @@ struct BackwardTeam {
     });
     team_sum(squares);
     const LengthTotals totals = length_totals();
-    const double chord = kAll ? team_chord(ring, tracks, offset, team_sum, max_buffer) : 0;
+    const Length chord = kAll ? team_chord(ring, tracks, offset, team_sum, max_buffer) : Length();
     if (threadIdx.x == 0) {
       weights = GradientWeights();
       weights.set(static_cast<const Acc*>(args.grad_fields) + track, tracks.view.tracks, args.only_lss,
@@ -72,25 +74,43 @@ struct BackwardTeam {
     }
   }
 
+  // Calls body(length) for the thread's share of the steps.
+  template <class Body>
+  __device__ __forceinline__ void for_lengths(const Body& body) const {
+    for (int64_t layer = 1 + threadIdx.x; layer < tracks.view.points; layer += blockDim.x) {
+      body(KeptLength<Acc>::of(length_of(layer)));
+    }
+  }
+
   __device__ __forceinline__ LengthTotals length_totals() {
     LengthTotals totals;
-    double sums[2] = {};
-    for (int64_t layer = 1 + threadIdx.x; layer < tracks.view.points; layer += blockDim.x) {
-      const double length = length_of(layer);
-      sums[0] += length;
-      sums[1] += length == 0;
-    }
-    total_sum(sums);
     totals.steps = tracks.view.steps();
+    totals.unit = 1;
+    if constexpr (kAll && sizeof(Acc) == 8) {  // squares of narrower types never leave the range
+      double sizes[2] = {};                    // how many are long, and how many not short
+      for_lengths([&](Length length) {
+        const double unit = length.value == 0 ? kShortUnit : unit_beside(length, 0);
+        sizes[0] += unit == kLongUnit;
+        sizes[1] += unit == 1;
+      });
+      total_sum(sizes);
+      totals.unit = sizes[0] > 0 ? kLongUnit : sizes[1] > 0 ? 1 : kShortUnit;
+    }
+    double sums[2] = {};
+    for_lengths([&](Length length) {
+      sums[0] += length.in(totals.unit);
+      sums[1] += length.value == 0;
+    });
+    total_sum(sums);
     totals.path_length = sums[0];
     totals.zero_steps = static_cast<int64_t>(sums[1]);
     totals.mean_length = sums[0] / static_cast<double>(totals.steps);
     if constexpr (kAll) {
       double scatter[2] = {};
-      for (int64_t layer = 1 + threadIdx.x; layer < tracks.view.points; layer += blockDim.x) {
-        const double off = length_of(layer) - totals.mean_length;
+      for_lengths([&](Length length) {
+        const double off = length.in(totals.unit) - totals.mean_length;
         scatter[0] += off * off;
-      }
+      });
       total_sum(scatter);
       totals.scatter = scatter[0];
     }
@@ -101,8 +121,11 @@ struct BackwardTeam {
   __device__ __forceinline__ Acc boundary(int feature) const {
     const T* first = reinterpret_cast<const T*>(tracks.row(0, offset));
     const T* last = reinterpret_cast<const T*>(tracks.row(tracks.view.steps(), offset));
-    return (widen(first[feature]) - widen(last[feature])) * static_cast<Acc>(weights.per_chord()) *
-           static_cast<Acc>(weights.chord);
+    const Acc a = widen(first[feature]), b = widen(last[feature]),
+              length = KeptLength<Acc>::keep(weights.chord_length);
+    const Acc u = is_plain_length(length) ? (a - b) / length
+                                          : scaled_direction(a, b, KeptLength<Acc>::of(length), length <= -1);
+    return u * static_cast<Acc>(weights.chord);
   }
 
   __device__ __forceinline__ void take_step(int64_t layer, Acc length) {
@@ -111,12 +134,13 @@ struct BackwardTeam {
       parted = parted || args.zero_step == ZeroStep::kKeep;
       return;
     }
-    const Acc inverse = 1 / length;
-    const bool safe = is_safe_square(length * length);
+    const bool plain = is_plain_length(length);
+    const Length exact = KeptLength<Acc>::of(length);
+    const Acc inverse = plain ? 1 / length : static_cast<Acc>(1 / exact.value / exact.unit);
     Acc u[kCount] = {};
     Acc dots[2] = {};
     ring.for_each([&](int i, Acc now, Acc previous) {
-      u[i] = safe ? (now - previous) * inverse : (now * Acc(0.5) - previous * Acc(0.5)) / (length * Acc(0.5));
+      u[i] = plain ? (now - previous) * inverse : scaled_direction(now, previous, exact, length <= -1);
       dots[0] += u[i] * direction_sum[i];
       if constexpr (kAll) dots[1] += u[i] * held[i];
     });
@@ -124,7 +148,10 @@ struct BackwardTeam {
     const Acc lss = static_cast<Acc>(weights.lss);
     Acc pair = 0;
     if constexpr (kAll) {
-      if (held_layer > 0 && !parted) pair = static_cast<Acc>(weights.of_pair(dots[1]));
+      if (held_layer > 0 && !parted) {
+        const double apart = weights.needs_apart(dots[1]) ? apart_from_held(u, dots[1] < 0) : 0;
+        pair = static_cast<Acc>(weights.of_pair(dots[1], apart));
+      }
       if (held_layer > 0) {
         if (pair != 0) on_own -= pair * dots[1] * inverse_held;
         write_held(u, pair == 0 ? Acc(0) : pair * inverse_held);
@@ -135,7 +162,7 @@ struct BackwardTeam {
     on_own = lss == 0 ? Acc(0) : lss * dots[0] * inverse;
     on_sum = lss == 0 ? Acc(0) : -lss * inverse;
     if constexpr (kAll) {
-      on_own += static_cast<Acc>(weights.own(length)) - (pair == 0 ? Acc(0) : pair * dots[1] * inverse);
+      on_own += static_cast<Acc>(weights.own(exact)) - (pair == 0 ? Acc(0) : pair * dots[1] * inverse);
       on_before = pair == 0 ? Acc(0) : pair * inverse;
       held_layer = layer;
       inverse_held = inverse;
@@ -144,6 +171,19 @@ struct BackwardTeam {
       close_gap(layer);
       write(layer, [&](int i, int) { return on_own * u[i] + on_sum * direction_sum[i]; });
     }
+  }
+
+  // |u - w| of this direction and the held one, or |u + w| if they point apart.
+  __device__ __forceinline__ double apart_from_held(const Acc (&u)[kCount], bool opposite) {
+    const Acc sign = opposite ? -1 : 1;
+    Acc squares[2] = {};
+#pragma unroll
+    for (int i = 0; i < kHeldCount; ++i) {
+      const Acc off = u[i] - sign * held[i];
+      squares[0] += off * off;
+    }
+    team_sum(squares);
+    return sqrt(static_cast<double>(squares[0]));
   }
 
   __device__ __forceinline__ void write_held(const Acc (&next)[kCount], Acc on_next) {

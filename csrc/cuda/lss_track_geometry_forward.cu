@@ -8,6 +8,7 @@
 // Bound:  read bandwidth; one barrier per step, hidden by the other blocks and by the points in flight.
 #include "cuda_kernels.h"
 #include "geometry_sums.h"
+#include "kept_length.cuh"
 #include "track_ring.cuh"
 #include "wide.cuh"
 
@@ -91,33 +92,53 @@ struct ForwardTeam {
     for (int i = 0; i < kCount; ++i) direction_sum[i] += direction(step[i]);
     if (layer % kRun == 0) totals_of_runs.take(direction_sum);
     team_sum(totals);
-    double length, cosine;
+    Length length;
+    double cosine;
     Acc root, scale;
     if (is_safe_square(totals[0])) {  // the same in every thread of the team
       root = sqrt(totals[0]);
-      length = root;
+      length = Length(root);
       scale = 1 / root;
       cosine = totals[kSums - 1] / (root * step_length);  // exactly 1 or -1 along an axis
     } else {
       length = scaled_step(v, &root, &scale, &cosine);
     }
-    const bool directed = length != 0 || args.zero_step == ZeroStep::kKeep;
+    const bool directed = length.value != 0 || args.zero_step == ZeroStep::kKeep;
+    double apart = 0;
+    if (kAll && directed && paired && is_flat(cosine)) apart = apart_from_last(v, scale, cosine < 0);
     if (directed) {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) step[i] = v[i];
-      step_length = length != 0 ? root : Acc(1);
+      step_length = length.value != 0 ? root : Acc(1);
     }
     pending = directed ? scale : Acc(0);
     if (threadIdx.x == 0) {
       if (args.lengths != nullptr) {
-        // Too long for the type: a gradient that is no number rather than a wrong one.
-        const Acc kept = static_cast<Acc>(length);
         static_cast<Acc*>(args.lengths)[(layer - 1) * tracks.view.tracks + track] =
-            isinf(kept) ? Acc(NAN) : kept;
+            KeptLength<Acc>::keep(length);
       }
-      count(length, directed, cosine);
+      if constexpr (kAll) {
+        sums.add_length(length);
+        if (directed && paired) sums.add_cosine(cosine, apart);
+      } else {
+        ++sums.steps;
+        sums.zero_steps += length.value == 0;
+      }
     }
     paired = paired || directed;
+  }
+
+  // |u - w| of the directions of this step and the last one, or |u + w| if they point apart.
+  __device__ __forceinline__ double apart_from_last(const Acc (&v)[kCount], Acc scale, bool opposite) {
+    const Acc last_scale = (opposite ? -1 : 1) / step_length;
+    Acc totals[kSums] = {};
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const Acc off = v[i] * scale - step[i] * last_scale;
+      totals[0] = fma(off, off, totals[0]);
+    }
+    team_sum(totals);
+    return sqrt(static_cast<double>(totals[0]));
   }
 
   // v / step_length to the last bit: unit steps along an axis must cancel exactly.
@@ -126,18 +147,9 @@ struct ForwardTeam {
     return fma(fma(-u, step_length, v), pending, u);
   }
 
-  __device__ __forceinline__ void count(double length, bool directed, double cosine) {
-    if constexpr (kAll) {
-      sums.add_length(length);
-      if (directed && paired) sums.add_cosine(cosine);
-    } else {
-      ++sums.steps;
-      sums.zero_steps += length == 0;
-    }
-  }
-
-  // A step too long, too short or too broken for its square: v is divided by its largest entry first.
-  __device__ __forceinline__ double scaled_step(Acc (&v)[kCount], Acc* root, Acc* scale, double* cosine) {
+  // A step too long, too short or too broken for its square: v in units of a power of two, which cost no
+  // rounding.
+  __device__ __forceinline__ Length scaled_step(Acc (&v)[kCount], Acc* root, Acc* scale, double* cosine) {
     double unit = 1;
     Acc largest = team_max(largest_of(v), max_buffer);
     if (isinf(largest)) {  // the difference overflowed, half of it does not
@@ -145,10 +157,12 @@ struct ForwardTeam {
       ring.for_each([&](int i, Acc now, Acc before) { v[i] = now * Acc(0.5) - before * Acc(0.5); });
       largest = team_max(largest_of(v), max_buffer);
     }
+    const bool finite = isfinite(largest);
+    const int power = finite && largest > 0 ? ilogb(largest) : 0;
     Acc totals[kSums] = {};
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      v[i] = largest == 0 ? Acc(0) : v[i] / largest;  // NaN where the largest is NaN or inf over inf
+      v[i] = finite ? ldexp(v[i], -power) : Acc(NAN);
       totals[0] = fma(v[i], v[i], totals[0]);
       if constexpr (kAll) totals[kSums - 1] += v[i] * (step[i] / step_length);
     }
@@ -156,7 +170,7 @@ struct ForwardTeam {
     *root = sqrt(totals[0]);
     *scale = largest == 0 ? Acc(0) : 1 / *root;
     *cosine = static_cast<double>(totals[kSums - 1] * *scale);
-    return unit * largest * *root;
+    return Length::product(ldexp(1.0, power), *root, unit);
   }
 
   static __device__ __forceinline__ Acc largest_of(const Acc (&v)[kCount]) {
@@ -174,7 +188,7 @@ struct ForwardTeam {
       totals[0] = fma(s, s, totals[0]);
       if (args.direction_sum != nullptr) static_cast<Acc*>(args.direction_sum)[track * d + feature] = s;
     });
-    const double reach = kAll ? team_chord(ring, tracks, offset, team_sum, max_buffer) : 0;
+    const Length reach = kAll ? team_chord(ring, tracks, offset, team_sum, max_buffer) : Length();
     team_sum(totals);
     if (threadIdx.x != 0) return;
     Acc* fields = static_cast<Acc*>(args.fields) + track;

@@ -15,6 +15,15 @@ namespace {
 
 constexpr int kBlock = 512;
 
+// |u - w| of the directions of two steps, or |u + w| if they point apart.
+template <class Team, class T>
+__device__ double apart(Team& team, int64_t d, const Step<T>& step, const Step<T>& last, double cosine) {
+  using Acc = typename AccOf<T>::type;
+  const Acc sign = cosine < 0 ? -1 : 1;
+  const Acc square = team.over_squares(d, [&](int64_t j) { return step.unit(j) - sign * last.unit(j); });
+  return sqrt(static_cast<double>(square));
+}
+
 template <class T, bool kAll>
 __global__ void __launch_bounds__(kBlock, 1)
     wide_forward_kernel(const __grid_constant__ DeviceTracks tracks,
@@ -31,17 +40,17 @@ __global__ void __launch_bounds__(kBlock, 1)
     bool seen = false;
     for (int64_t layer = 1; layer <= n; ++layer) {
       Step<T> step(tracks, layer, offset);
-      const double length = team.length(step, d);
-      step.length = static_cast<Acc>(length);
-      if (isinf(step.length)) step.length = NAN;  // too long to divide by: no number rather than a wrong one
+      const Length length = team.length(step, d);
+      step.length = KeptLength<Acc>::keep(length);
       if (threadIdx.x == 0) lengths[(layer - 1) * m + track] = step.length;
       sums.add_length(length);
-      if (length == 0 && args.zero_step != ZeroStep::kKeep) continue;
+      if (length.value == 0 && args.zero_step != ZeroStep::kKeep) continue;
       if constexpr (kAll) {
         if (seen) {
-          const bool parted = length == 0 || last.length == 0;
-          sums.add_cosine(
-              parted ? 0 : team.over_features(d, [&](int64_t j) { return step.unit(j) * last.unit(j); }));
+          const bool parted = step.length == 0 || last.length == 0;
+          const Acc cosine =
+              parted ? Acc(0) : team.over_features(d, [&](int64_t j) { return step.unit(j) * last.unit(j); });
+          sums.add_cosine(cosine, is_flat(cosine) ? apart(team, d, step, last, cosine) : 0);
         }
         last = step;
       }
@@ -62,7 +71,7 @@ __global__ void __launch_bounds__(kBlock, 1)
     });
     Step<T> chord(tracks, n, offset);
     chord.before = reinterpret_cast<const T*>(tracks.row(0, offset));
-    const double reach = kAll ? team.length(chord, d) : 0;
+    const Length reach = kAll ? team.length(chord, d) : Length();
     if (threadIdx.x != 0) continue;
     Acc* fields = static_cast<Acc*>(args.fields) + track;
     const double resultant = sqrt(static_cast<double>(square));
@@ -77,7 +86,7 @@ __global__ void __launch_bounds__(kBlock, 1)
 }
 
 // What the gradient of each step is made of: (4, n, m) weights of its own direction, of the sum, of the
-// directions before and after, and per track dL/dc and 1 / c of the chord.
+// directions before and after, and per track dL/dc and c of the chord.
 template <class Acc>
 struct StepWeights {
   Acc* start;
@@ -87,7 +96,7 @@ struct StepWeights {
   __device__ __forceinline__ Acc& before(int64_t layer, int64_t track) const { return at(2, layer, track); }
   __device__ __forceinline__ Acc& after(int64_t layer, int64_t track) const { return at(3, layer, track); }
   __device__ __forceinline__ Acc& chord(int64_t track) const { return start[4 * n * m + track]; }
-  __device__ __forceinline__ Acc& per_chord(int64_t track) const { return start[(4 * n + 1) * m + track]; }
+  __device__ __forceinline__ Acc& chord_length(int64_t track) const { return start[(4 * n + 1) * m + track]; }
   __device__ __forceinline__ Acc& at(int64_t which, int64_t layer, int64_t track) const {
     return start[(which * n + layer - 1) * m + track];
   }
@@ -108,20 +117,23 @@ __global__ void __launch_bounds__(kBlock, 1)
     const int64_t offset = tracks.view.offset(track);
     const Acc* direction_sum = static_cast<const Acc*>(args.direction_sum) + track * d;
     LengthTotals totals;
-    for (int64_t layer = 1; layer <= n; ++layer) totals.add(lengths[(layer - 1) * m + track]);
+    for (int64_t layer = 1; layer <= n; ++layer)
+      totals.add(KeptLength<Acc>::of(lengths[(layer - 1) * m + track]));
     const Acc square = team.over_squares(d, [&](int64_t j) { return direction_sum[j]; });
     Step<T> chord(tracks, n, offset);
     chord.before = reinterpret_cast<const T*>(tracks.row(0, offset));
     GradientWeights weights;
     weights.set(static_cast<const Acc*>(args.grad_fields) + track, m, args.only_lss, totals,
-                sqrt(static_cast<double>(square)), args.only_lss ? 0 : team.length(chord, d), args.zero_step);
+                sqrt(static_cast<double>(square)), args.only_lss ? Length() : team.length(chord, d),
+                args.zero_step);
     if (leader) {
       out.chord(track) = static_cast<Acc>(weights.chord);
-      out.per_chord(track) = static_cast<Acc>(weights.per_chord());
+      out.chord_length(track) = KeptLength<Acc>::keep(weights.chord_length);
     }
     int64_t held =
         0;  // the layer where the last step with a direction ends, unless it is parted from the next
     Step<T> last;
+    double inverse_held = 0;  // 1 / its length
     for (int64_t layer = 1; layer <= n; ++layer) {
       Step<T> step(tracks, layer, offset);
       step.length = lengths[(layer - 1) * m + track];
@@ -133,29 +145,33 @@ __global__ void __launch_bounds__(kBlock, 1)
         continue;
       }
       if (weights.nothing) continue;
-      const double lss = weights.lss, s = step.length;
-      double own = weights.own(s);
+      const Length length = KeptLength<Acc>::of(step.length);
+      const double lss = weights.lss, inverse = 1 / length.value / length.unit;
+      double own = weights.own(length);
       if (lss != 0) {
-        own += lss / s * team.over_features(d, [&](int64_t j) { return step.unit(j) * direction_sum[j]; });
+        own +=
+            lss * inverse * team.over_features(d, [&](int64_t j) { return step.unit(j) * direction_sum[j]; });
       }
       if (!args.only_lss && held > 0) {
         const double cosine = team.over_features(d, [&](int64_t j) { return step.unit(j) * last.unit(j); });
-        const double pair = weights.of_pair(cosine);
+        const double pair =
+            weights.of_pair(cosine, weights.needs_apart(cosine) ? apart(team, d, step, last, cosine) : 0);
         if (pair != 0) {
-          own -= pair * cosine / s;
+          own -= pair * cosine * inverse;
           if (leader) {
-            out.own(held, track) -= static_cast<Acc>(pair * cosine / last.length);
-            out.after(held, track) = static_cast<Acc>(pair / last.length);
-            out.before(layer, track) = static_cast<Acc>(pair / s);
+            out.own(held, track) -= static_cast<Acc>(pair * cosine * inverse_held);
+            out.after(held, track) = static_cast<Acc>(pair * inverse_held);
+            out.before(layer, track) = static_cast<Acc>(pair * inverse);
           }
         }
       }
       if (leader) {
         out.own(layer, track) = static_cast<Acc>(own);
-        out.sum(layer, track) = lss == 0 ? Acc(0) : static_cast<Acc>(-lss / s);
+        out.sum(layer, track) = lss == 0 ? Acc(0) : static_cast<Acc>(-lss * inverse);
       }
       held = layer;
       last = step;
+      inverse_held = inverse;
     }
   }
 }
@@ -179,7 +195,8 @@ __global__ void __launch_bounds__(kBlock, 1)
     Step<T> chord(tracks, n, offset);
     chord.before = reinterpret_cast<const T*>(tracks.row(0, offset));
     const Acc on_chord = weights.chord(track);
-    const Acc boundary = on_chord == 0 ? Acc(0) : -chord.difference(j) * weights.per_chord(track) * on_chord;
+    chord.length = weights.chord_length(track);
+    const Acc boundary = on_chord == 0 ? Acc(0) : -chord.unit(j) * on_chord;
     Acc gradient = boundary;            // of the step that ends at the point being written
     Acc held_gradient = 0, held_u = 0;  // of the last step with a direction, but for its pair with the next
     int64_t held = 0, next_out = 0;

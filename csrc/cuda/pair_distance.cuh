@@ -124,7 +124,7 @@ bool tensor_tiles_fit(int device);  // into the shared memory of a block
 inline bool may_use_tensor_cores(const TrackPairs& pairs, int device) {
   const TracksView& tracks = pairs.tracks;
   return tensor_tiles_fit(device) && bytes_of(tracks.dtype) == 2 && tracks.features >= kPairSlice &&
-         tracks.points < (1 << 16) && rows_on_16_bytes(tracks) && rows_on_16_bytes(pairs.other);
+         tracks.points < (1 << 15) && rows_on_16_bytes(tracks) && rows_on_16_bytes(pairs.other);
 }
 __device__ __forceinline__ bool products_as_they_are(const TrackPairs& pairs) { return pairs.scale[1] != 0; }
 

@@ -28,12 +28,19 @@ struct PairEnd {
     return doubtful < square ? doubtful : square;
   }
 
+  // Whether two bounds, of which `least` is the lower one, may belong to equal distances.
+  static __device__ __forceinline__ bool may_tie(Acc least, Acc other, Acc slack) {
+    return other <= least + 8 * slack * least;  // each |a|^2 + |b|^2 is at most twice the square
+  }
+
   // Writes the distance of a pair from its least bound. Those that lost too many digits are measured, one
-  // after another, by the warp, all of whose lanes come here.
-  __device__ __forceinline__ void finish(int64_t i, int64_t j, Acc square, int32_t layer) const {
+  // after another, by the warp, all of whose lanes come here; and those with `tied` layers, if layers are
+  // asked for.
+  __device__ __forceinline__ void finish(int64_t i, int64_t j, Acc square, int32_t layer, bool tied) const {
     const bool exists = i < work.row_end && j < other.view.tracks && (!work.mirrored || i <= j);
     const Acc total = square_of_row(layer, i) + square_of_column(layer, j);
-    const bool sound = square >= total * Acc(0.5) && square >= kLeastPairSquare<Acc>;
+    const bool sound =
+        !(tied && work.layer != nullptr) && square >= total * Acc(0.5) && square >= kLeastPairSquare<Acc>;
     ClosestLayer found{0, layer};
     if (sound) found.distance = static_cast<double>(sqrt(square) * static_cast<Acc>(1 / *work.pairs.scale));
     unsigned doubtful = __ballot_sync(0xffffffffu, exists && !sound);

@@ -2,6 +2,7 @@
 // Steps read where they lie, one feature at a time, and their lengths by a whole block.
 #pragma once
 
+#include "kept_length.cuh"
 #include "track_ring.cuh"
 
 namespace geodesic_fast {
@@ -11,7 +12,7 @@ namespace cuda {
 template <class T, class Acc = typename AccOf<T>::type>
 struct Step {
   const T *now = nullptr, *before = nullptr;
-  Acc length = 0;
+  Acc length = 0;  // as it is kept: see KeptLength
 
   Step() = default;
   __device__ __forceinline__ Step(const DeviceTracks& tracks, int64_t layer, int64_t offset)
@@ -23,7 +24,8 @@ struct Step {
     return widen(now[j]) * Acc(0.5) - widen(before[j]) * Acc(0.5);
   }
   __device__ __forceinline__ Acc unit(int64_t j) const {
-    return is_safe_square(length * length) ? difference(j) / length : half(j) / (length * Acc(0.5));
+    if (is_plain_length(length)) return difference(j) / length;
+    return scaled_direction(widen(now[j]), widen(before[j]), KeptLength<Acc>::of(length), length <= -1);
   }
 };
 
@@ -55,21 +57,31 @@ struct WideTeam {
 
   // |x^(now) - x^(before)|, any magnitude.
   template <class T>
-  __device__ __forceinline__ double length(const Step<T>& step, int64_t d) {
+  __device__ __forceinline__ Length length(const Step<T>& step, int64_t d) {
     const Acc square = over_squares(d, [&](int64_t j) { return step.difference(j); });
-    if (is_safe_square(square)) return sqrt(square);
+    if (is_safe_square(square)) return Length(sqrt(static_cast<double>(square)));
+    Acc largest = largest_of(d, [&](int64_t j) { return step.difference(j); });
+    if (largest == 0) return Length();
+    if (!isinf(largest)) return scaled_length(d, largest, 1, [&](int64_t j) { return step.difference(j); });
+    largest = largest_of(d, [&](int64_t j) { return step.half(j); });  // differences overflow, halves do not
+    return scaled_length(d, largest, 2, [&](int64_t j) { return step.half(j); });
+  }
+
+ private:
+  template <class Value>
+  __device__ __forceinline__ Acc largest_of(int64_t d, const Value& value) const {
     Acc largest = 0;
-    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) largest = larger(largest, fabs(step.difference(j)));
-    largest = team_max(largest, max_buffer);
-    if (largest == 0) return 0;
-    if (!isinf(largest)) {
-      return static_cast<double>(largest) *
-             sqrt(over_squares(d, [&](int64_t j) { return step.difference(j) / largest; }));
-    }
-    largest = 0;  // the differences overflow, their halves do not
-    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) largest = larger(largest, fabs(step.half(j)));
-    largest = team_max(largest, max_buffer);
-    return 2.0 * largest * sqrt(over_squares(d, [&](int64_t j) { return step.half(j) / largest; }));
+    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) largest = larger(largest, fabs(value(j)));
+    return team_max(largest, max_buffer);
+  }
+
+  // In a power of two, which costs no rounding.
+  template <class Value>
+  __device__ __forceinline__ Length scaled_length(int64_t d, Acc largest, double unit, const Value& value) {
+    if (!isfinite(largest)) return Length(NAN);
+    const int power = ilogb(largest);
+    const Acc square = over_squares(d, [&](int64_t j) { return ldexp(value(j), -power); });
+    return Length::product(ldexp(1.0, power), sqrt(static_cast<double>(square)), unit);
   }
 };
 

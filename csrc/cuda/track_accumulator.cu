@@ -73,28 +73,31 @@ struct Quotient {
   }
 };
 
-// How the differences of a row become its step: v / divisor, of halves where they would overflow.
-template <class Acc>
+// How the differences of a row become its step: v 2^-power, of halves where they would overflow.
 struct Scaling {
-  Acc divisor = 1;
-  bool half = false;
+  int power = 0;
+  bool half = false, finite = true;
+
+  __device__ Length length(double root) const {
+    return finite ? Length::product(ldexp(1.0, power), root, half ? 2 : 1) : Length(NAN);
+  }
 };
 
 template <class T, class Sum>
-__device__ Scaling<typename AccOf<T>::type> rescale(const Track<T>& track, bool turns,
-                                                    typename AccOf<T>::type (&totals)[2], Sum& team_sum,
-                                                    typename AccOf<T>::type* max_buffer) {
+__device__ Scaling rescale(const Track<T>& track, bool turns, typename AccOf<T>::type (&totals)[2],
+                           Sum& team_sum, typename AccOf<T>::type* max_buffer) {
   using Acc = typename AccOf<T>::type;
-  Scaling<Acc> scaling;
+  Scaling scaling;
   Acc largest = track.largest_difference(false, max_buffer);
   if (isinf(largest)) {
     scaling.half = true;
     largest = track.largest_difference(true, max_buffer);
   }
-  scaling.divisor = largest == 0 ? Acc(1) : largest;
+  scaling.finite = isfinite(largest);
+  scaling.power = scaling.finite && largest > 0 ? ilogb(largest) : 0;
   totals[0] = totals[1] = 0;
   track.for_owned([&](int64_t j) {
-    const Acc v = track.difference(j, scaling.half) / scaling.divisor;
+    const Acc v = scaling.finite ? ldexp(track.difference(j, scaling.half), -scaling.power) : Acc(NAN);
     totals[0] += v * v;
     if (turns) totals[1] += v * track.direction[j];
   });
@@ -116,6 +119,7 @@ __global__ void __launch_bounds__(kThreads)
     const HeldSums held{args.sums + index, m};
     const GeometrySums earlier = held.load();
     const bool first = earlier.steps == 0, turns = has_direction(earlier, args.zero_step);
+    const Acc last_root = static_cast<Acc>(held.at(kSumRowLength));
     Acc totals[2] = {};
     track.for_owned([&](int64_t j) {
       const Acc v = track.difference(j, false);
@@ -123,26 +127,42 @@ __global__ void __launch_bounds__(kThreads)
       if (turns) totals[1] += v * track.direction[j];
     });
     team_sum(totals);
-    Scaling<Acc> scaling;
-    if (!is_safe_square(totals[0])) scaling = rescale(track, turns, totals, team_sum, max_buffer);
+    Scaling scaling;
+    const bool scaled = !is_safe_square(totals[0]);
+    if (scaled) scaling = rescale(track, turns, totals, team_sum, max_buffer);
     const Acc root = sqrt(totals[0]);
-    const double length = static_cast<double>(root) * scaling.divisor * (scaling.half ? 2 : 1);
-    const bool directed = length != 0 || args.zero_step == ZeroStep::kKeep;
+    const Length length = scaling.length(root);
+    const bool directed = length.value != 0 || args.zero_step == ZeroStep::kKeep;
     const Quotient<Acc> unit(root);
+    const auto step = [&](int64_t j) {
+      const Acc v = track.difference(j, scaling.half);
+      return !scaled ? v : scaling.finite ? ldexp(v, -scaling.power) : Acc(NAN);
+    };
+    // Exactly 1 or -1 along an axis.
+    const double cosine = length.value == 0 ? Acc(0) : totals[1] / (root * last_root);
+    double apart = 0;
+    if (directed && turns && is_flat(cosine)) {
+      const Quotient<Acc> last_unit(cosine < 0 ? -last_root : last_root);
+      totals[0] = totals[1] = 0;
+      track.for_owned([&](int64_t j) {
+        const Acc off = unit(step(j)) - last_unit(track.direction[j]);
+        totals[0] += off * off;
+      });
+      team_sum(totals);
+      apart = sqrt(static_cast<double>(totals[0]));
+    }
     track.for_owned([&](int64_t j) {
-      const Acc v = track.difference(j, scaling.half) / scaling.divisor, u = unit(v);
+      const Acc v = step(j), u = unit(v);
       track.direction_sum[j] = first ? u : track.direction_sum[j] + u;
       if (directed) track.direction[j] = v;
     });
     __syncwarp();  // what the other lanes read is written only now
     if (threadIdx.x != 0) continue;
     GeometrySums sums = held.load();
-    // Exactly 1 or -1 along an axis.
-    const Acc both = root * static_cast<Acc>(held.at(kSumRowLength));
-    if (directed && turns) sums.add_cosine(length == 0 ? Acc(0) : totals[1] / both);
+    if (directed && turns) sums.add_cosine(cosine, apart);
     sums.add_length(length);
     held.store(sums);
-    if (directed) held.at(kSumRowLength) = length == 0 ? Acc(1) : root;
+    if (directed) held.at(kSumRowLength) = length.value == 0 ? Acc(1) : root;
   }
 }
 
@@ -166,13 +186,13 @@ __global__ void __launch_bounds__(kThreads)
     });
     team_sum(totals);
     const double resultant = sqrt(static_cast<double>(totals[0]));
-    Scaling<Acc> scaling;
+    Scaling scaling;
     if (!is_safe_square(totals[1])) {
       Acc scaled[2];
       scaling = rescale(track, false, scaled, team_sum, max_buffer);
       totals[1] = scaled[0];
     }
-    const double chord = sqrt(static_cast<double>(totals[1])) * scaling.divisor * (scaling.half ? 2 : 1);
+    const Length chord = scaling.length(sqrt(static_cast<double>(totals[1])));
     __syncwarp();  // what the other lanes read is written only now
     if (threadIdx.x != 0) continue;
     const GeometrySums sums = held.load();

@@ -28,8 +28,8 @@ struct Tile {
   using S = Shape<Acc>;
   alignas(16) Acc rows[S::kRows][S::kStride];
   alignas(16) Acc columns[kColumns][S::kStride];
-  Acc best[S::kEach][kThreads];  // the least bound of a squared distance, times scale^2, and whose it is
-  int32_t layer[S::kEach][kThreads];
+  Acc best[S::kEach][kThreads];       // the least bound of a squared distance, times scale^2, and whose it is
+  int32_t layer[S::kEach][kThreads];  // below 0, its complement: another layer may be as near
   int64_t row_offset[S::kRows], column_offset[kColumns];  // -1: no such track, or not a finite one
 };
 
@@ -142,9 +142,14 @@ struct DistanceTile {
       for (int c = 0; c < kColumnsEach; ++c) {
         const Acc bound = PairEnd<T>::bound_of(left + right[c], totals[r][c], slack);
         Acc& best = tile.best[r * kColumnsEach + c][threadIdx.x];
-        if (!(bound < best)) continue;
-        best = bound;
-        tile.layer[r * kColumnsEach + c][threadIdx.x] = static_cast<int32_t>(layer);
+        int32_t& its_layer = tile.layer[r * kColumnsEach + c][threadIdx.x];
+        if (bound < best) {
+          const bool tied = PairEnd<T>::may_tie(bound, best, slack);
+          best = bound;
+          its_layer = tied ? ~static_cast<int32_t>(layer) : static_cast<int32_t>(layer);
+        } else if (PairEnd<T>::may_tie(best, bound, slack) && its_layer >= 0) {
+          its_layer = ~its_layer;
+        }
       }
     }
   }
@@ -152,8 +157,9 @@ struct DistanceTile {
   __device__ __forceinline__ void finish() const {
 #pragma unroll 1
     for (int k = 0; k < S::kEach; ++k) {
+      const int32_t layer = tile.layer[k][threadIdx.x];
       end.finish(first_row + row(k / kColumnsEach), first_column + column(k % kColumnsEach),
-                 tile.best[k][threadIdx.x], tile.layer[k][threadIdx.x]);
+                 tile.best[k][threadIdx.x], layer < 0 ? ~layer : layer, layer < 0);
     }
   }
 };

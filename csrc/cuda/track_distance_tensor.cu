@@ -22,9 +22,9 @@ constexpr int kStageBytes = 2 * kSide * kRowBytes;
 constexpr int kMaxStages = 3;
 
 struct Tile {
-  float best[kEach][kThreads];  // the least bound of a squared distance, times scale^2
-  uint16_t layer[kEach][kThreads];
-  int64_t offset[2 * kSide];  // of rows and then columns; -1: no such track, or not a finite one
+  float best[kEach][kThreads];     // the least bound of a squared distance, times scale^2
+  int16_t layer[kEach][kThreads];  // below 0, its complement: another layer may be as near
+  int64_t offset[2 * kSide];       // of rows and then columns; -1: no such track, or not a finite one
 };
 
 // Where 16 bytes of a point lie in a stage: turned, so that eight points are read without a bank conflict.
@@ -127,9 +127,15 @@ struct TensorTile {
       for (int c = 0; c < 2 * kColumnTiles; ++c) {
         const int slot = (r / 2 * kColumnTiles + c / 2) * 4 + r % 2 * 2 + c % 2;
         const float bound = PairEnd<T>::bound_of(left + right[c], totals[slot] * scale * scale, slack);
-        if (!(bound < tile.best[slot][threadIdx.x])) continue;
-        tile.best[slot][threadIdx.x] = bound;
-        tile.layer[slot][threadIdx.x] = static_cast<uint16_t>(layer);
+        float& best = tile.best[slot][threadIdx.x];
+        int16_t& its_layer = tile.layer[slot][threadIdx.x];
+        if (bound < best) {
+          const bool tied = PairEnd<T>::may_tie(bound, best, slack);
+          best = bound;
+          its_layer = static_cast<int16_t>(tied ? ~layer : layer);
+        } else if (PairEnd<T>::may_tie(best, bound, slack) && its_layer >= 0) {
+          its_layer = static_cast<int16_t>(~its_layer);
+        }
       }
     }
   }
@@ -157,7 +163,9 @@ struct TensorTile {
     }
 #pragma unroll 1
     for (int slot = 0; slot < kEach; ++slot) {
-      end.finish(row_of(slot), column_of(slot), tile.best[slot][threadIdx.x], tile.layer[slot][threadIdx.x]);
+      const int layer = tile.layer[slot][threadIdx.x];
+      end.finish(row_of(slot), column_of(slot), tile.best[slot][threadIdx.x], layer < 0 ? ~layer : layer,
+                 layer < 0);
     }
   }
 };

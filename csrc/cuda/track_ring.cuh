@@ -9,6 +9,7 @@
 
 #include "block_sum.cuh"
 #include "launch.cuh"
+#include "length.h"
 
 namespace geodesic_fast {
 namespace cuda {
@@ -172,26 +173,34 @@ class TrackRing {
   int features_;
 };
 
-// |x^(n) - x^(0)| of one track, scaled so that nothing overflows; the same in every thread of the team.
+// |x^(n) - x^(0)| of one track, any magnitude; the same in every thread of the team.
 template <class Ring, class Sum, class Acc>
-__device__ __forceinline__ double team_chord(const Ring& ring, const DeviceTracks& tracks, int64_t offset,
+__device__ __forceinline__ Length team_chord(const Ring& ring, const DeviceTracks& tracks, int64_t offset,
                                              Sum& team_sum, Acc* max_buffer) {
   using T = typename Ring::Value;
   const T* first = reinterpret_cast<const T*>(tracks.row(0, offset));
   const T* last = reinterpret_cast<const T*>(tracks.row(tracks.view.steps(), offset));
-  Acc largest = 0;  // of the halves, which cannot overflow
-  ring.for_owned([&](int, int j) {
-    largest = larger(largest, fabs(widen(last[j]) * Acc(0.5) - widen(first[j]) * Acc(0.5)));
-  });
+  Acc largest = 0;
+  ring.for_owned([&](int, int j) { largest = larger(largest, fabs(widen(last[j]) - widen(first[j]))); });
   largest = team_max(largest, max_buffer);
+  Acc factor = 1;
+  if (isinf(largest)) {  // the halves do not overflow
+    factor = Acc(0.5), largest = 0;
+    ring.for_owned([&](int, int j) {
+      largest = larger(largest, fabs(widen(last[j]) * factor - widen(first[j]) * factor));
+    });
+    largest = team_max(largest, max_buffer);
+  }
+  const bool finite = isfinite(largest);
+  const int power = finite && largest > 0 ? ilogb(largest) : 0;  // of two: costs no rounding
   typename Sum::Values squares = {};
   ring.for_owned([&](int, int j) {
-    const Acc half = widen(last[j]) * Acc(0.5) - widen(first[j]) * Acc(0.5);
-    const Acc part = largest == 0 ? Acc(0) : half / largest;
+    const Acc part = ldexp(widen(last[j]) * factor - widen(first[j]) * factor, -power);
     squares[0] += part * part;
   });
   team_sum(squares);
-  return 2.0 * largest * sqrt(static_cast<double>(squares[0]));
+  const double root = sqrt(static_cast<double>(squares[0]));
+  return finite ? Length::product(ldexp(1.0, power), root, 1 / static_cast<double>(factor)) : Length(NAN);
 }
 
 // (team, tracks per block): a warp per narrow track, else as many warps as the width needs.

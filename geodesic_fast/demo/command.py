@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt(sentence) from None
     print(results.as_text(results.table(outcomes)))
     judged = finding.judge(outcomes)
-    print(f"\n{judged.shows}\n{judged.conclusion}\n\nReport: {(args.output / 'report.html').resolve()}")
+    print(f"\n{results.to_compare_with(outcomes)}\n{judged.shows}\n{judged.conclusion}")
+    print(f"\nReport: {(args.output / 'report.html').resolve()}")
 
 
 def _train_all(settings: Settings, data: Digits) -> Iterator[Outcome]:

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -79,9 +80,13 @@ def tracks_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) ->
             kept = _draw_tracks(axes, tracks, classes, theme)
             score = f"{measured.ots.score:.2f}" if measured.ots else "undefined"
             axes.set_title(
-                f"{kind}, {moment}", color=theme.ink, fontsize=12, fontweight="bold", loc="left", pad=20
+                f"{kind}, {moment}", color=theme.ink, fontsize=12, fontweight="bold", loc="left", pad=34
             )
-            note = f"LSS {measured.lss.mean:.2f}   OTS {score}   {kept:.0%} of the variance shown"
+            n, m, d = len(tracks) - 1, measured.ots.samples if measured.ots else 0, tracks.shape[-1]
+            note = (
+                f"LSS {measured.lss.mean:.2f} (√n {n**0.5:.2f}, n {n})   OTS {score} (m {m}, d {d})\n"
+                f"{kept:.0%} of the variance shown"
+            )
             axes.text(0, 1.025, note, transform=axes.transAxes, color=theme.ink, fontsize=9.5)
     handles = [
         Line2D([], [], color=colour, lw=2.5, label=f"{digit}") for digit, colour in enumerate(theme.classes)
@@ -145,18 +150,26 @@ def scores_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
     for kind in KINDS:
         rows = [outcome for outcome in outcomes if outcome.kind == kind]
         place = range(len(rows))
-        style = {"color": theme.kinds[kind], "marker": MARKERS[kind], "lw": 2, "ms": 7, "label": kind}
+        style: dict[str, Any] = {
+            "color": theme.kinds[kind],
+            "marker": MARKERS[kind],
+            "lw": 2,
+            "ms": 7,
+            "label": kind,
+        }
         means, spreads = zip(*((o.after.lss.mean, o.after.lss.std) for o in rows), strict=True)
         left.errorbar(place, means, yerr=spreads, capsize=4, **style)
         right.plot(
             place, [o.after.ots.score if o.after.ots else math.nan for o in rows], clip_on=False, **style
         )
     steps = len(outcomes[0].tracks_after) - 1
-    _reference_line(left, math.sqrt(steps), f"random directions, √{steps}", theme)
+    _reference_lines(left, steps, theme)
     left.set_ylim(bottom=0)
     right.set_ylim(0, 1.02)
     _titled(left, "LSS after training (1: straight line)", theme)
-    _titled(right, "OTS after training (1: optimal transport map)", theme)
+    points = {outcome.after.ots.samples for outcome in outcomes if outcome.after.ots}
+    sizes = f"m {points.pop()}, d {outcomes[0].tracks_after.shape[-1]}" if points else "none"
+    _titled(right, f"OTS after training, {sizes} (1: optimal)", theme)
     for axes in (left, right):
         axes.set_xticks(range(len(rows)), [f"{outcome.l2:g}" for outcome in rows])
         axes.set_xlim(-0.3, len(rows) - 0.7)
@@ -177,7 +190,7 @@ def training_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
             label=f"{outcome.kind}, L2 {outcome.l2:g}",
         )  # fmt: skip
     steps = len(outcomes[0].tracks_after) - 1
-    _reference_line(axes, math.sqrt(steps), f"random directions, √{steps}", theme)
+    _reference_lines(axes, steps, theme)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("")
     axes.set_xlabel("epoch (0: before training)", color=theme.ink)
@@ -190,8 +203,11 @@ def _strongest(outcomes: Sequence[Outcome], kind: str) -> Outcome:
     return max((outcome for outcome in outcomes if outcome.kind == kind), key=lambda outcome: outcome.l2)
 
 
-def _reference_line(axes: Axes, height: float, label: str, theme: Theme) -> None:
-    axes.axhline(height, color=theme.ink, lw=1, ls=(0, (1, 3)), alpha=0.7, label=label)
+def _reference_lines(axes: Axes, steps: int, theme: Theme) -> None:
+    """Draw the line-shape scores of tracks that follow no path."""
+    style: dict[str, Any] = {"color": theme.ink, "lw": 1, "alpha": 0.7}
+    axes.axhline(math.sqrt(steps), ls=(0, (1, 3)), label=f"random steps, √{steps}", **style)
+    axes.axhline(steps, ls=(0, (4, 4)), label=f"independent states, {steps}", **style)
 
 
 def _titled(axes: Axes, title: str, theme: Theme) -> None:

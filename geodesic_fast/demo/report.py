@@ -58,6 +58,7 @@ digits with {settings.epochs} epochs of SGD. L2 regularisation: {strengths}. See
 <p class="soft">Accuracy on {count} test images that the networks never saw and
 on all training images. LSS: mean ± standard deviation over the test samples{_undefined(outcomes)}. OTS and
 W2 efficiency: of the map from the first to the last state of {chosen} test samples.
+{escape(results.to_compare_with(outcomes))}
 One run with one seed: the spread is over samples, not over seeds.</p>
 <h2>Pictures</h2>
 {figures}

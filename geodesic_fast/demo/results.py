@@ -81,6 +81,19 @@ def _mean_and_std(lss: LineShape) -> str:
     return f"{finding.figure(lss.mean)} ± {finding.figure(lss.std)}"
 
 
+def to_compare_with(outcomes: Sequence[Outcome]) -> str:
+    """Say what scores mean at this depth, width and number of samples."""
+    n, d = len(outcomes[0].tracks_after) - 1, outcomes[0].tracks_after.shape[-1]
+    counted = sorted(
+        {measured.ots.samples for o in outcomes for measured in (o.before, o.after) if measured.ots}
+    )
+    points = f" OTS is of m = {counted[0]} samples in d = {d} dimensions." if counted else ""
+    return (
+        f"At n = {n} steps LSS is 1 for straight lines, sqrt(n) = {n**0.5:.2f} for steps in random "
+        f"directions, and n = {n} for independent states.{points}"
+    )
+
+
 def as_text(rows: Sequence[Sequence[str]]) -> str:
     """Lay out the table in columns for a terminal."""
     head, *lines = columns([COLUMNS, *rows])

@@ -158,4 +158,4 @@ def _is_recurrent(output: Mapping[str, Any]) -> bool:
     """Whether an output carries what a recurrence keeps: its state, or a cache without attentions."""
     held = {*output, *getattr(type(output), "__dataclass_fields__", ())}
     own = held & {"cache_params", "state", "rnn_state"}
-    return bool(own) or ("cache" in held and "attentions" not in held)
+    return bool(own) or ("cache" in held and not any("attentions" in name for name in held))

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, layers_of
 from geodesic_fast._validation import check_tracks
@@ -21,6 +22,7 @@ _BLOCK_PAIRS = 1 << 24
 ROUNDING = 16  # units in the last place: how far below 1 a ratio still counts as kept
 
 
+@compared_by_value
 class GeodesicBoundSummary(NamedTuple):
     """How the pairs of tracks stand to their geodesic bound."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import batch_shape, layers_of
 from geodesic_fast._validation import check_float_tensor, check_points, check_tracks
@@ -19,6 +20,7 @@ from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 SMALLEST_SQUARE = 1e-30  # in float32: below, squares lose digits
 
 
+@compared_by_value
 class GeodesicGap(NamedTuple):
     """What `geodesic_gap` returns: float64 scalars, and whether W2 is proved."""
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -93,11 +94,11 @@ def line_deviation(
 
 def _mean_of(products: Tensor, counts: Tensor, zero_step: str, layers: Sequence[Tensor]) -> Tensor:
     """Turn sums of <u_k, u_l> over the tracks that have both directions into the mean deviation (n, n)."""
-    m = batch_shape(layers).numel()
+    m = math.prod(batch_shape(layers))  # not numel(), which torch.export takes for a constant
     if zero_step == "keep":
         mean = products / m
     else:
-        needed = max(m, 1) if zero_step == "propagate" else 1
+        needed = torch.sym_max(m, 1) if zero_step == "propagate" else 1
         # Not 0 / 0, which autograd would carry from one pair into the gradient of every step.
         mean = (products / counts.clamp(min=1)).where(counts >= needed, torch.nan)
     return (1 - mean).to(accumulation_dtype(layers[0].dtype))

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_labels, check_no_forward_mode, check_tracks
 from geodesic_fast.metrics.track_distance import flat_points, layer_distances, norm
 from geodesic_fast.operations import nearest_track as operation
 
 
+@compared_by_value
 class NearestTrack(NamedTuple):
     """The nearest other track of each track, (m) each."""
 
@@ -104,7 +106,7 @@ def nearest_track_reference(
 
 def _result(layers: Sequence[Tensor], found: Tensor, index: Tensor, layer: Tensor) -> NearestTrack:
     """Take the distances from the coordinates again, this time for autograd."""
-    m, first = len(index), layers[0]
+    m, first = index.shape[0], layers[0]  # not len(), which torch.export takes for a constant
     rows, exists = torch.arange(m, device=index.device), index >= 0
     column, at = index.clamp(min=0), layer.clamp(min=0)
     if len(layers) == 1:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import engine, has_engine
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import (
     check_choice,
@@ -34,7 +35,8 @@ _FARTHEST_START = 2.0**20  # spread of potentials handed in, against the largest
 REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class OTSResult:
     """What `ots` found: the score and how far it is proved, the assignment, its cost and its certificate."""
 
@@ -50,7 +52,7 @@ class OTSResult:
     relative_gap: float = math.inf  # gap / optimal_cost
     potentials: tuple[Tensor, Tensor] | None = None  # (u, v), (m) float64 each: u_i + v_j <= |x_i - y_j|^2
     method: str = "reference"
-    record: dict[str, Any] = field(default_factory=dict)  # stages, counts and seconds
+    record: dict[str, Any] = field(default_factory=dict, compare=False)  # stages, counts and seconds
 
 
 @outside_graphs

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import check_points, in_memory
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
@@ -22,6 +23,7 @@ _FIRST, _FACTOR = 64, 4  # the sizes that are taken where none are given
 _BAR_AFTER = 5.0  # seconds
 
 
+@compared_by_value
 class OTSCurve(NamedTuple):
     """What `ots_curve` returns: one entry for each size, float64 but for the sizes."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import (
     check_choice,
@@ -31,7 +32,8 @@ _ANNEALING = 8
 _MOST_NOISE = 0.05  # of an exponent: what float32 products may add to (S - a - b) / epsilon
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class SoftOTSResult:
     """What `soft_ots` found: the diagonal mass, and how far the plan is from its marginals."""
 

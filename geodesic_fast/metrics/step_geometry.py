@@ -5,19 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import as_tensors, takes_arrays
 from geodesic_fast._extension import has_engine
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_tracks
 from geodesic_fast.metrics.directions import unit_steps
 from geodesic_fast.operations import step_geometry as operation
 
 
+@compared_by_value
 class StepGeometry(NamedTuple):
     """What `step_geometry` returns; each field has shape (n, *batch), turning_cosine (n-1, *batch)."""
 
@@ -36,7 +38,8 @@ class StepGeometry(NamedTuple):
         return StepProfile.of_sums([part for part, _ in sums], [count for _, count in sums], tracks)
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class StepProfile:
     """What each step does on average: the means of `StepGeometry` over tracks, step by step.
 
@@ -125,8 +128,8 @@ def step_geometry(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeo
     check_no_forward_mode(layers, "step_geometry")
     keep = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
     fields, _ = operation.step_geometry(layers, keep)
-    length, relative_length, state_cosine, update_cosine, turning_cosine = fields
-    return StepGeometry(length, relative_length, state_cosine, update_cosine, turning_cosine[:-1])
+    each: Any = torch.unbind_copy(fields)  # type: ignore[func-returns-value]  # nobody's views
+    return StepGeometry._make([*each[:-1], each[-1][:-1].clone()])
 
 
 def step_geometry_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeometry:
@@ -136,6 +139,7 @@ def step_geometry_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) 
     x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
     e, norm = unit_steps(x)  # states as steps from zero
     u, s = unit_steps(x.diff(dim=0))  # (n, *batch, d), (n, *batch)
+    e, u = e.nan_to_num(), u.nan_to_num()  # which is left out below; NaN would go into gradients
     bad = ~x.isfinite().all(-1)
     bad = bad[1:] | bad[:-1]  # (n, *batch)
     state, step = (norm == 0) | norm.isnan(), (s == 0) | bad
@@ -144,9 +148,10 @@ def step_geometry_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) 
         return (a * b).sum(-1).clamp(-1, 1).masked_fill(undefined, torch.nan)
 
     length = s.masked_fill(bad, torch.nan)
+    relative = s.masked_fill(bad, 0.0) / norm[:-1].masked_fill(bad, 1.0)
     return StepGeometry(
         length,
-        length / norm[:-1],
+        relative.masked_fill(bad, torch.nan),
         cosine(e[:-1], e[1:], state[:-1] | state[1:] | bad),
         cosine(u, e[:-1], step | state[:-1]),
         cosine(u[:-1], u[1:], step[:-1] | step[1:]),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geodesic_fast._arrays import takes_arrays
 from geodesic_fast._extension import has_engine
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_no_zero_step, check_tracks, check_zero_step
 from geodesic_fast.metrics.directions import (
@@ -26,6 +27,7 @@ from geodesic_fast.metrics.lss import score_of
 from geodesic_fast.operations import track_geometry as operation
 
 
+@compared_by_value
 class TrackGeometry(NamedTuple):
     """What `track_geometry` returns; each field has shape (*batch)."""
 

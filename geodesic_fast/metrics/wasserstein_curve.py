@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geodesic_fast._arrays import as_tensors, takes_arrays
+from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import layers_of
 from geodesic_fast._validation import check_points, check_positive, check_tracks
@@ -23,6 +24,7 @@ _BAR_AFTER = 5.0  # seconds
 _LEAST_BUDGET = 1e-9  # seconds: what a search is given when the time is used up
 
 
+@compared_by_value
 class WassersteinCurve(NamedTuple):
     """What `wasserstein_curve` returns: float64 tensors, and whether every distance is proved."""
 
@@ -123,37 +125,62 @@ def _measure(
     tracks: Tensor | Iterable[Tensor], dim: int, solve: Callable[..., OTSResult], verbose: bool
 ) -> WassersteinCurve:
     total, layers = _layers(tracks, dim)
-    steps, scores, certified = [], [], True
-    first = before = next(layers)
+    curve = CurveInParts(solve)
+    curve.push(next(layers))
     with _bar(None if total is None else total + 1, verbose) as bar:
         for layer in layers:
-            found = solve(before, layer)
-            steps.append(_distance(before, layer, found))
-            scores.append(found.score)
-            certified &= found.certified
-            before = layer
+            curve.push(layer)
             bar.update()
-        if len(steps) == 1:
-            distance = steps[0]
-        else:
-            found = solve(first, before)
-            distance = _distance(first, before, found)
-            certified &= found.certified
+        found = curve.finish()
         bar.update()
-    step = torch.stack(steps)  # (n)
-    length = step.sum()
-    proved = torch.where(torch.tensor(certified, device=step.device), 1.0, torch.nan)
-    return WassersteinCurve(
-        ratio=(length / distance).clamp(min=1) * proved,
-        evenness=_evenness(step) * proved,
-        length=length,
-        distance=distance,
-        steps=step,
-        ots=torch.tensor(scores, dtype=torch.float64, device=step.device),
-        certified=certified,
-        m=first.shape[:-1].numel(),
-        d=first.shape[-1],
-    )
+    return found
+
+
+class CurveInParts:
+    """The curve of layers that arrive one by one; the first and the last are held."""
+
+    def __init__(self, solve: Callable[..., OTSResult] = ots):
+        self._solve = solve
+        self._first: Tensor | None = None
+        self._before: Tensor | None = None
+        self._steps: list[Tensor] = []
+        self._scores: list[float] = []
+        self._certified = True
+
+    def push(self, layer: Tensor) -> None:
+        """Take the next layer, (*batch, d)."""
+        if self._before is None:
+            self._first = layer
+        else:
+            distance, score = self._between(self._before, layer)
+            self._steps.append(distance)
+            self._scores.append(score)
+        self._before = layer
+
+    def _between(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
+        found = self._solve(x, y)
+        self._certified &= found.certified
+        return _distance(x, y, found), found.score
+
+    def finish(self) -> WassersteinCurve:
+        """Return the curve of the layers so far, at least two."""
+        assert self._first is not None
+        assert self._before is not None
+        distance = self._steps[0] if len(self._steps) == 1 else self._between(self._first, self._before)[0]
+        step = torch.stack(self._steps)  # (n)
+        length = step.sum()
+        proved = torch.where(torch.tensor(self._certified, device=step.device), 1.0, torch.nan)
+        return WassersteinCurve(
+            ratio=(length / distance).clamp(min=1) * proved,
+            evenness=_evenness(step) * proved,
+            length=length,
+            distance=distance,
+            steps=step,
+            ots=torch.tensor(self._scores, dtype=torch.float64, device=step.device),
+            certified=self._certified,
+            m=self._first.shape[:-1].numel(),
+            d=self._first.shape[-1],
+        )
 
 
 def _layers(tracks: Tensor | Iterable[Tensor], dim: int) -> tuple[int | None, Iterator[Tensor]]:

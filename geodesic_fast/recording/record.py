@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from geodesic_fast import _validation_models as _validation
+from geodesic_fast._results import compared_by_value
 from geodesic_fast.recording.layers import Layers
 from geodesic_fast.recording.masks import Call
 from geodesic_fast.recording.passes import Recording, Run
 from geodesic_fast.recording.states import State
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class TrackGroup:
     """Layers in a row whose states have one shape: a track of its own, one tensor (*batch, d) per layer."""
 

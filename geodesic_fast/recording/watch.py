@@ -5,14 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geodesic_fast import _validation_models as _validation
+from geodesic_fast._results import compared_by_value
+from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import check_zero_step
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
+from geodesic_fast.metrics.wasserstein_curve import CurveInParts, WassersteinCurve
 from geodesic_fast.recording.accumulator import TrackAccumulator
 from geodesic_fast.recording.layers import Layers
 from geodesic_fast.recording.masks import Call, Tokens, counting, narrowed, samples_first
@@ -20,7 +24,8 @@ from geodesic_fast.recording.passes import Recording, Run
 from geodesic_fast.recording.states import State
 
 
-@dataclass(frozen=True)
+@compared_by_value
+@dataclass(frozen=True, eq=False)
 class MeasuredGroup:
     """Layers in a row whose states have one shape, and the numbers of their tracks."""
 
@@ -29,9 +34,34 @@ class MeasuredGroup:
     geometry: TrackGeometry
     ends: tuple[Tensor, Tensor] | None = None  # x^(0) and x^(n), with ends=True
     profile: StepProfile | None = None  # of each step, with profile=True
+    curve: WassersteinCurve | None = None  # of the layers as sets of points, with curve=True
 
 
-class watch(Recording[TrackAccumulator, MeasuredGroup]):
+class _Keeper(TrackAccumulator):
+    """Tracks, and where it is asked for the curve of measures of those that count."""
+
+    def __init__(self, curve: bool, mask: Tensor | None, **options: Any):
+        super().__init__(mask=mask, **options)
+        self._curve = CurveInParts() if curve else None
+        self._counts = mask
+
+    @outside_graphs
+    @torch.no_grad()
+    def push(self, state: Tensor) -> None:
+        """Take the next layer, (*batch, d)."""
+        super().push(state)
+        if self._curve is not None:
+            points = state.detach().reshape(-1, state.shape[-1])
+            if self._counts is not None:
+                points = points[self._counts.to(device=points.device, dtype=torch.bool).reshape(-1)]
+            self._curve.push(points.clone())
+
+    def measured_curve(self) -> WassersteinCurve | None:
+        """The curve of measures, where it is asked for."""
+        return None if self._curve is None else self._curve.finish()
+
+
+class watch(Recording[_Keeper, MeasuredGroup]):
     """Measure the tracks of a network while it runs, layer by layer, without storing them.
 
     The numbers of `track_geometry` for x^(0) = the input of the first layer that runs and x^(l) = the
@@ -60,6 +90,8 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
             not see such changes, states are copied all the same.
         ends: keep copies of x^(0) and x^(n), in `.ends`: `ots(*w.ends)` is the optimal transport score.
         profile: measure every step, in `.profile`; holds one more state.
+        curve: measure the curve of measures, in `.curve`, by exact assignments between neighbouring layers
+            as they run, which takes its time; holds copies of three more states.
 
     Returns:
         A context manager. After a pass, `.geometry` is a `TrackGeometry` of (*batch) tensors, or
@@ -106,12 +138,14 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
         copy: bool = False,
         ends: bool = False,
         profile: bool = False,
+        curve: bool = False,
     ):
         _validation.check_watch_mask(mask)
         _validation.check_tokens(tokens, without_ids)
         check_zero_step(zero_step)
         self._mask, self._tokens, self._without_ids = mask, tokens, without_ids
         self._zero_step, self._copy, self._ends, self._profile = zero_step, copy, ends, profile
+        self._curve = curve
         super().__init__(
             model, layers, inputs=inputs, flatten=flatten, repeats=repeats, missing=missing, state=state,
             passes=passes, when=when,
@@ -126,24 +160,24 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
         """Forget the passes that were measured."""
         self._done, self.refused = [], None
 
-    def _keeper(self, point: Tensor, calls: list[Call]) -> TrackAccumulator:
+    def _keeper(self, point: Tensor, calls: list[Call]) -> _Keeper:
         batch = tuple(point.shape[:-1])
         counts = counting(self._mask, calls, batch)
         first = samples_first(self._layers)
         counts = narrowed(counts, batch, point.device, self._tokens, self._without_ids, calls, first)
-        return TrackAccumulator(
-            zero_step=self._zero_step, mask=counts, copy=self._copy, profile=self._profile
-        )
+        options = {"zero_step": self._zero_step, "copy": self._copy, "profile": self._profile}
+        return _Keeper(self._curve, counts, **options)
 
-    def _let_go(self, run: Run[TrackAccumulator]) -> None:
+    def _let_go(self, run: Run[_Keeper]) -> None:
         if len(run.names) > 1:
             run.ends = run.kept.ends if self._ends else None
             run.kept.close()
 
-    def _group(self, run: Run[TrackAccumulator]) -> MeasuredGroup:
+    def _group(self, run: Run[_Keeper]) -> MeasuredGroup:
         assert run.kept.shape is not None
         profile = run.kept.profile if self._profile else None
-        return MeasuredGroup(run.names, run.kept.shape[-1], run.kept.geometry, run.ends, profile)
+        width, curve = run.kept.shape[-1], run.kept.measured_curve()
+        return MeasuredGroup(run.names, width, run.kept.geometry, run.ends, profile, curve)
 
     def _joined(self, groups: list[MeasuredGroup]) -> MeasuredGroup:
         fields = zip(*(group.geometry for group in groups), strict=True)
@@ -171,6 +205,17 @@ class watch(Recording[TrackAccumulator, MeasuredGroup]):
         if profile is None:
             raise _validation.no_profile()
         return profile
+
+    @property
+    def curve(self) -> WassersteinCurve:
+        """The curve of measures that the layers run through, of a watch with curve=True.
+
+        That of several passes is in none: `.passes` has one for each.
+        """
+        curve = self._only_group.curve
+        if curve is None:
+            raise _validation.no_curve()
+        return curve
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:

@@ -78,25 +78,24 @@ def settings(counts: Path | None = None, **names: str | int) -> dict[str, str]:
 
 def run_tests(engine: Path, arguments: Iterable[str], chosen: Mapping[str, str]) -> Run:
     """Run pytest with the emulated GPU in the place of a real one."""
+    plugins = ["-p", "emulated_gpu", "-p", "no:cacheprovider"]
+    return _run_python(engine, ["-m", "pytest", "-q", *plugins, "--timeout=1200", *arguments], chosen)
+
+
+def run_fuzzer(engine: Path, arguments: Iterable[str], chosen: Mapping[str, str]) -> Run:
+    """Run random tracks through the metrics on the emulated GPU."""
+    start = "import sys, emulated_gpu, fuzz_metrics; sys.exit(fuzz_metrics.main())"
+    return _run_python(engine, ["-c", start, *arguments], chosen)
+
+
+def _run_python(engine: Path, arguments: Iterable[str], chosen: Mapping[str, str]) -> Run:
     environment = os.environ | {
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}",
         "CUDA_ON_CPU_ENGINE": str(engine),
         "OMP_NUM_THREADS": "1",
         **chosen,
     }
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "emulated_gpu",
-        "-p",
-        "no:cacheprovider",
-        "--timeout=1200",
-        *arguments,
-    ]
-    return run_program(command, environment)
+    return run_program([sys.executable, *arguments], environment)
 
 
 def run_program(command: Iterable[str | Path], environment: Mapping[str, str]) -> Run:

@@ -56,6 +56,10 @@ def answers() -> bool:
                 run = emulation.run_tests(engine, arguments, emulation.settings(counts, **chosen))
                 good &= report(f"answers {chosen} {arguments[0]} {arguments[1]}", run, began)
                 good &= fits(engine, counts, ARCHITECTURES[str(chosen["ARCH"])])
+        began = time.monotonic()
+        arguments = ["--cases", "300", "--seed", str(1000 * place)]
+        run = emulation.run_fuzzer(engine, arguments, emulation.settings(**chosen))
+        good &= report(f"random tracks {chosen}", run, began)
     return good
 
 
