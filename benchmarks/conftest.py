@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: Any) -> None:
     if config.option.benchmark_storage == "file://./.benchmarks":  # not chosen
         config.option.benchmark_storage = RUNS.as_uri()
-    config.option.benchmark_columns = ["median", "iqr", "ops", "rounds"]
+    config.option.benchmark_columns = ["min", "median", "iqr", "rounds"]
     config.option.benchmark_sort = "name"
     if config.getoption("quick"):
         config.option.benchmark_max_time, config.option.benchmark_min_rounds = QUICK_SECONDS, QUICK_ROUNDS

@@ -411,7 +411,7 @@ def test_two_processes_give_the_value_of_one():
     command = [sys.executable, __file__]
     running = [subprocess.Popen([*command, str(rank), str(port)]) for rank in range(2)]
     try:
-        assert [process.wait(timeout=120) for process in running] == [0, 0]
+        assert [process.wait(timeout=240) for process in running] == [0, 0]
     finally:
         for process in running:
             process.kill()
