@@ -71,19 +71,14 @@ def ots(
 
     OTS = #{i : T(x_i) = y_i} / m, where T minimises sum_i |x_i - T(x_i)|^2 over all one-to-one maps onto y.
 
-    The assignment is exact and comes with its proof: duals u_i + v_j <= |x_i - y_j|^2 for all m x m pairs
-    whose sum equals the cost of the permutation. Float32 products only rule pairs out, with a rigorous bound
-    on their rounding; the other pairs are computed in float64 from the values given. "Equal" and "at most"
-    hold to the rounding of one float64 cost, r_ij = (d/4 + 32) 2^-53 (c_ij + |u_i| + |v_j|), for each pair:
-    the gap is at most 2 sum r, and `certified` says so. Pairs whose reduced cost is within r_ij of zero count
-    as tied. Among all assignments made of tied pairs, which are the optimal ones, one with the most fixed
-    points is reported; T(x_i) = y_i means equal points, so a duplicate of y_i is as good as y_i, and the
-    permutation then names i. Points whose distances span more than seven orders of magnitude have many ties
-    of this kind, since float64 costs do not tell near neighbours apart: the score is then the highest that
-    rounding allows. Where some changes within rounding do cost more, whole numbers decide up to some hundred
-    points in question: the permutation is then optimal without any rounding (`record["exact"]`). For more of
-    them the result is not certified and its score NaN, although `permutation` and both costs hold to the
-    stated rounding.
+    Certified means exact in the values given: the permutation is optimal and, of all optimal ones, has the
+    most fixed points, without a tolerance, since what float64 cannot tell apart is decided in whole numbers.
+    Potentials and costs are rounded: u_i + v_j <= |x_i - y_j|^2 for all m x m pairs, with equality for those
+    of the permutation, up to (d + 64) 2^-53 times the largest squared distance or potential.
+
+    T(x_i) = y_i means equal points, so a duplicate of y_i is as good as y_i, and the permutation then names
+    i. Where too many pairs of different points are tied, or nearly, to be decided, the result is not
+    certified, and the score an interval.
 
     Args:
         x: source points (*batch, d), float16, bfloat16, float32 or float64, on the CPU or a GPU; or, without
