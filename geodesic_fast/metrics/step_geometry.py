@@ -15,7 +15,7 @@ from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_tracks
-from geodesic_fast.metrics.directions import unit_steps
+from geodesic_fast.metrics.directions import differences, unit_steps
 from geodesic_fast.operations import step_geometry as operation
 
 
@@ -138,7 +138,8 @@ def step_geometry_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) 
     x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
     x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
     e, norm = unit_steps(x)  # states as steps from zero
-    u, s = unit_steps(x.diff(dim=0))  # (n, *batch, d), (n, *batch)
+    u, s, unit, _ = differences(x[1:], x[:-1])  # (n, *batch, d), (n, *batch)
+    s = s * unit
     e, u = e.nan_to_num(), u.nan_to_num()  # which is left out below; NaN would go into gradients
     bad = ~x.isfinite().all(-1)
     bad = bad[1:] | bad[:-1]  # (n, *batch)
@@ -148,7 +149,9 @@ def step_geometry_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) 
         return (a * b).sum(-1).clamp(-1, 1).masked_fill(undefined, torch.nan)
 
     length = s.masked_fill(bad, torch.nan)
-    relative = s.masked_fill(bad, 0.0) / norm[:-1].masked_fill(bad, 1.0)
+    from_zero = (s.detach() / 0).masked_fill(bad, torch.nan)  # inf, or NaN where nothing moved
+    before = norm[:-1].masked_fill(bad, 1.0)
+    relative = torch.where(before == 0, from_zero, s / before.masked_fill(before == 0, 1.0))
     return StepGeometry(
         length,
         relative.masked_fill(bad, torch.nan),
