@@ -78,45 +78,61 @@ struct ScaledRows {
   enum Dot : int { kBeforeAfter = kRows, kStepBefore, kStepEarlier, kCount };
   const Walk<T, kAligned>& walk;
   int64_t layer;
+  double factor = 1;  // of everything: a half where a difference would overflow
   double unit[kRows], values[kCount];
 
-  __device__ __forceinline__ void halves(int64_t j, double (&half)[kRows]) const {
-    const double before = widen(walk.point(layer > 0 ? layer - 1 : 0)[j]),
-                 after = widen(walk.point(layer)[j]);
-    half[kBefore] = before * 0.5, half[kAfter] = after * 0.5;
-    half[kStep] = half_difference(after, before);
-    half[kEarlier] = layer > 1 ? half_difference(before, widen(walk.point(layer - 2)[j])) : 0.0;
+  __device__ __forceinline__ void rows_at(int64_t j, double (&part)[kRows]) const {
+    const double before = widen(walk.point(layer > 0 ? layer - 1 : 0)[j]) * factor,
+                 after = widen(walk.point(layer)[j]) * factor;
+    part[kBefore] = before, part[kAfter] = after;
+    part[kStep] = after - before;
+    part[kEarlier] = layer > 1 ? before - widen(walk.point(layer - 2)[j]) * factor : 0.0;
+  }
+  // Returns whether one of the largest coordinates is infinite.
+  __device__ __forceinline__ bool find_units(double* max_buffer) {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) unit[row] = 0;
+    double part[kRows];
+    for (int64_t j = threadIdx.x; j < walk.tracks.view.features; j += blockDim.x) {
+      rows_at(j, part);
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) unit[row] = larger(unit[row], fabs(part[row]));
+    }
+    bool infinite = false;
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      unit[row] = team_max(unit[row], max_buffer);
+      infinite |= isinf(unit[row]);
+    }
+    return infinite;
   }
 
   __device__ __forceinline__ ScaledRows(const Walk<T, kAligned>& walk, int64_t layer,
                                         TeamSum<double, kCount>& sum, double* max_buffer)
       : walk(walk), layer(layer), unit{}, values{} {
-    const int64_t d = walk.tracks.view.features;
-    double half[kRows];
-    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) {
-      halves(j, half);
-#pragma unroll
-      for (int row = 0; row < kRows; ++row) unit[row] = larger(unit[row], fabs(half[row]));
+    if (find_units(max_buffer)) {
+      factor = 0.5;
+      find_units(max_buffer);
     }
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
-      unit[row] = team_max(unit[row], max_buffer);
       if (isinf(unit[row])) unit[row] = NAN;
     }
-    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) {
-      halves(j, half);
+    double part[kRows];
+    for (int64_t j = threadIdx.x; j < walk.tracks.view.features; j += blockDim.x) {
+      rows_at(j, part);
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
-        half[row] = unit[row] == 0 ? 0.0 : half[row] / unit[row];
-        values[row] += half[row] * half[row];
+        part[row] = unit[row] == 0 ? 0.0 : part[row] / unit[row];
+        values[row] += part[row] * part[row];
       }
-      values[kBeforeAfter] += half[kBefore] * half[kAfter];
-      values[kStepBefore] += half[kStep] * half[kBefore];
-      values[kStepEarlier] += half[kStep] * half[kEarlier];
+      values[kBeforeAfter] += part[kBefore] * part[kAfter];
+      values[kStepBefore] += part[kStep] * part[kBefore];
+      values[kStepEarlier] += part[kStep] * part[kEarlier];
     }
     sum(values);
   }
-  __device__ __forceinline__ double norm(int row) const { return 2 * unit[row] * sqrt(values[row]); }
+  __device__ __forceinline__ double norm(int row) const { return unit[row] * sqrt(values[row]) / factor; }
   __device__ __forceinline__ double cosine(int dot, int a, int b) const {
     return within_one(values[dot] / sqrt(values[a]) / sqrt(values[b]));
   }
