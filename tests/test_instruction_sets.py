@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ FILES = [
 
 
 def run(instructions: str, *words: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"GEODESIC_FAST_CPU": instructions}
+    environment = os.environ | {"GEODESIC_FAST_CPU": instructions, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *words],
         env=environment,
@@ -31,23 +32,21 @@ def run(instructions: str, *words: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.fixture(scope="module")
+def runs():
+    """Run the tests of the kernels on both sets at the same time, each in one thread."""
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m"]
+    words += ["not gpu", "-k", "not compiled and not opcheck", *(str(HERE / name) for name in FILES)]
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(run, name, *words) for name in ("avx2", "baseline")}
+
+
 @pytest.mark.skipif(engine is None, reason="the engine is not built")
 @pytest.mark.parametrize("instructions", ["avx2", "baseline"])
-def test_the_kernels_of_lesser_processors(instructions):
+def test_the_kernels_of_lesser_processors(instructions, runs):
     asked = "from geodesic_fast._extension import engine; print(engine.instruction_set)"
     assert run(instructions, "-c", asked).stdout.strip() in (instructions, "baseline")
-    words = [
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "not gpu",
-        "-k",
-        "not compiled and not opcheck",
-    ]
-    done = run(instructions, *words, *(str(HERE / name) for name in FILES))
+    done = runs[instructions].result()
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
 

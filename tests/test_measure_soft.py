@@ -31,9 +31,10 @@ def test_the_soft_score_is_that_of_the_function(saved, capsys, backend):
     path, tracks = saved
     found = json.loads(measured(path, capsys, "--json", "--blur", "1.5", "--backend", backend))
     (group,) = found["groups"]
+    # Both are sums in float32, in an order that threads and addresses decide.
     expected = soft_ots(tracks[0], tracks[-1], blur=1.5, backend=backend)
     assert group["ots"]["soft"] == {
-        "blur": 1.5, "backend": expected.backend, "score": pytest.approx(expected.soft_score, rel=1e-9),
+        "blur": 1.5, "backend": expected.backend, "score": pytest.approx(expected.soft_score, rel=1e-6),
         "converged": True,
     }  # fmt: skip
 
