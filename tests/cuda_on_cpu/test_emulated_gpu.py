@@ -18,6 +18,7 @@ PLANTED = re.findall(r'{"(\w+)", "([a-z ]+)", \w+}', (emulation.HERE / "planted_
 RUNS = {
     "edges in a shuffled order": {"ORDER": 1, "SMS": 2, "SHARE": "0/2"},
     "tests of a GPU": {"SHARE": "0/7"},
+    "gradients that no edge has": {},
     "random tracks": {},
 }
 EDGES = "tests/test_kernel_edges.py"
@@ -44,6 +45,15 @@ def runs(built, counts):
         arguments = ["-m", "gpu and not huge", "tests", f"--ignore={EDGES}"]
         if name.startswith("edges"):
             arguments = ["-m", "gpu", EDGES]
+        if name.startswith("gradients"):
+            arguments = [
+                "-m",
+                "gpu",
+                "-k",
+                "gradient",
+                "tests/test_step_geometry.py",
+                "tests/test_chord_deviation.py",
+            ]
         return emulation.run_tests(built / "_C.so", arguments, chosen)
 
     with ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0)))) as pool:
