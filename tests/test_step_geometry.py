@@ -104,6 +104,24 @@ def test_opposite_ends_of_the_range(device):
     assert found.turning_cosine.tolist() == pytest.approx([0], abs=1e-6)
 
 
+def test_the_smallest_numbers_keep_their_digits(device):
+    smallest = 2.0**-1074
+    tracks = torch.tensor([[3.0, 0.0], [8.0, 12.0], [3.0, 0.0]], dtype=torch.float64)[:, None].to(device)
+    expected, small = step_geometry(tracks), step_geometry(tracks * smallest)
+    assert torch.equal(small.length, torch.full_like(small.length, 13 * smallest))
+    for field in StepGeometry._fields[1:]:
+        torch.testing.assert_close(getattr(small, field), getattr(expected, field), rtol=1e-15, atol=1e-15)
+
+
+def test_steps_of_the_smallest_numbers_send_whole_gradients():
+    tracks = torch.tensor([[3.0, 0.0], [8.0, 12.0]], dtype=torch.float64)[:, None] * 2.0**-1074
+    tracks.requires_grad_()
+    step_geometry(tracks).length.sum().backward()
+    torch.testing.assert_close(
+        tracks.grad[1, 0], torch.tensor([5.0, 12.0], dtype=torch.float64) / 13, rtol=1e-15, atol=0
+    )
+
+
 @pytest.mark.parametrize("field", StepGeometry._fields)
 def test_gradcheck(field, device):
     tracks = random_tracks((4, 3, 5), torch.float64, device).requires_grad_()

@@ -68,23 +68,36 @@ static inline void sum_steps(const T* const* point, const T* const* ahead, int64
 template <class T>
 struct ScaledRow {
   const T *now, *before;  // before: null for a state
+  double factor = 1;      // of the row: a half where a difference would overflow
   double unit = 0, root = 0;
 
   ScaledRow(const T* now, const T* before, int64_t features) : now(now), before(before) {
-    for (int64_t j = 0; j < features && unit == unit; ++j) {
-      const double size = std::fabs(half(j));
-      if (!(size <= unit)) unit = size;
+    find_unit(features);
+    if (std::isinf(unit)) {
+      factor = 0.5;
+      find_unit(features);
     }
-    if (unit > 1.7976931348623157e308) unit = NAN;
+    if (std::isinf(unit)) unit = NAN;
     double square = 0;
     for (int64_t j = 0; unit != 0 && j < features; ++j) square += part(j) * part(j);
     root = std::sqrt(square);
   }
-  double half(int64_t j) const {
-    return double(widen(now[j])) * 0.5 - (before == nullptr ? 0.0 : double(widen(before[j])) * 0.5);
+  void find_unit(int64_t features) {
+    unit = 0;
+    for (int64_t j = 0; j < features && unit == unit; ++j) {
+      const double size = std::fabs(value(j));
+      if (!(size <= unit)) unit = size;
+    }
   }
-  double part(int64_t j) const { return half(j) / unit; }
-  double norm() const { return unit == 0 ? 0.0 : 2 * unit * root; }
+  double value(int64_t j) const {
+    return double(widen(now[j])) * factor - (before == nullptr ? 0.0 : double(widen(before[j])) * factor);
+  }
+  double part(int64_t j) const { return value(j) / unit; }
+  double norm() const { return unit == 0 ? 0.0 : unit * root / factor; }
+  // Its norm in units of another row's; NaN where either is zero.
+  double over(const ScaledRow& other) const {
+    return unit / other.unit * (root / other.root) * (other.factor / factor);
+  }
   // The cosine with another row; NaN where either is zero.
   double cosine(const ScaledRow& other, int64_t features) const {
     double dot = 0;
@@ -196,7 +209,7 @@ class ForwardPass {
     const ScaledRow<T> before(from, nullptr, d), after(to, nullptr, d), step(to, from, d);
     const double finite = before.unit + after.unit == before.unit + after.unit ? 1.0 : NAN;
     write(kStepLength, layer, track, step.norm() * finite);
-    write(kRelativeLength, layer, track, step.unit / before.unit * (step.root / before.root) * finite);
+    write(kRelativeLength, layer, track, step.over(before) * finite);
     if (before.unit == 0 && step.unit != 0) write(kRelativeLength, layer, track, INFINITY * finite);
     if (before.unit != 0 && step.unit == 0) write(kRelativeLength, layer, track, 0 * finite);
     write(kStateCosine, layer, track, before.cosine(after, d));
@@ -309,8 +322,10 @@ class BackwardPass {
       double total = 0;
       for (int k = 0; k < 4; ++k) {
         const double term = terms.on[kOnStepBefore + k];
-        const double half = double(widen(at.point[k + 1][j])) * 0.5 - double(widen(at.point[k][j])) * 0.5;
-        if (term != 0 && at.length[k + 1] != 0) total += term * (half / (at.length[k + 1] * 0.5));
+        const double to = double(widen(at.point[k + 1][j])), from = double(widen(at.point[k][j]));
+        const double scale = is_finite(to - from) ? 1 : 0.5;  // a half where the difference would overflow
+        const double part = (to * scale - from * scale) / (at.length[k + 1] * scale);
+        if (term != 0 && at.length[k + 1] != 0) total += term * part;
       }
       for (int k = 0; k < 3; ++k) {
         const double term = terms.on[kOnStateBefore + k];
