@@ -317,10 +317,22 @@ def mask_not_given(name: str, names: Sequence[str]) -> MaskUnclear:
     )
 
 
-def check_tokens(tokens: object, without_ids: object) -> None:
+def check_tokens(tokens: object) -> None:
     """Refuse what does not choose tokens."""
     if not (tokens is None or isinstance(tokens, slice | list | tuple | range)):
         raise TypeError(f"tokens must be None, a slice or a list of positions, got {type(tokens).__name__}.")
+    if isinstance(tokens, slice):
+        if tokens.step is not None and tokens.step < 1:
+            raise ValueError(f"tokens must run forwards, got {tokens}: which tracks count has no order.")
+    elif other := [at for at in tokens or () if isinstance(at, bool) or not hasattr(at, "__index__")]:
+        raise TypeError(
+            f"tokens must be None, a slice or a list of positions, got {other[0]!r} among them: "
+            "pass mask= with one value per track instead."
+        )
+
+
+def check_without_ids(without_ids: object) -> None:
+    """Refuse what is no list of ids."""
     if isinstance(without_ids, str | int) and not isinstance(without_ids, type(None)):
         raise TypeError(f"without_ids must be None or a list of token ids, got {without_ids!r}.")
 
@@ -332,6 +344,14 @@ def check_token_axis(batch: tuple[int, ...]) -> None:
             f"tokens and without_ids need states of shape (batch, tokens, d), got tracks of shape {batch}: "
             "pass mask= instead."
         )
+
+
+def token_beyond(at: int, size: int) -> MaskUnclear:
+    """Say that a pass has fewer tokens than a position asks for."""
+    return MaskUnclear(
+        f"tokens must name positions of every pass, got position {at} of {size} tokens: pass a slice, which "
+        "takes those that are there."
+    )
 
 
 def token_axis_unclear(batch: tuple[int, ...]) -> MaskUnclear:
@@ -420,7 +440,7 @@ def gradient_lost(name: str) -> RuntimeError:
 def changed_in_place(name: str) -> RuntimeError:
     """Say that a state changed while it was still needed."""
     return RuntimeError(
-        f"the state {name} must stay as it was until the next layer has run, got one that was changed in "
+        f"the {name} state must stay as it was until the next layer has run, got one that was changed in "
         "place: pass copy=True."
     )
 

@@ -158,6 +158,13 @@ def test_files_that_cannot_be_read(tmp_path, capsys):
     assert "must hold plain arrays" in refusal(capsys, tmp_path / "code.pt")
     np.save(tmp_path / "objects.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
     assert "must hold plain arrays" in refusal(capsys, tmp_path / "objects.npy")
+    for suffix in ("npy", "npz", "pt", "pth"):
+        (tmp_path / f"empty.{suffix}").touch()
+        assert "must hold plain arrays" in refusal(capsys, tmp_path / f"empty.{suffix}")
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    assert "words.npy: arrays must hold numbers" in refusal(capsys, tmp_path / "words.npy")
+    (tmp_path / "folder.npy").mkdir()
+    assert "got a folder" in refusal(capsys, tmp_path / "folder.npy")
     with zipfile.ZipFile(tmp_path / "no.npz", "w") as archive:
         archive.writestr("x.txt", "no array")
     assert main(["measure", str(tmp_path / "no.npz")]) == 2

@@ -113,12 +113,12 @@ def test_the_smallest_numbers_keep_their_digits(device):
         torch.testing.assert_close(getattr(small, field), getattr(expected, field), rtol=1e-15, atol=1e-15)
 
 
-def test_steps_of_the_smallest_numbers_send_whole_gradients():
+def test_steps_of_the_smallest_numbers_send_whole_gradients(device):
     tracks = torch.tensor([[3.0, 0.0], [8.0, 12.0]], dtype=torch.float64)[:, None] * 2.0**-1074
-    tracks.requires_grad_()
+    tracks = tracks.to(device).requires_grad_()
     step_geometry(tracks).length.sum().backward()
     torch.testing.assert_close(
-        tracks.grad[1, 0], torch.tensor([5.0, 12.0], dtype=torch.float64) / 13, rtol=1e-15, atol=0
+        tracks.grad[1, 0].cpu(), torch.tensor([5.0, 12.0], dtype=torch.float64) / 13, rtol=1e-15, atol=0
     )
 
 

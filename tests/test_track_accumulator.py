@@ -209,8 +209,15 @@ def test_holds_copies_or_refuses_what_changed():
     late.push(first)
     late.push(x[1])
     first.add_(1)
-    with pytest.raises(RuntimeError, match="the state first must stay as it was"):
+    with pytest.raises(RuntimeError, match="the first state must stay as it was"):
         _ = late.geometry
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (1, 1), (1, 8)])
+@pytest.mark.parametrize("apart", [1, 2])
+def test_holds_states_of_no_row_and_of_one_row_themselves(shape, apart):
+    x = [torch.randn(*shape, apart)[..., 0] for _ in range(4)]  # features that lie `apart` values apart
+    assert torch.equal(pushed(x, copy=False).lss, track_geometry(torch.stack(x)).lss)
 
 
 def test_works_on_tensors_of_inference_mode_and_leaves_the_graph_alone():

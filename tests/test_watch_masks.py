@@ -209,8 +209,29 @@ def test_tokens_and_ids_that_do_not_count(x, real, kind):
     assert torch.equal(w.ends[0], (x if kind is Net else x.transpose(0, 1))[laid(kept)])
     with pytest.warns(RuntimeWarning, match="without_ids needs input_ids"), watch(net, without_ids=[0]) as w:
         net(x)
-    with pytest.raises(TypeError, match="tokens must be None, a slice or a list"):
-        watch(net, tokens=3)
+    for wrong in (3, [1.5], [True, False]):
+        with pytest.raises(TypeError, match="tokens must be None, a slice or a list"):
+            watch(net, tokens=wrong)
+    with pytest.raises(ValueError, match="tokens must run forwards"):
+        watch(net, tokens=slice(None, None, -1))
+
+
+@ORDERS
+@pytest.mark.parametrize("at", [9, -10])
+def test_a_position_beyond_the_tokens_of_a_pass_does_not_end_it(x, real, kind, at):
+    net = kind()
+    with pytest.warns(RuntimeWarning, match=f"got position {at} of 9"), watch(net, tokens=[0, at]) as w:
+        net(x, attention_mask=real)
+    assert not w.measured
+    with pytest.raises(ValueError, match="tokens must name positions of every pass"):
+        _ = w.geometry
+
+
+def test_a_position_beyond_the_patches_of_an_image_does_not_end_the_pass():
+    net = Patches(False)
+    with pytest.warns(RuntimeWarning, match="got position 9 of 9"), watch(net, tokens=[9]) as w:
+        net(torch.randn(5, 8, 3, 3))
+    assert not w.measured
 
 
 class Patches(nn.Module):

@@ -48,10 +48,6 @@ struct Walk {
   }
 };
 
-__device__ __forceinline__ double half_difference(double now, double before) {
-  return now * 0.5 - before * 0.5;  // halves, which do not overflow
-}
-
 // Where the numbers of a track go.
 template <class Acc>
 struct StepOutput {
@@ -315,7 +311,9 @@ struct Around {
     double total = 0;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      if (step[k] != 0) total += step[k] * (half_difference(x[k + 1], x[k]) / (length[k] * 0.5));
+      if (step[k] == 0) continue;
+      const double scale = isfinite(x[k + 1] - x[k]) ? 1 : 0.5;  // a half where the difference would overflow
+      total += step[k] * ((x[k + 1] * scale - x[k] * scale) / (length[k] * scale));
     }
 #pragma unroll
     for (int k = 0; k < 3; ++k) {

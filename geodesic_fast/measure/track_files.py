@@ -26,8 +26,10 @@ Layers = Tensor | list[Tensor]
 
 def open_source(path: Path, options: Options) -> Source:
     """Read a file of tracks; a .npy file stays on disk until its pieces are measured."""
-    tracks = _choose(_load(path), options.key, path)
+    content = _choose(_load(path), options.key, path)
     try:
+        tracks = as_tensors(content)
+        _check_dense(tracks, path)
         if isinstance(tracks, list | tuple) and len(tracks) > MAX_LISTED_LAYERS:
             tracks = torch.stack(list(tracks)).movedim(0, options.dim)
         check_tracks(tracks, options.dim)
@@ -78,7 +80,8 @@ def _load(path: Path) -> Any:
             "pass --text FILE for a language model, --images FOLDER for an image model."
         )
     if not path.is_file():
-        raise UserError(f"{path} must be a file of tracks, got no such file: check the path.")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path} must be a file of tracks, got {found}: check the path.")
     try:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -91,8 +94,9 @@ def _load(path: Path) -> Any:
     except ImportError as error:
         raise UserError(str(error)) from error
     except Exception as error:
+        told = next(iter(str(error).splitlines()), type(error).__name__)  # an empty file: EOFError alone
         raise UserError(
-            f"{path} must hold plain arrays that its suffix names, got {str(error).splitlines()[0]!r}: "
+            f"{path} must hold plain arrays that its suffix names, got {told!r}: "
             "save a tensor, a list of layers, or a dict of tensors."
         ) from error
 
@@ -116,10 +120,12 @@ def _choose(content: Any, key: str | None, path: Path) -> Any:
                 f"{path} must hold one array, or layers numbered from first to last, got {', '.join(names)}: "
                 "choose one with --key."
             )
-    tracks = as_tensors(content)
+    return content
+
+
+def _check_dense(tracks: Any, path: Path) -> None:
     if isinstance(tracks, Tensor) and tracks.layout != torch.strided:
         raise UserError(f"{path} must hold dense arrays, got one of {tracks.layout}: save x.to_dense().")
-    return tracks
 
 
 def _numbered(names: list[str]) -> list[str] | None:

@@ -118,7 +118,7 @@ class TrackAccumulator:
             if self._mask is not None:
                 _validation.check_mask("mask", self._mask, self.shape[:-1])
         self._check_unchanged("last")
-        self._check_unchanged("before")
+        self._check_unchanged("last but one")
         if self._first is None:
             self._first = self._held(current, None)
             self._remember("first", self._first)
@@ -139,8 +139,8 @@ class TrackAccumulator:
         update(state, current, self._zero_step)
         state.last = self._held(current, own)
         if self._steps is not None:
-            _move(self._versions, "last", "before")
-            _move(self._samples, "last", "before")
+            _move(self._versions, "last", "last but one")
+            _move(self._samples, "last", "last but one")
         self._remember("last", state.last)
         if self._zero_step == "raise" and (found := self._zero_steps(state) - zeros):
             raise _validation.zero_step_found(self.points, found)
@@ -191,7 +191,7 @@ class TrackAccumulator:
 
     def _check_values(self) -> None:
         if self._changed is not None and bool(self._changed):
-            raise _validation.changed_in_place("of a layer")
+            raise _validation.changed_in_place("held")
 
     @property
     def geometry(self) -> TrackGeometry:
@@ -453,8 +453,10 @@ def finish_reference(state: TrackState, zero_step: str) -> TrackGeometry:
 def _sample(rows: Tensor) -> Tensor:
     """A copy of at least one value of each row (m, d), where they lie together of columns that move on."""
     if rows.is_contiguous():
-        return rows.view(-1)[:: max(rows.shape[1] - 1, 1)].clone()  # a view: gathering them is slow
-    return rows[:, rows.shape[1] // 2].clone()
+        values = rows.view(-1)[:: max(rows.shape[1] - 1, 1)]  # a view: gathering them is slow
+    else:
+        values = rows[:, rows.shape[1] // 2]
+    return values.clone(memory_format=torch.contiguous_format)  # else one value or none keeps its stride
 
 
 def _move(kept: dict[str, Any], key: str, to: str) -> None:

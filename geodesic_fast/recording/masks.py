@@ -297,7 +297,10 @@ def _at(
 
     def chosen(size: int) -> Tensor:
         kept = torch.zeros(size, dtype=torch.bool)
-        kept[tokens if isinstance(tokens, slice) else list(tokens)] = True
+        positions = range(size)[tokens] if isinstance(tokens, slice) else tokens
+        if beyond := [at for at in positions if not -size <= at < size]:
+            raise _validation.token_beyond(beyond[0], size)
+        kept[list(positions)] = True
         return kept
 
     for call in calls:

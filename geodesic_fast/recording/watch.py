@@ -141,7 +141,8 @@ class watch(Recording[_Keeper, MeasuredGroup]):
         curve: bool = False,
     ):
         _validation.check_watch_mask(mask)
-        _validation.check_tokens(tokens, without_ids)
+        _validation.check_tokens(tokens)
+        _validation.check_without_ids(without_ids)
         check_zero_step(zero_step)
         self._mask, self._tokens, self._without_ids = mask, tokens, without_ids
         self._zero_step, self._copy, self._ends, self._profile = zero_step, copy, ends, profile
