@@ -421,6 +421,16 @@ def no_profile() -> RuntimeError:
     return RuntimeError("profile=True must be said for .profile, got False: pass profile=True to watch.")
 
 
+def check_curve_points(points: Tensor, number: int) -> None:
+    """Refuse a point (m, d) that no curve of measures runs through."""
+    if not len(points) or not bool(points.isfinite().all()):
+        got = "NaN or inf" if len(points) else "no track that counts"
+        raise ValueError(
+            f"curve=True takes finite states of at least one track that counts, got {got} at point {number} "
+            "of the pass: leave curve=True out to have the other numbers of such a pass."
+        )
+
+
 def no_curve() -> RuntimeError:
     """Say that there is no curve of measures, or one for each of several passes."""
     return RuntimeError(

@@ -290,3 +290,16 @@ def test_the_curve_of_measures_is_that_of_the_stored_layers(x, mode, masked):
         net(x)
     with pytest.raises(RuntimeError, match="pass curve=True to watch"):
         _ = w.curve
+
+
+def test_a_curve_of_broken_states_or_of_none_is_a_sentence():
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)))
+    said = "got NaN or inf at point 0 of the pass: leave curve=True out"
+    with pytest.raises(ValueError, match=said), watch(net, curve=True):
+        net(torch.full((5, 4), torch.nan))
+    none = torch.zeros(5, dtype=torch.bool)
+    with (
+        pytest.raises(ValueError, match="got no track that counts at point 0"),
+        watch(net, curve=True, mask=none),
+    ):
+        net(torch.randn(5, 4))

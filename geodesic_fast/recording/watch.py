@@ -54,6 +54,7 @@ class _Keeper(TrackAccumulator):
             points = state.detach().reshape(-1, state.shape[-1])
             if self._counts is not None:
                 points = points[self._counts.to(device=points.device, dtype=torch.bool).reshape(-1)]
+            _validation.check_curve_points(points, self.points - 1)
             self._curve.push(points.clone())
 
     def measured_curve(self) -> WassersteinCurve | None:
