@@ -11,6 +11,8 @@ import torch
 
 from geodesic_fast import _extension
 
+pytest_plugins = ["in_background"]
+
 
 def pytest_configure():
     """Let the children of tests hear SIGINT: a job in the background ignores it, and they inherit that."""

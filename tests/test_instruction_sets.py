@@ -4,10 +4,11 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
+from in_background import quietly
 
 from geodesic_fast._extension import engine
 
@@ -23,7 +24,7 @@ FILES = [
 def run(instructions: str, *words: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"GEODESIC_FAST_CPU": instructions, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *words],
+        quietly([sys.executable, *words]),
         env=environment,
         capture_output=True,
         text=True,
@@ -32,21 +33,28 @@ def run(instructions: str, *words: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.fixture(scope="module")
-def runs():
-    """Run the tests of the kernels on both sets at the same time, each in one thread."""
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m"]
-    words += ["not gpu", "-k", "not compiled and not opcheck", *(str(HERE / name) for name in FILES)]
-    with ThreadPoolExecutor(2) as pool:
-        yield {name: pool.submit(run, name, *words) for name in ("avx2", "baseline")}
+WORDS = [
+    "-m",
+    "pytest",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-m",
+    "not gpu",
+    "-k",
+    "not compiled and not opcheck",
+]
+SETS = ["avx2", "baseline"] if engine is not None else []
+IN_BACKGROUND = {name: partial(run, name, *WORDS, *(str(HERE / file) for file in FILES)) for name in SETS}
 
 
 @pytest.mark.skipif(engine is None, reason="the engine is not built")
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("instructions", ["avx2", "baseline"])
-def test_the_kernels_of_lesser_processors(instructions, runs):
+def test_the_kernels_of_lesser_processors(instructions, background):
     asked = "from geodesic_fast._extension import engine; print(engine.instruction_set)"
     assert run(instructions, "-c", asked).stdout.strip() in (instructions, "baseline")
-    done = runs[instructions].result()
+    done = background[instructions].result()
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
 

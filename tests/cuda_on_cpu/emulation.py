@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from in_background import quietly
 from translate import kernel_names
 
 HERE = Path(__file__).parent
@@ -51,7 +52,7 @@ def build(watch: str = "", targets: Iterable[str] = ("_C", "planted_bugs")) -> P
     ]  # fmt: skip
     for command in (configure, [cmake, "--build", target, "--target", *targets]):
         ran = subprocess.run(
-            command, env=os.environ | {"CXX": "g++"}, capture_output=True, text=True, check=False
+            quietly(command), env=os.environ | {"CXX": "g++"}, capture_output=True, text=True, check=False
         )
         if ran.returncode:
             raise RuntimeError(
@@ -95,7 +96,7 @@ def _run_python(engine: Path, arguments: Iterable[str], chosen: Mapping[str, str
         "OMP_NUM_THREADS": "1",
         **chosen,
     }
-    return run_program([sys.executable, *arguments], environment)
+    return run_program(quietly([sys.executable, *arguments]), environment)
 
 
 def run_program(command: Iterable[str | Path], environment: Mapping[str, str]) -> Run:

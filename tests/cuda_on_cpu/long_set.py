@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent.parent))
+
 import emulation
 from test_emulated_gpu import PLANTED
 

@@ -3,7 +3,8 @@
 
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from functools import cache, partial
 
 import emulation
 import pytest
@@ -24,52 +25,55 @@ RUNS = {
 EDGES = "tests/test_kernel_edges.py"
 
 
-@pytest.fixture(scope="session")
+_one_at_a_time = threading.Lock()
+
+
+@cache
+def build():
+    folder = emulation.build()
+    (folder / "launches").unlink(missing_ok=True)
+    return folder
+
+
 def built():
-    return emulation.build()
+    """Return the folder of the engine, and of the counts of its launches."""
+    with _one_at_a_time:
+        return build()
 
 
-@pytest.fixture(scope="session")
-def counts(tmp_path_factory):
-    return tmp_path_factory.mktemp("counts") / "launches"
+def run(name):
+    folder = built()
+    chosen = emulation.settings(folder / "launches", **RUNS[name])
+    if name == "random tracks":
+        return emulation.run_fuzzer(folder / "_C.so", ["--cases", "60", "--seed", "1"], chosen)
+    arguments = ["-m", "gpu and not huge", "tests", f"--ignore={EDGES}"]
+    if name.startswith("edges"):
+        arguments = ["-m", "gpu", EDGES]
+    if name.startswith("gradients"):
+        arguments = [
+            "-m",
+            "gpu",
+            "-k",
+            "gradient",
+            "tests/test_step_geometry.py",
+            "tests/test_chord_deviation.py",
+        ]
+    return emulation.run_tests(folder / "_C.so", arguments, chosen)
 
 
-@pytest.fixture(scope="session")
-def runs(built, counts):
-    """Start all runs, as many at a time as there are processors."""
-
-    def run(name):
-        chosen = emulation.settings(counts, **RUNS[name])
-        if name == "random tracks":
-            return emulation.run_fuzzer(built / "_C.so", ["--cases", "60", "--seed", "1"], chosen)
-        arguments = ["-m", "gpu and not huge", "tests", f"--ignore={EDGES}"]
-        if name.startswith("edges"):
-            arguments = ["-m", "gpu", EDGES]
-        if name.startswith("gradients"):
-            arguments = [
-                "-m",
-                "gpu",
-                "-k",
-                "gradient",
-                "tests/test_step_geometry.py",
-                "tests/test_chord_deviation.py",
-            ]
-        return emulation.run_tests(built / "_C.so", arguments, chosen)
-
-    with ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0)))) as pool:
-        yield {name: pool.submit(run, name) for name in RUNS}
+IN_BACKGROUND = {} if emulation.why_not() else {"build": built} | {name: partial(run, name) for name in RUNS}
 
 
 @pytest.mark.parametrize("name", list(RUNS))
-def test_the_kernels_give_the_right_answers(name, runs):
-    ran = runs[name].result()
+def test_the_kernels_give_the_right_answers(name, background):
+    ran = background[name].result()
     assert ran.code == 0, ran.text[-6000:]
     assert int(re.search(r"(\d+) (passed|cases, 0 failures)", ran.text)[1]) > 20, ran.text[-500:]
 
 
-def test_every_kernel_ran(built, counts, runs):
-    assert all(run.result().code == 0 for run in runs.values())
-    launched = emulation.count_launches(built / "_C.so", counts)
+def test_every_kernel_ran(background):
+    assert all(background[name].result().code == 0 for name in RUNS)
+    launched = emulation.count_launches(built() / "_C.so", built() / "launches")
     assert len(launched) > 100
     assert [kernel.name for kernel in launched if kernel.launches == 0] == []
 
@@ -82,7 +86,7 @@ def test_every_kernel_is_known_by_name():
 
 @pytest.mark.parametrize("order", ["forward", "reverse", "7"])
 @pytest.mark.parametrize(("name", "found_by"), PLANTED)
-def test_a_planted_bug_is_found(name, found_by, order, built):
-    ran = emulation.run_program([built / "planted_bugs", name], os.environ | {"CUDA_ON_CPU_ORDER": order})
+def test_a_planted_bug_is_found(name, found_by, order):
+    ran = emulation.run_program([built() / "planted_bugs", name], os.environ | {"CUDA_ON_CPU_ORDER": order})
     expected = bool({"values", "emulator"} & set(found_by.split()))
     assert (ran.code != 0) == expected, ran.text
