@@ -68,7 +68,8 @@ def test_a_child_hears_ctrl_c():
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell's jobs in the background are of Unix")
 def test_tests_run_in_the_background(tmp_path):
     """`make test &` in a script: the shell lets the job ignore SIGINT, and its children inherit that."""
-    shutil.copy(TESTS / "conftest.py", tmp_path)
+    for name in ("conftest.py", "in_background.py"):
+        shutil.copy(TESTS / name, tmp_path)
     (tmp_path / "test_sends.py").write_text(SENDS)
     inner = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(
