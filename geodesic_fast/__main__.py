@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(argv)
         args.run(args)
+        sys.stdout.flush()
     except UserError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2
@@ -50,6 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise  # a fault of this package or of torch: the whole trace belongs into a report
         print(f"{PROG}: out of memory, {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        if not isinstance(error, BrokenPipeError):  # whoever reads has read enough
+            print(f"{PROG}: the output cannot be written, {error.strerror}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         print(f"\n{PROG}: {str(stop) or 'ended by Ctrl-C.'}", file=sys.stderr)

@@ -418,7 +418,9 @@ def no_ends() -> RuntimeError:
 
 def no_profile() -> RuntimeError:
     """Say that the steps were not measured one by one."""
-    return RuntimeError("profile=True must be said for .profile, got False: pass profile=True to watch.")
+    return RuntimeError(
+        "profile=True must be said for .profile, got False: pass profile=True to what measures."
+    )
 
 
 def check_curve_points(points: Tensor, number: int) -> None:

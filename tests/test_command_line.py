@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Habits of a command line: one version, completion, no colours."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -96,3 +97,25 @@ def test_the_badges_are_true():
     readme = (ROOT / "README.md").read_text()
     for name, badge in told.items():
         assert f"![{re.search('<title>(.*)</title>', badge)[1]}](docs/badges/{name}.svg)" in readme
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_a_sentence():
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "geodesic_fast", "info"], stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr == "python -m geodesic_fast: the output cannot be written, No space left on device.\n"
+
+
+def test_a_reader_who_has_enough_ends_it_quietly():
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as gone:
+        ran = subprocess.run(
+            [sys.executable, "-m", "geodesic_fast", "info"], stdout=gone, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (1, "")

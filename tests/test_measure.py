@@ -102,6 +102,11 @@ def test_files_of_tracks(tmp_path, capsys, tracks, suffix, how):
         assert told["undefined"] == 0, name
 
 
+def test_a_key_for_a_file_of_one_array_is_refused(tmp_path, capsys, tracks):
+    save(tmp_path / "tracks.npy", tracks, "array")
+    assert "--key must be left out" in refusal(capsys, tmp_path / "tracks.npy", "--key", "x")
+
+
 def test_layer_axis_key_and_table(tmp_path, capsys, tracks):
     path = tmp_path / "both.npz"
     np.savez(path, good=tracks.movedim(0, 1).numpy(), other=tracks[:2].numpy())

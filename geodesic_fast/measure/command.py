@@ -81,10 +81,10 @@ def run(args: argparse.Namespace) -> None:
     for name, geometry in _with_progress(source):
         parts.setdefault(name, []).append(TrackGeometry._make(field.cpu() for field in geometry))
     if not any(geometry.lss.numel() for pieces in parts.values() for geometry in pieces):
-        raise UserError(
-            f"{args.source} must give at least 1 track, got none: pass more text or images, or leave out "
-            "fewer tokens."
-        )
+        remedy = "pass more text or images, or leave out fewer tokens"
+        if args.text is None and args.images is None:
+            remedy = "look at what saved it"
+        raise UserError(f"{args.source} must give at least 1 track, got none: {remedy}.")
     scores = {name: transport.score(ends, options) for name, ends in source.ends.items()}
     found = report.summarise(source, options, parts, scores, time.perf_counter() - began)
     folder = report.write(args.output, found)

@@ -120,6 +120,10 @@ def _choose(content: Any, key: str | None, path: Path) -> Any:
                 f"{path} must hold one array, or layers numbered from first to last, got {', '.join(names)}: "
                 "choose one with --key."
             )
+    elif key is not None:
+        raise UserError(
+            f"--key must be left out for {path}, got {key!r}: the file holds one thing without a name."
+        )
     return content
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -68,7 +69,7 @@ class _Doubt:
     inputs: dict[str, Tensor]  # by argument
 
 
-class Recording(Generic[Kept, Group]):
+class Recording(ABC, Generic[Kept, Group]):
     """A context in which the passes of a network are followed; what is kept of a group is the subclass's."""
 
     def __init__(
@@ -229,17 +230,20 @@ class Recording(Generic[Kept, Group]):
 
     # What subclasses know.
 
+    @abstractmethod
     def _keeper(self, point: Tensor, calls: list[Call]) -> Kept:
-        raise NotImplementedError
+        """Return what keeps the points of a group that begins with `point`."""
 
     def _let_go(self, run: Run[Kept]) -> None:
         """Hear that no more points come to a group."""
 
+    @abstractmethod
     def _group(self, run: Run[Kept]) -> Group:
-        raise NotImplementedError
+        """Return what a group that has ended is to its user."""
 
+    @abstractmethod
     def _joined(self, groups: list[Group]) -> Group:
-        raise NotImplementedError
+        """Return the tracks of all passes as those of one group."""
 
     # What users read.
 
