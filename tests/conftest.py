@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: MIT
 """What every test shares: the devices, one seed per test, and children that listen to Ctrl-C."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
-os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # graphs compiled for another state of the operations
+# Graphs that an earlier run compiled were of another state of the operations; headers and probes serve all.
+os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
+if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
+    atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
 
 import pytest
 import torch

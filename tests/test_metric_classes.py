@@ -3,6 +3,7 @@ import inspect
 import itertools
 import logging
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -434,3 +435,4 @@ def test_says_what_is_wrong(monkeypatch):
 
 if __name__ == "__main__":
     worker(int(sys.argv[1]), int(sys.argv[2]))
+    os._exit(0)  # a thread of gloo that still drops a Python object aborts an interpreter that ends

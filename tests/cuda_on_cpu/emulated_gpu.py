@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A pytest plugin: the tests of a GPU run on CPU tensors, with the CUDA kernels as compiled for the CPU.
 
-CUDA_ON_CPU_ENGINE names the engine that was built so; CUDA_ON_CPU_SHARE=k/n leaves every n-th test only, from
-the k-th on. What nobody has written holds NaN.
+CUDA_ON_CPU_ENGINE names the engine that was built so. What nobody has written holds NaN.
 """
 
 from __future__ import annotations
@@ -39,14 +38,6 @@ def _nothing_is_initialised() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave this process its share of the tests."""
-    share, of = map(int, os.environ.get("CUDA_ON_CPU_SHARE", "0/1").split("/"))
-    kept = items[share::of]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-    items[:] = kept
 
 
 def pytest_report_header() -> str:

@@ -79,7 +79,7 @@ def settings(counts: Path | None = None, **names: str | int) -> dict[str, str]:
 
 def run_tests(engine: Path, arguments: Iterable[str], chosen: Mapping[str, str]) -> Run:
     """Run pytest with the emulated GPU in the place of a real one."""
-    plugins = ["-p", "emulated_gpu", "-p", "no:cacheprovider"]
+    plugins = ["-p", "emulated_gpu", "-p", "share_of_tests", "-p", "no:cacheprovider"]
     return _run_python(engine, ["-m", "pytest", "-q", *plugins, "--timeout=1200", *arguments], chosen)
 
 

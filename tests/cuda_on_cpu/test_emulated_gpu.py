@@ -17,10 +17,10 @@ PLANTED = re.findall(r'{"(\w+)", "([a-z ]+)", \w+}', (emulation.HERE / "planted_
 # Every second of the shapes at the kernels' edges in a shuffled order, every seventh test of a
 # GPU, and some cases of the fuzzer: `make emulate` runs all of them in several orders.
 RUNS = {
-    "edges in a shuffled order": {"ORDER": 1, "SMS": 2, "SHARE": "0/2"},
-    "tests of a GPU": {"SHARE": "0/7"},
-    "gradients that no edge has": {},
-    "random tracks": {},
+    "edges in a shuffled order": ("0/2", {"ORDER": 1, "SMS": 2}),
+    "tests of a GPU": ("0/7", {}),
+    "gradients that no edge has": ("0/1", {}),
+    "random tracks": ("0/1", {}),
 }
 EDGES = "tests/test_kernel_edges.py"
 
@@ -43,7 +43,8 @@ def built():
 
 def run(name):
     folder = built()
-    chosen = emulation.settings(folder / "launches", **RUNS[name])
+    share, names = RUNS[name]
+    chosen = {**emulation.settings(folder / "launches", **names), "SHARE_OF_TESTS": share}
     if name == "random tracks":
         return emulation.run_fuzzer(folder / "_C.so", ["--cases", "60", "--seed", "1"], chosen)
     arguments = ["-m", "gpu and not huge", "tests", f"--ignore={EDGES}"]
