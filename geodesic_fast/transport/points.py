@@ -55,6 +55,7 @@ class Points:
     """
 
     def __init__(self, x: Tensor, y: Tensor, *, merge: bool = True, one_unit: bool = False) -> None:
+        callers = {x.data_ptr(), y.data_ptr()}
         x, y = _wide(x), _wide(y)
         self.m, self.d = x.shape
         self.row_of = self.col_of = np.arange(self.m)
@@ -63,6 +64,8 @@ class Points:
         self._given = {"x": x, "y": y}
         self.exponents, self.far_exponent = _exponents(x, y, one_unit)
         self.x, self.y = _in_units(x, y, self.exponents)
+        own = {of.data_ptr(): of.nbytes for of in (x, y, self.x, self.y) if of.data_ptr() not in callers}
+        self.bytes = sum(own.values())  # of copies
         self.rows, self.cols = len(x), len(y)
         self.supply = np.bincount(self.row_of, minlength=self.rows).astype(np.int32)
         self.demand = np.bincount(self.col_of, minlength=self.cols).astype(np.int32)
