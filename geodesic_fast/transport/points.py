@@ -65,7 +65,7 @@ class Points:
         self.exponents, self.far_exponent = _exponents(x, y, one_unit)
         self.x, self.y = _in_units(x, y, self.exponents)
         own = {of.data_ptr(): of.nbytes for of in (x, y, self.x, self.y) if of.data_ptr() not in callers}
-        self.bytes = sum(own.values())  # of copies
+        self.bytes = sum(own.values())  # of copies that are kept
         self.rows, self.cols = len(x), len(y)
         self.supply = np.bincount(self.row_of, minlength=self.rows).astype(np.int32)
         self.demand = np.bincount(self.col_of, minlength=self.cols).astype(np.int32)
