@@ -115,10 +115,14 @@ def separate(bounds: Bounds) -> Parts:
 
 
 def _components(bounds: Bounds, doubtful: np.ndarray, joined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    from scipy.sparse import csgraph, csr_matrix  # where it is used: loading it takes a second
-
     rows, used = len(bounds.supply), (bounds.units > 0) | joined
     doubtful = doubtful | joined
+    if rows == bounds.cols == np.count_nonzero(used) == np.count_nonzero(doubtful):
+        of_col = np.empty(rows, np.int64)  # no pair but the matched ones, each of which is a part
+        of_col[bounds.col[used]] = bounds.row[used]
+        return np.arange(rows), of_col
+    from scipy.sparse import csgraph, csr_matrix  # where it is used: loading it takes a second
+
     tail = np.concatenate([bounds.row[doubtful], rows + bounds.col[used]])
     head = np.concatenate([rows + bounds.col[doubtful], bounds.row[used]])
     size = rows + bounds.cols
