@@ -173,6 +173,17 @@ def tight_pairs(rng, m, d):
     return x, x[rng.integers(0, m, m)] + 10.0 ** -rng.uniform(3, 17) * rng.standard_normal((m, d))
 
 
+def wide_coordinates(rng, m, d):
+    return rng.standard_normal((2, m, d)) * 2.0 ** rng.integers(-900, 900, (2, m, d))
+
+
+def units(rng, m, d):
+    """Whole numbers and normal ones, each side and each feature in a unit of its own."""
+    points = rng.integers(-3, 4, (2, m, d)) * 1.0 if rng.random() < 0.5 else rng.standard_normal((2, m, d))
+    points += rng.choice([0.0, 0.0, 3.0, 1e8], (2, 1, d))
+    return points * 2.0 ** (rng.integers(-450, 450, (2, 1, 1)) + rng.integers(-450, 450, (2, 1, d)))
+
+
 def mixture(rng, m, d):
     """Points of two other families side by side."""
     kinds = (random, whole_numbers, clusters, scaled_rows, one_hot, near_ties, nested, shrinking)
@@ -183,7 +194,7 @@ def mixture(rng, m, d):
 FAMILIES = (
     random, whole_numbers, outliers, powers_apart, scaled_rows, clusters, jittered_grid, shrinking, one_hot,
     copies, squares_apart, extremes, wide_range, orthogonal, far_constant, near_ties, near_the_window, nested,
-    tight_pairs, mixture,
+    tight_pairs, wide_coordinates, units, mixture,
 )  # fmt: skip
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 METHODS = ("auto", "dense", "stored", "tiles")

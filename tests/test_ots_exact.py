@@ -6,6 +6,8 @@ import pytest
 import torch
 from exact_transport import FAMILIES, METHODS, exact_score, most_fixed_score, problem
 from fuzz_ots import scores
+from scipy.optimize import linear_sum_assignment
+from transport_problems import assert_certificate, exact_product
 
 from geodesic_fast import ots
 from geodesic_fast._extension import engine
@@ -78,6 +80,72 @@ def test_a_map_that_shrinks_has_the_score_of_its_directions():
     assert score == most_fixed_score(x, y) < 0.5
     for power in (-40, 20, 52):
         assert certified_score(x, y * 2.0**power) == score
+
+
+def half_scrambled(rng, m, d):
+    x = rng.standard_normal((m, d))
+    return x, 0.3 * x + rng.standard_normal((m, d))
+
+
+def whole_numbers(rng, m, d):
+    return rng.integers(-1000, 1000, (2, m, d)) * 1.0
+
+
+UNITS = ((1.0, 2.0**-53), (2.0**-53, 1.0), (2.0**-90, 2.0**-90), (2.0**-60, 2.0**40), (2.0**11, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("method", "m"), [("dense", 200), ("stored", 1000), ("tiles", 3000)])
+@pytest.mark.parametrize("family", [half_scrambled, whole_numbers])
+def test_units_of_either_side_keep_the_assignment(family, method, m, dtype):
+    x, y = (torch.from_numpy(p).to(dtype) for p in family(np.random.default_rng(0), m, 4))
+    plain = ots(x, y, method=method)
+    thirds = ((3.0, 3.0), (1.0, 3 * 2.0**-53), (5.0 * 2.0**-60, 3.0)) if family is whole_numbers else ()
+    for unit_x, unit_y in (*UNITS, *thirds):
+        given = x * unit_x, y * unit_y
+        result = ots(*given, method=method)
+        assert result.certified
+        assert torch.equal(result.permutation, plain.permutation)
+        assert result.score == plain.score
+        cost = (given[0].double() - given[1].double()[result.permutation]).square().sum(1).mean()
+        assert result.optimal_cost == pytest.approx(float(cost), rel=1e-12)
+        if m <= 1000:
+            assert_certificate(result, *given)
+
+
+@pytest.mark.parametrize(("method", "dtype"), [("stored", torch.float64), ("tiles", torch.float32)])
+def test_thousands_of_points_through_layers_that_shrink(method, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3000, 4))
+    y = x
+    for _ in range(40):
+        y = 0.4 * np.tanh(y @ (np.eye(4) + 0.3 * rng.standard_normal((4, 4))))
+    x, y = (torch.from_numpy(p).to(dtype) for p in (x, y))
+    assert y.norm() < 1e-14 * x.norm()
+    products = x.double() @ (y.double() * 2.0**50).T
+    best = torch.from_numpy(linear_sum_assignment(products.numpy(), maximize=True)[1])
+    score = float((best == torch.arange(3000)).double().mean())
+    for given, expected in (((x, y), best), ((x, y * 2.0**60), best), ((y, x), best.argsort())):
+        result = ots(*given, method=method)
+        assert result.certified
+        found, other = (exact_product(*given, of.numpy()) for of in (result.permutation, expected))
+        assert found >= other
+        assert found > other or result.score >= score
+
+
+@pytest.mark.parametrize("method", ["dense", "stored", "tiles"])
+def test_large_and_tiny_points_side_by_side(method):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        x, y = half_scrambled(rng, 400, 4)
+        small = [np.where(rng.random((400, 1)) < 0.5, 1.0, 1e-16) for _ in range(3)]
+        for scale_x, scale_y in ((small[0], small[0]), (1.0, small[1]), (small[2], small[1])):
+            a, b = torch.from_numpy(x * scale_x), torch.from_numpy(y * scale_y)
+            result = ots(a, b, method=method)
+            assert result.certified
+            best = linear_sum_assignment((a @ b.T).numpy(), maximize=True)[1]
+            assert exact_product(a, b, result.permutation.numpy()) >= exact_product(a, b, best)
+            assert ots(a * 2.0**70, b * 2.0**-31, method=method).score == result.score
 
 
 def test_clusters_whose_width_is_a_hundred_millionth_of_their_distance():

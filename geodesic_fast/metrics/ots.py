@@ -194,7 +194,7 @@ def _start_of(points: Points, potentials: tuple[Tensor, Tensor], turned: bool) -
         )
     check_finite_rows("potentials", torch.stack([p.detach().to(points.device) for p in potentials], dim=1))
     start = points.shifted_column_potential(potentials[0 if turned else 1].detach())
-    largest = 4 * float(points.square_x.max() + points.square_y.max()) + float(points.delta.square().sum())
+    largest = points.largest_cost()
     if not np.ptp(start) <= _FARTHEST_START * largest:
         warnings.warn(
             "potentials must be about as large as the squared distances of the points, got values that "
@@ -209,6 +209,7 @@ def _start_of(points: Points, potentials: tuple[Tensor, Tensor], turned: bool) -
 def _result(points: Points, turned: bool, method: str, solution: Solution) -> OTSResult:
     own, flow = Flow(points.pair_row, points.pair_col, points.pair_count), solution.flow
     map_cost, optimal = (points.mean_cost(of) for of in (own, flow))
+    gap = points.as_distance(solution.gap)
     given = None
     if solution.u is not None and solution.v is not None:
         given = points.given_potentials(solution.u, solution.v)
@@ -226,8 +227,8 @@ def _result(points: Points, turned: bool, method: str, solution: Solution) -> OT
         certified=solution.certified,
         score_lower=solution.fixed_low,
         score_upper=solution.fixed_high,
-        gap=points.given_cost(solution.gap),
-        relative_gap=solution.gap / optimal if optimal > 0 else (0.0 if solution.gap <= 0 else math.inf),
+        gap=points.given_cost(gap),
+        relative_gap=gap / optimal if optimal > 0 else (0.0 if gap <= 0 else math.inf),
         potentials=given,
         method=method,
         record=solution.record,

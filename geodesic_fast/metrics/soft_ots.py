@@ -113,7 +113,7 @@ def soft_ots(
     for name, value in (("blur", blur), ("max_iterations", max_iterations), ("tolerance", tolerance)):
         check_positive(name, value)
     with torch.no_grad():
-        points = Points(x, y, merge=False)
+        points = Points(x, y, merge=False, one_unit=True)
         epsilon = (blur / points.unit * points.scale) ** 2
         _check_noise(points, blur, epsilon)
         products = Products(points, make_plan(points, "tiles", memory_budget), math.inf, False)

@@ -20,6 +20,7 @@ from geodesic_fast.transport.points import UNIT_ROUNDOFF, Points
 _VALUES_AT_ONCE = 1 << 20
 _WHOLE_AT_ONCE = 1 << 16
 _EXACT_BITS = 50
+_LEAST_POWER = -10_000
 _NEVER_EXACT = 10_000  # binary digits of what was rounded
 
 
@@ -59,12 +60,16 @@ class BlockCosts:
 
 
 def product_costs(points: Points, blocks: Blocks) -> BlockCosts:
-    """Return -<x_i - s, y_j - t>, in units in which a block's largest coordinates are about 1.
+    """Return -<x_i - s, y_j - t>, in units in which a block's largest are about 1.
 
-    Coordinates round to 2^-53 of themselves, products and their sums to d 2^-53 |x| |y|.
+    Coordinates round to 2^-53 of themselves, products and their sums to d 2^-53 |x| |y|. Each feature of x is
+    in a unit of its own, and that of y makes up for it.
     """
-    x, bits_x = _centred(points.given("x", blocks.rows), blocks.block_of_row)
-    y, bits_y = _centred(points.given("y", blocks.cols), blocks.block_of_col)
+    x, same_x = _centred(points.given("x", blocks.rows), blocks.block_of_row)
+    y, same_y = _centred(points.given("y", blocks.cols), blocks.block_of_col)
+    power_x, power_y = _units(x, y, blocks)
+    x, bits_x = _in_units(x, same_x, power_x, blocks.block_of_row)
+    y, bits_y = _in_units(y, same_y, power_y, blocks.block_of_col)
     values = np.empty(len(blocks.row))
     step = max(1, _VALUES_AT_ONCE // points.d)
     for start in range(0, len(values), step):
@@ -72,38 +77,59 @@ def product_costs(points: Points, blocks: Blocks) -> BlockCosts:
         values[some] = -np.einsum("ed,ed->e", x[blocks.row[some]], y[blocks.col[some]])
     norm_x, norm_y = (np.sqrt(np.square(p).sum(1)) * (1 + 2.0**-40) for p in (x, y))
     error = UNIT_ROUNDOFF * (points.d + 8) * norm_x[blocks.row] * norm_y[blocks.col]
-    bits = bits_x + bits_y
+    bits = (bits_x + bits_y).max(1)
     exact = bits + math.frexp(points.d)[1] <= _EXACT_BITS
     return BlockCosts(values, error, np.where(exact, np.exp2(51.0 - bits), 0.0)[blocks.block])
 
 
 def _centred(points: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return float64 points of each block less a shift, times a power of two, and how many bits they have."""
+    """Return float64 points of each block less a shift, and which points are so exactly."""
     low, high = (_of_blocks(extreme, points, block) for extreme in (np.minimum, np.maximum))
     with np.errstate(over="ignore", invalid="ignore"):
         spread = high - low
         if not np.isfinite(spread).all():
-            near, bits = _centred(points / 4, block)
-            same = _per_block(np.logical_and, (points / 4 * 4 == points).all(1), block)
-            return near, np.where(same, bits, _NEVER_EXACT)
+            near, same = _centred(points / 4, block)
+            return near, same & (points / 4 * 4 == points).all(1)
         quantum = np.ldexp(1.0, np.maximum(np.frexp(spread)[1] - 10, -1074))  # shifts in few binary digits
         shift = np.where(spread > 0, np.round((low + spread / 2) / quantum) * quantum, low)
+        # Small numbers keep their digits where zero is near.
+        shift = np.where(np.maximum(high, -low) <= 2 * spread, 0.0, shift)
     near = points - shift
     back = points - near  # as in the exact difference of two floats
-    same = ((points - (near + back)) + (back - shift) == 0).all(1)
-    exponent = np.frexp(_of_blocks(np.maximum, np.abs(near).max(1), block))[1][:, None]
-    scaled = np.ldexp(near, -exponent)
-    same &= (np.ldexp(scaled, exponent) == near).all(1)
-    bits = np.where(same, _bits(scaled), _NEVER_EXACT)
-    return scaled, _per_block(np.maximum, bits, block)
+    return near, ((points - (near + back)) + (back - shift) == 0).all(1)
+
+
+def _units(x: np.ndarray, y: np.ndarray, blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
+    """Return the powers of two that x and y are divided by, (blocks, d), with one sum for all features.
+
+    A feature's largest x is then about its largest y. What is zero on one side becomes zero on the other.
+    """
+    of_x, of_y = blocks.block_of_row, blocks.block_of_col
+    largest_x, largest_y = _per_block(np.maximum, np.abs(x), of_x), _per_block(np.maximum, np.abs(y), of_y)
+    empty = (largest_x == 0) | (largest_y == 0)
+    x[empty[of_x]], y[empty[of_y]] = 0.0, 0.0
+    power_x, power_y = np.frexp(largest_x)[1], np.frexp(largest_y)[1]
+    product = np.where(empty, _LEAST_POWER, power_x + power_y)
+    largest = product.max(1, keepdims=True)
+    power_x = np.where(empty, 0, power_x - (product - largest) // 2)
+    return power_x, np.where(empty, 0, largest - power_x)
+
+
+def _in_units(
+    near: np.ndarray, same: np.ndarray, power: np.ndarray, block: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return points divided by the powers of two of their blocks, and how many bits each feature has."""
+    scaled = np.ldexp(near, -power[block])
+    same = same & (np.ldexp(scaled, power[block]) == near).all(1)
+    return scaled, _per_block(np.maximum, np.where(same[:, None], _bits(scaled), _NEVER_EXACT), block)
 
 
 def _bits(points: np.ndarray) -> np.ndarray:
-    """Return the least k for each point, (m), for which its coordinates are multiples of 2^-k."""
+    """Return the least k for each coordinate for which it is a multiple of 2^-k."""
     mantissa, exponent = np.frexp(points)
     whole = np.abs(mantissa * 2.0**53).astype(np.int64)
     trailing = np.frexp((whole & -whole).astype(np.float64))[1] - 1
-    return np.where(whole > 0, 53 - trailing - exponent, 0).max(1)
+    return np.where(whole > 0, 53 - trailing - exponent, 0)
 
 
 def _per_block(extreme: np.ufunc, values: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -150,9 +176,14 @@ class WholeCosts:
         exact = np.where(self.bits <= _EXACT_BITS, np.exp2(51.0 - self.bits), 0.0)
         return BlockCosts(values, 2 * UNIT_ROUNDOFF * np.abs(values), exact)
 
-    def less(self, u: np.ndarray, v: np.ndarray) -> Any:
-        """Return the costs less whole numbers near the duals of each pair, given in units of `rounded`."""
-        return self.cost - _nearest(u, self.bits) - _nearest(v, self.bits)
+    def less(self, u: np.ndarray, v: np.ndarray, row: np.ndarray, col: np.ndarray) -> Any:
+        """Return the costs less whole numbers near the duals of rows and columns, in units of `rounded`."""
+        cost = self.cost
+        for dual, place in ((u, row), (v, col)):
+            bits = np.empty(len(dual), np.int64)
+            bits[place] = self.bits
+            cost = cost - _nearest(dual, bits)[place]
+        return cost
 
 
 def _whole(values: np.ndarray) -> Any:

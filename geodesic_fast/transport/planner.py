@@ -42,20 +42,21 @@ class Plan:
 def make_plan(points: Points, method: str, memory_budget: int | None) -> Plan:
     """Choose between stored, tiled and dense, or refuse with what would fit."""
     rows, cols, d = points.rows, points.cols, points.d
-    budget = memory_budget if memory_budget is not None else free_memory(points.device) // 2
+    budget = memory_budget if memory_budget is not None else points.bytes + free_memory(points.device) // 2
+    left = budget - points.bytes  # copies of the points that are there already
     if method == "auto" and max(rows, cols) <= DENSE_UP_TO:
         method = "dense"
     stored, tiles = _stored_bytes(rows, cols, d), _tiled_bytes(rows, cols, d, 16)
     if method == "auto":
-        method = "stored" if stored <= budget else "tiles"
+        method = "stored" if stored <= left else "tiles"
     needed = {"stored": stored, "tiles": tiles, "dense": _DENSE_BYTES * rows * cols}[method]
-    if needed > budget or max(rows, cols) > _LARGEST_M:
-        raise MemoryError(_refusal(points, method, needed, budget, tiles))
-    tile_rows = _tile_rows(rows, cols, d, budget, method)
+    if needed > left or max(rows, cols) > _LARGEST_M:
+        raise MemoryError(_refusal(points, method, needed + points.bytes, budget, tiles + points.bytes))
+    tile_rows = _tile_rows(rows, cols, d, left, method)
     took = _tiled_bytes(rows, cols, d, tile_rows) if method == "tiles" else needed
     return Plan(
         method,
-        took,
+        points.bytes + took,
         _seconds(points, method),
         tile_rows,
         min(rows, _BLOCK_ROWS),

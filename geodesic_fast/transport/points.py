@@ -7,11 +7,14 @@ the points themselves.
 
 Shifting x and y by different constants changes no assignment: it adds a row term and a column term to the
 costs. Sets that lie beside each other are shifted by the same constant, which changes no cost and no dual.
+Nor does multiplying y by a power of two: it multiplies the products <x, y> and adds a column term. Sets of
+very different extents are each taken in a unit of their own: squared distances would round the products away.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +28,9 @@ from geodesic_fast.transport.equal_points import merge_equal
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
 UNIT_ROUNDOFF = 2.0**-53
 _BESIDE = 0.25
+_ALIKE = 10  # binary digits by which the extents of x and y may differ in one unit
+_USUAL = 60  # exponents of coordinates whose squares are in range, of float32 too
+_FARTHEST = 1000  # binary digits by which coordinates may exceed extents in their unit
 _LARGEST_FLOAT32 = 2.0**100
 _LARGEST_SCALE = 400  # its power of two: squares of it stay in range
 
@@ -45,18 +51,22 @@ class Points:
     """Distinct x (rows, d) and y (cols, d), float32 or float64, with what each stands for, shifts and norms.
 
     The m points given are row_of[i] and col_of[i]; they pair row pair_row[k] with column pair_col[k] for
-    pair_count[k] of them.
+    pair_count[k] of them. x and y are in units of 2^exponents of the points given.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, *, merge: bool = True) -> None:
+    def __init__(self, x: Tensor, y: Tensor, *, merge: bool = True, one_unit: bool = False) -> None:
+        callers = {x.data_ptr(), y.data_ptr()}
         x, y = _wide(x), _wide(y)
         self.m, self.d = x.shape
         self.row_of = self.col_of = np.arange(self.m)
         if merge:
             (x, self.row_of), (y, self.col_of) = merge_equal(x), merge_equal(y)
         self._given = {"x": x, "y": y}
-        self.x, self.y, self.exponent = _in_range(x, y)
-        self.unit = 2.0**self.exponent
+        boxes = _box(x), _box(y)
+        self.exponents, self.far_exponent = _exponents(*boxes, one_unit)
+        (self.x, box_x), (self.y, box_y) = _in_units((x, y), boxes, self.exponents)
+        own = {of.data_ptr(): of.nbytes for of in (x, y, self.x, self.y) if of.data_ptr() not in callers}
+        self.bytes = sum(own.values())  # of copies that are kept
         self.rows, self.cols = len(x), len(y)
         self.supply = np.bincount(self.row_of, minlength=self.rows).astype(np.int32)
         self.demand = np.bincount(self.col_of, minlength=self.cols).astype(np.int32)
@@ -64,9 +74,9 @@ class Points:
         self.pair_row, self.pair_col = np.divmod(pairs, self.cols)  # sorted by row and column
         self.pair_count = count.astype(np.int32)
         self.device = self.x.device
-        self.shift_x, self.shift_y = _shifts(self.x, self.y)  # (d), dtype of the points
+        self.shift_x, self.shift_y = _shifts(self.x, self.y, box_x, box_y)  # (d), dtype of the points
         self.apart = not torch.equal(self.shift_x, self.shift_y)
-        self.delta = (self.shift_x.double() - self.shift_y.double()).contiguous()  # (d)
+        self.delta = self._between_shifts()  # (d) float64, in the unit of distances
         self.square_x = _square_norms(self.x, self.shift_x)  # (rows) float64
         self.square_y = _square_norms(self.y, self.shift_y)  # (cols) float64
         largest = math.sqrt(max(self.square_x.max().item(), self.square_y.max().item()))
@@ -100,39 +110,77 @@ class Points:
         return points[torch.from_numpy(index).to(points.device)].double().cpu().numpy()
 
     def given_cost(self, cost: float) -> float:
-        """Turn a cost into squared units of the points as given, infinite where that is out of range."""
-        try:
-            return math.ldexp(cost, 2 * self.exponent)
-        except OverflowError:
-            return math.inf
+        """Turn a mean cost into squared units of the points as given, infinite where that is out of range."""
+        return _ldexp(cost, 2 * self.far_exponent)
 
     def given_potentials(self, u: np.ndarray, v: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Turn duals (rows), (cols) of the shifted costs into duals (m) of the distances as given."""
-        square = self.given_cost(1.0)
-        given_u = torch.from_numpy(u).to(self.device) + 2 * self._along_delta("x") + self.delta.square().sum()
-        given_v = torch.from_numpy(v).to(self.device) - 2 * self._along_delta("y")
-        of_row, of_col = (torch.from_numpy(index).to(self.device) for index in (self.row_of, self.col_of))
-        return (given_u * square)[of_row], (given_v * square)[of_col]
+        """Turn duals (rows), (cols) of the shifted costs into duals (m) of the distances as given.
+
+        With x = p X and y = q Y, |x - y|^2 = p q |X - Y|^2 + (p^2 - p q) |X|^2 + (q^2 - p q) |Y|^2.
+        """
+        p, q = self._units()
+        square = _ldexp(1.0, 2 * max(self.exponents))
+        given = []
+        for dual, squares, unit, which, index in (
+            (u, self.square_x, p, "x", self.row_of),
+            (v, self.square_y, q, "y", self.col_of),
+        ):
+            own = torch.from_numpy(dual).to(self.device) * (p * q) + (unit * unit - p * q) * squares
+            own += 2 * unit * self._along_delta(which) * (1 if which == "x" else -1)
+            given.append((own * square)[torch.from_numpy(index).to(self.device)])
+        return given[0] + self.delta.square().sum() * square, given[1]
 
     def shifted_column_potential(self, v: Tensor) -> np.ndarray:
         """Turn a column dual (m) of the points as given into one (cols) of the shifted costs."""
+        p, q = self._units()
         of_col = torch.from_numpy(self.col_of).to(self.device)
         given = torch.empty(self.cols, dtype=torch.float64, device=self.device)
         given[of_col] = v.to(self.device, torch.float64)
-        shifted = given / self.unit / self.unit + 2 * self._along_delta("y")
-        return np.ascontiguousarray(shifted.cpu().numpy())
+        unit = 2.0 ** max(self.exponents)
+        shifted = given / unit / unit + 2 * q * self._along_delta("y") - (q * q - p * q) * self.square_y
+        return np.ascontiguousarray((shifted / p / q).cpu().numpy())
+
+    @property
+    def unit(self) -> float:
+        """Return the unit of x and y where it is one."""
+        return 2.0 ** self.exponents[0]
+
+    def largest_cost(self) -> float:
+        """Return about the largest shifted cost, with what shifts and units add to duals."""
+        p, q = self._units()
+        norms = float(self.square_x.max() + self.square_y.max())
+        return 4 * norms + float((self.delta.square() / p / q).sum())
+
+    def _units(self) -> tuple[float, float]:
+        """Return the units of x and y in those of distances, where the larger is 1."""
+        larger = max(self.exponents)
+        return 2.0 ** (self.exponents[0] - larger), 2.0 ** (self.exponents[1] - larger)
+
+    def _between_shifts(self) -> Tensor:
+        p, q = self._units()
+        return (p * self.shift_x.double() - q * self.shift_y.double()).contiguous()
 
     def _along_delta(self, which: str) -> Tensor:
         """Return <x, delta> or <y, delta> for each of the shifted points, float64."""
         count = self.rows if which == "x" else self.cols
-        products = torch.empty(count, dtype=torch.float64, device=self.device)
-        for start, stop in _row_blocks(count, self.d):
+        products = torch.zeros(count, dtype=torch.float64, device=self.device)
+        for start, stop in _row_blocks(count, self.d) if self.delta.any() else ():
             products[start:stop] = self.block64(which, start, stop) @ self.delta
         return products
 
     def mean_cost(self, flow: Flow) -> float:
-        """Return the mean over the points of the squared distances as given."""
-        return math.fsum(self.costs(flow.row, flow.col, shifted=False) * flow.units) / self.m
+        """Return the mean over the points of the squared distances, in units in which they are in range."""
+        units = [2.0 ** (exponent - self.far_exponent) for exponent in self.exponents]
+        if units == [1.0, 1.0]:
+            costs = self.costs(flow.row, flow.col, shifted=False)
+        else:
+            origin = [torch.zeros_like(self.delta)] * 2
+            costs = _plain_costs(self.x, self.y, origin, flow.row, flow.col, units)
+        return math.fsum(costs * flow.units) / self.m
+
+    def as_distance(self, gap: float) -> float:
+        """Turn a sum of reduced costs of the shifted points into the unit of `mean_cost`."""
+        return _ldexp(gap, sum(self.exponents) - 2 * self.far_exponent)
 
     def fixed(self, flow: Flow) -> int:
         """Return how many points the flow lets stay at their own."""
@@ -191,14 +239,63 @@ def _wide(points: Tensor) -> Tensor:
     )
 
 
-def _in_range(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return points whose squares do not overflow, nor all vanish, and the exponent of their unit."""
-    largest = max(abs(value.item()) for points in (x, y) for value in points.aminmax())
-    exponent = min(math.frexp(largest)[1], 1023)
-    if abs(exponent) < 60 or largest == 0:
-        return x, y, 0
-    unit = 2.0**exponent
-    return x.double() / unit, y.double() / unit, exponent
+def _ldexp(value: float, exponent: int) -> float:
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.inf
+
+
+def _box(points: Tensor) -> Tensor:
+    """Return the least and the largest of each feature, (2, d)."""
+    return torch.stack([points.amin(0), points.amax(0)])  # aminmax(dim=0) takes ten times as long
+
+
+def _exponents(box_x: Tensor, box_y: Tensor, one_unit: bool) -> tuple[tuple[int, int], int]:
+    """Return the powers of two that x and y are divided by, and the one for distances of one to the other.
+
+    0 where extents are alike and squares in range.
+    """
+    (large_x, wide_x), (large_y, wide_y) = _magnitudes(box_x), _magnitudes(box_y)
+    any_wide = next((of for of in (wide_x, wide_y, large_x, large_y) if of is not None), 0)
+    size_x, size_y = (
+        max(any_wide if wide is None else wide, any_wide if large is None else large - _FARTHEST)
+        for large, wide in ((large_x, wide_x), (large_y, wide_y))
+    )
+    wider = max(size_x, size_y)
+    if one_unit or abs(size_x - size_y) <= _ALIKE:
+        size_x = size_y = wider
+    if all(abs(of) < _USUAL for of in (large_x, large_y, size_x, size_y) if of is not None):
+        return (size_x - wider, size_y - wider), 0
+    far = max((of for of in (large_x, large_y) if of is not None), default=0)
+    return (min(size_x, 1023), min(size_y, 1023)), min(far, 1023)
+
+
+def _magnitudes(box: Tensor) -> tuple[int | None, int | None]:
+    """Return the exponents of the largest coordinate and of the largest extent, None where that is zero."""
+    low, high = box.double()
+    largest, half = float(box.abs().max()), float((high / 2 - low / 2).max())
+    large, wide = math.frexp(largest)[1], math.frexp(half)[1] + 1
+    return large if largest > 0 else None, wide if half > 0 else None
+
+
+def _in_units(
+    both: tuple[Tensor, Tensor], boxes: tuple[Tensor, Tensor], exponents: tuple[int, int]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return x and y divided by powers of two, and their boxes, in float64 where float32 is too narrow."""
+    divided = [_times_power(box.double(), -exponent) for box, exponent in zip(boxes, exponents, strict=True)]
+    kind = both[0].dtype
+    if max(exponents) > 0 or max(float(box.abs().max()) for box in divided) > _LARGEST_FLOAT32:
+        kind = torch.float64
+    return [
+        (_times_power(points.to(kind), -exponent), box.to(kind))
+        for points, box, exponent in zip(both, divided, exponents, strict=True)
+    ]
+
+
+def _times_power(points: Tensor, power: int) -> Tensor:
+    """Return points times 2^power, which may itself be out of range."""
+    return points if power == 0 else points * 2.0 ** (power // 2) * 2.0 ** (power - power // 2)
 
 
 def _row_blocks(m: int, d: int) -> list[tuple[int, int]]:
@@ -206,21 +303,21 @@ def _row_blocks(m: int, d: int) -> list[tuple[int, int]]:
     return [(start, min(start + rows, m)) for start in range(0, m, rows)]
 
 
-def _shifts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _shifts(x: Tensor, y: Tensor, box_x: Tensor, box_y: Tensor) -> tuple[Tensor, Tensor]:
     """Return about the mean of each, or between both where these are close beside the points' extents."""
-    (shift_x, extent_x), (shift_y, extent_y) = _shift(x), _shift(y)
+    (shift_x, extent_x), (shift_y, extent_y) = _shift(x, box_x), _shift(y, box_y)
     if (shift_x.double() - shift_y.double()).norm().item() > _BESIDE * min(extent_x, extent_y):
         return shift_x, shift_y
     middle = (shift_x / 2 + shift_y / 2).contiguous()
     return middle, middle
 
 
-def _shift(points: Tensor) -> tuple[Tensor, float]:
+def _shift(points: Tensor, box: Tensor) -> tuple[Tensor, float]:
     """Return about the mean, and the diagonal of the box that holds the points.
 
     In few binary digits of each feature's extent, so that subtracting it is exact on a grid of points.
     """
-    extent = points.amax(0) - points.amin(0)
+    extent = box[1] - box[0]
     least = torch.finfo(points.dtype).tiny
     quantum = torch.exp2(torch.frexp(extent).exponent.to(points.dtype) - 10).clamp(min=least)
     shift = torch.where(extent > 0, (points.mean(0) / quantum).round_() * quantum, points[0])
@@ -252,12 +349,17 @@ def _pair_costs(x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, co
 
 
 def _plain_costs(
-    x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, cols: np.ndarray
+    x: Tensor,
+    y: Tensor,
+    shifts: list[Tensor],
+    rows: np.ndarray,
+    cols: np.ndarray,
+    units: Sequence[float] = (1.0, 1.0),
 ) -> np.ndarray:
     cost = np.empty(len(rows))
     for start, stop in _row_blocks(len(rows), x.shape[1]):
         i = torch.from_numpy(rows[start:stop].astype(np.int64)).to(x.device)
         j = torch.from_numpy(cols[start:stop].astype(np.int64)).to(x.device)
-        difference = (x[i].double() - shifts[0]) - (y[j].double() - shifts[1])
+        difference = (x[i].double() * units[0] - shifts[0]) - (y[j].double() * units[1] - shifts[1])
         cost[start:stop] = difference.square_().sum(1).cpu().numpy()
     return cost

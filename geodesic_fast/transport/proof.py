@@ -48,6 +48,7 @@ _MOST_WORK = 1 << 25  # coordinates multiplied in whole numbers for one block
 _PAIR_WORK = 16  # what a pair takes beside its coordinates
 _MOST_LOOKS = 64
 _MOST_JOINS = 64
+_SAMPLED_ROWS = 64  # of a block
 _LOOKS = 64  # at each arc, before a negative cycle is assumed
 _DROP = 2.0**-80  # between parts where nothing rounds: far below what costs then are multiples of
 
@@ -114,10 +115,14 @@ def separate(bounds: Bounds) -> Parts:
 
 
 def _components(bounds: Bounds, doubtful: np.ndarray, joined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    from scipy.sparse import csgraph, csr_matrix  # where it is used: loading it takes a second
-
     rows, used = len(bounds.supply), (bounds.units > 0) | joined
     doubtful = doubtful | joined
+    if rows == bounds.cols == np.count_nonzero(used) == np.count_nonzero(doubtful):
+        of_col = np.empty(rows, np.int64)  # no pair but the matched ones, each of which is a part
+        of_col[bounds.col[used]] = bounds.row[used]
+        return np.arange(rows), of_col
+    from scipy.sparse import csgraph, csr_matrix  # where it is used: loading it takes a second
+
     tail = np.concatenate([bounds.row[doubtful], rows + bounds.col[used]])
     head = np.concatenate([rows + bounds.col[doubtful], bounds.row[used]])
     size = rows + bounds.cols
@@ -197,23 +202,18 @@ class Proof:
 
         They differ where that was too much work.
         """
-        whole: WholeCosts | None = None
-        for look in range(_MOST_LOOKS):
+        pairs, block = self._within_limits(*self._look_at_products(pairs, block))
+        self.whole = len(pairs) > 0
+        whole = WholeCosts.of(self.points, self.row[pairs], self.col[pairs], block, self.check_time)
+        for _ in range(_MOST_LOOKS):
             if not len(pairs):
                 break
-            self.check_time()
-            blocks = Blocks(self.points, self.row[pairs], self.col[pairs], block, self.units[pairs])
-            costs = product_costs(self.points, blocks) if whole is None else whole.rounded()
-            bounds, u, v = self._look(blocks, costs)
+            blocks = self._blocks(pairs, block)
+            bounds, u, v = self._look(blocks, whole.rounded())
             self.units[pairs] = bounds.units
             some, block = self._undecided(pairs, bounds)
-            if whole is not None:
-                whole = WholeCosts(whole.less(u[blocks.row], v[blocks.col])[some], block)
+            whole = WholeCosts(whole.less(u, v, blocks.row, blocks.col)[some], block)
             pairs = pairs[some]
-            if look == 0:
-                pairs, block = self._within_limits(pairs, block)
-                whole = WholeCosts.of(self.points, self.row[pairs], self.col[pairs], block, self.check_time)
-                self.whole = len(pairs) > 0
         self.open[pairs] = True
         if self.tied.any():
             self._most_fixed()
@@ -221,10 +221,32 @@ class Proof:
         settled = int(np.minimum(self.units, stay)[~self.open].sum())
         return settled, settled + int(stay[self.open].sum())
 
+    def _look_at_products(self, pairs: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Look at blocks by their products until these divide them no further; return what is left."""
+        whole, numbers, count = [pairs[:0]], [block[:0]], 0
+        for look in range(_MOST_LOOKS):
+            if not len(pairs):
+                break
+            blocks, size = self._blocks(pairs, block), np.bincount(block)[block]
+            bounds, _, _ = self._look(blocks, product_costs(self.points, blocks))
+            self.units[pairs] = bounds.units
+            some, block = self._undecided(pairs, bounds)
+            pairs, done = pairs[some], np.bincount(block)[block] == size[some]
+            done |= look == _MOST_LOOKS - 1
+            whole.append(pairs[done])
+            numbers.append(_renumbered(block[done]) + count)
+            count += len(np.unique(block[done]))
+            pairs, block = pairs[~done], _renumbered(block[~done])
+        return np.concatenate(whole), np.concatenate(numbers)
+
+    def _blocks(self, pairs: np.ndarray, block: np.ndarray) -> Blocks:
+        self.check_time()
+        return Blocks(self.points, self.row[pairs], self.col[pairs], block, self.units[pairs])
+
     def _look(self, blocks: Blocks, costs: BlockCosts) -> tuple[Bounds, np.ndarray, np.ndarray]:
         """Return bounds of the reduced costs, with the optimum as far as float64 tells, and its duals."""
         row, col, units = blocks.row, blocks.col, blocks.units.copy()
-        v = np.zeros(len(blocks.demand))
+        v = _usual_costs(blocks, costs.values)
         graph = _rows(row, col, blocks.supply, blocks.demand)
         u, _ = cheapest_flow(graph, costs.values, v, units, self.check_time)
         reduced = (costs.values - v[col]) - u[row]
@@ -262,6 +284,20 @@ class Proof:
 def _rows(row: np.ndarray, col: np.ndarray, supply: np.ndarray, demand: np.ndarray) -> Rows:
     start = np.searchsorted(row, np.arange(len(supply) + 1)).astype(np.int64)
     return Rows(start, col.astype(np.int32), supply, demand)
+
+
+def _usual_costs(blocks: Blocks, values: np.ndarray) -> np.ndarray:
+    """Return about the median of each column's costs: duals that leave rows tied which are nearly equal.
+
+    Where points are far smaller than a few of their block, what is known of them stays as it is.
+    """
+    first = np.searchsorted(blocks.block_of_row, np.arange(blocks.block[-1] + 2))
+    step = np.diff(first) // _SAMPLED_ROWS + 1
+    some = np.flatnonzero((blocks.row - first[blocks.block]) % step[blocks.block] == 0)
+    some = some[np.lexsort((values[some], blocks.col[some]))]
+    ends = np.searchsorted(blocks.col[some], np.arange(len(blocks.demand) + 1))
+    middle = np.minimum((ends[:-1] + ends[1:]) // 2, len(some) - 1)
+    return np.where(ends[1:] > ends[:-1], values[some[middle]], 0.0)
 
 
 def _renumbered(block: np.ndarray) -> np.ndarray:
