@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, layers_of
 from geodesic_fast._validation import (
@@ -26,6 +27,14 @@ from geodesic_fast.operations import track_geometry as lengths_operation
 REDUCTIONS = ("mean", "none")
 
 
+@overload
+def line_deviation(
+    tracks: Tensors, *, dim: int = ..., reduction: str = ..., zero_step: str = ...
+) -> Tensor: ...
+@overload
+def line_deviation(
+    tracks: Arrays, *, dim: int = ..., reduction: str = ..., zero_step: str = ...
+) -> NDArray: ...
 @takes_arrays
 def line_deviation(
     tracks: Tensor | Sequence[Tensor],

@@ -4,16 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._validation import MAX_LISTED_LAYERS, check_tracks
 from geodesic_fast.metrics.lss import lss, lss_reference
 
 
+@overload
+def lss_shuffled(
+    tracks: Tensors, *, dim: int = ..., shuffles: int = ..., seed: int = ..., zero_step: str = ...
+) -> Tensor: ...
+@overload
+def lss_shuffled(
+    tracks: Arrays, *, dim: int = ..., shuffles: int = ..., seed: int = ..., zero_step: str = ...
+) -> NDArray: ...
 @takes_arrays
 def lss_shuffled(
     tracks: Tensor | Sequence[Tensor],

@@ -8,13 +8,13 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._extension import engine, has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
@@ -37,11 +37,11 @@ REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
 
 @compared_by_value
 @dataclass(frozen=True, eq=False)
-class OTSResult:
+class OTSResult(ResultOf[Array]):
     """What `ots` found: the score and how far it is proved, the assignment, its cost and its certificate."""
 
     score: float  # NaN unless certified
-    permutation: Tensor  # (m) int64: T(x_i) = y[permutation[i]]; the best known where not certified
+    permutation: Array  # (m) int64: T(x_i) = y[permutation[i]]; the best known where not certified
     map_cost: float  # mean |x_i - y_i|^2
     optimal_cost: float  # mean |x_i - T(x_i)|^2 = W2^2; an upper bound where not certified
     efficiency: float  # optimal_cost / map_cost
@@ -50,11 +50,33 @@ class OTSResult:
     score_upper: float = 1.0
     gap: float = math.inf  # optimal_cost minus what the potentials prove
     relative_gap: float = math.inf  # gap / optimal_cost
-    potentials: tuple[Tensor, Tensor] | None = None  # (u, v), (m) float64 each: u_i + v_j <= |x_i - y_j|^2
+    potentials: tuple[Array, Array] | None = None  # (u, v), (m) float64 each: u_i + v_j <= |x_i - y_j|^2
     method: str = "reference"
     record: dict[str, Any] = field(default_factory=dict, compare=False)  # stages, counts and seconds
 
 
+@overload
+def ots(
+    x: Tensors,
+    y: Tensor | NDArray | None = ...,
+    *,
+    method: str = ...,
+    potentials: tuple[Tensor, Tensor] | tuple[NDArray, NDArray] | None = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> OTSResult: ...
+@overload
+def ots(
+    x: Arrays,
+    y: NDArray | None = ...,
+    *,
+    method: str = ...,
+    potentials: tuple[NDArray, NDArray] | None = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> OTSResult[NDArray]: ...
 @outside_graphs
 @takes_arrays
 def ots(

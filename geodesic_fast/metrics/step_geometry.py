@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import as_tensors, takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, as_tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import accumulation_dtype, layers_of
@@ -20,14 +20,14 @@ from geodesic_fast.operations import step_geometry as operation
 
 
 @compared_by_value
-class StepGeometry(NamedTuple):
+class StepGeometry(NamedTuple, ResultOf[Array]):
     """What `step_geometry` returns; each field has shape (n, *batch), turning_cosine (n-1, *batch)."""
 
-    length: Tensor
-    relative_length: Tensor
-    state_cosine: Tensor
-    update_cosine: Tensor
-    turning_cosine: Tensor
+    length: Array
+    relative_length: Array
+    state_cosine: Array
+    update_cosine: Array
+    turning_cosine: Array
 
     def profile(self, mask: Tensor | None = None) -> StepProfile:
         """Return the means over the tracks, or over those where `mask` (*batch) is true."""
@@ -79,6 +79,12 @@ def sum_defined(values: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
     return values.where(defined, 0.0).sum(-1, dtype=wide), defined.sum(-1)
 
 
+@overload
+def step_geometry(tracks: Tensors, *, dim: int = ...) -> StepGeometry: ...
+@overload
+def step_geometry(tracks: Arrays, *, dim: int = ...) -> StepGeometry[NDArray]: ...
+@overload  # of both, or of what nobody typed
+def step_geometry(tracks: Sequence[Tensor | NDArray], **options: Any) -> Any: ...
 @takes_arrays
 def step_geometry(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeometry:
     r"""Measure every step of each track: its length, and its angles with the state and with the next step.

@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_alike, check_no_forward_mode, check_tracks
 from geodesic_fast.operations import track_distance as operation
 
 
+@overload
+def track_distance(tracks: Tensors, other: Tensors | Arrays | None = ..., *, dim: int = ...) -> Tensor: ...
+@overload
+def track_distance(tracks: Arrays, other: Arrays | None = ..., *, dim: int = ...) -> NDArray: ...
+@overload
+def track_distance(tracks: Arrays, other: Tensors = ..., *, dim: int = ...) -> Tensor: ...
 @takes_arrays
 def track_distance(
     tracks: Tensor | Sequence[Tensor], other: Tensor | Sequence[Tensor] | None = None, *, dim: int = 0
