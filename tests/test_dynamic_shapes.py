@@ -7,9 +7,8 @@ from known_tracks import random_tracks
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import geodesic_fast as gf
-from geodesic_fast._extension import engine
 
-pytestmark = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
+pytestmark = pytest.mark.engine
 
 METRICS = {
     "lss": gf.lss,

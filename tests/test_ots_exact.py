@@ -8,10 +8,8 @@ from exact_transport import FAMILIES, METHODS, exact_score, most_fixed_score, pr
 from fuzz_ots import scores
 
 from geodesic_fast import ots
-from geodesic_fast._extension import engine
 
-needs_engine = pytest.mark.skipif(engine is None, reason="certificates come from the engine")
-pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 
 def column(*values):

@@ -135,7 +135,8 @@ def line_deviation_reference(
         broken.movedim(0, -1),
     )  # (*batch, n, d), (*batch, n)
     with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
-        dev = at_most(at_least(1 - u @ u.mT, 0.0), 2.0)  # (*batch, n, n)
+        cosine = u @ u.mT  # (*batch, n, n), not symmetric to the last bit
+    dev = at_most(at_least(1 - (cosine + cosine.mT) / 2, 0.0), 2.0)
     dev = dev.masked_fill(torch.eye(len(x) - 1, dtype=torch.bool, device=x.device), 0.0)
     defined = ~(zero.unsqueeze(-1) | zero.unsqueeze(-2))
     dev = dev.where(defined, 1.0 if zero_step == "keep" else torch.nan)

@@ -103,14 +103,15 @@ def norm(v: Tensor) -> Tensor:
     largest = v.detach().abs().amax(-1, keepdim=True)
     plain = (largest > 0) & largest.isfinite()
     unit = largest.where(plain, 1.0)
-    length = torch.linalg.vector_norm((v / unit).where(plain, 1.0), dim=-1, keepdim=True) * unit
+    length = (v / unit).where(plain, 1.0).square().sum(-1, keepdim=True).sqrt() * unit
     return length.where(plain, largest).squeeze(-1)
 
 
 def flat_points(layers: Sequence[Tensor]) -> Tensor:
-    """Return (n+1, m, d) in the accumulation type."""
+    """Return (n+1, m, d) in the accumulation type, so laid out that |a - b| is |b - a| to the last bit."""
     x = layers[0] if len(layers) == 1 else torch.stack(tuple(layers))
-    return x.reshape(x.shape[0], x.shape[1:-1].numel(), x.shape[-1]).to(accumulation_dtype(x.dtype))
+    x = x.reshape(x.shape[0], x.shape[1:-1].numel(), x.shape[-1])
+    return x.to(accumulation_dtype(x.dtype)).contiguous()
 
 
 def _checked(
