@@ -39,7 +39,7 @@ def compare(case, name, functions, weights, truth, engine, terms=0):
     fast, plain = functions
     info = torch.finfo(case.dtype)
     largest = np.abs(truth).max((0, 2))  # (m)
-    known = case.good & (largest < wide(info.max) / 100)
+    known = case.good & (np.maximum(largest, terms) < wide(info.max) / 100)
     for value, weight in zip(values_of(plain(case.x, 0)), weights, strict=True):
         beyond = np.asarray(~value.isfinite() & (weight != 0))
         per_track = beyond.shape[-1:] == known.shape
@@ -191,7 +191,8 @@ def check_chord(case, engine):
     functions = [
         lambda x, dim, f=f: f(x, dim=dim) for f in (gf.chord_deviation, gf.chord_deviation_reference)
     ]
-    compare(case, "chord_deviation", functions, [weights], truth, engine)
+    slant = length(w) / np.where(size == 0, np.inf, size) / np.where(c == 0, 1, c)
+    compare(case, "chord_deviation", functions, [weights], truth, engine, (share[..., 0] * slant).max(0))
 
 
 def check_line(case, engine):
@@ -270,7 +271,8 @@ def check_distance(case, engine):
     plain = least[0] > 0
     if len(least) > 1 and case.kind != "grid":  # which layer is nearest must not hang on rounding
         plain &= least[1] > least[0] * (1 + 64 * case.eps)
-    plain &= case.good[:, None] & case.good & (each.max(0) < wide(torch.finfo(case.acc).max) / 4)
+    most = wide(torch.finfo(case.acc).max) / 4  # beyond which a distance or its inverse leaves the type
+    plain &= case.good[:, None] & case.good & (each.max(0) < most) & (least[0] * most > 1)
     weights = torch.as_tensor(case.rng.random((m, m))).where(torch.as_tensor(plain), 0.0).to(case.acc)
     truth = np.zeros_like(x)
     for i, j in np.argwhere(plain):
