@@ -103,12 +103,14 @@ class Known:
         ]
 
 
-def check_geometry(case, engine):
+def check_lss(case, engine):
+    check_geometry(case, engine, ["lss"])
+
+
+def check_geometry(case, engine, fields=gf.TrackGeometry._fields[:-1]):
     known = Known(case)
     u, s, n = known.u, known.s, known.n
-    fields = [
-        name for name in gf.TrackGeometry._fields[:-1] if n > 1 or name in ("path_length", "chord", "action")
-    ]
+    fields = [name for name in fields if n > 1 or name in ("path_length", "chord", "action")]
     mean = s.mean(0)
     chord = known.x[-1] - known.x[0]
     c = length(chord)

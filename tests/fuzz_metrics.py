@@ -352,7 +352,7 @@ def run(checks, seconds, seed, engine=True, most=None):
     return count, failures
 
 
-def main(checks, description):
+def main(checks=CHECKS, description=__doc__):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
@@ -367,4 +367,4 @@ def main(checks, description):
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(CHECKS, __doc__))
+    raise SystemExit(main())

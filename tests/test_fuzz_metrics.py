@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Some cases of the fuzzers, always the same, on every instruction set and with no engine; see `make fuzz`."""
+"""Some cases of the fuzzers, always the same, on each instruction set and with no engine; see `make fuzz`."""
 
 import os
 import subprocess

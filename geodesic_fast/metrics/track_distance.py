@@ -84,7 +84,7 @@ def distances_of(layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> Te
         return layer_distances(layers, other).min(0).values
     check_no_forward_mode([*layers, *(other or [])], "track_distance")
     needs_layer = torch.is_grad_enabled() and any(t.requires_grad for t in (*layers, *(other or [])))
-    distance = operation.track_distance(layers, other or [], needs_layer)[0]
+    distance = operation.track_distance(layers, other, needs_layer)[0]
     return distance.clone() if needs_layer else distance  # backward reads its own
 
 
