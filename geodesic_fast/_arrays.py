@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,10 +15,31 @@ from torch import Tensor
 
 from geodesic_fast._torch_internals import is_wrapper, unwrapped
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+NDArray = np.ndarray[Any, np.dtype[Any]]
+Tensors = Tensor | Sequence[Tensor]
+Arrays = NDArray | Sequence[NDArray]
+
+if TYPE_CHECKING:
+    from typing import Generic as ResultOf
+
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    Array = TypeVarWithDefault("Array", bound=Tensor | NDArray, default=Tensor)
+else:  # torch looks into named tuples that have no other base alone
+
+    class ResultOf:
+        """What a result holds, tensors or arrays, as type checkers see it: `TrackGeometry[NDArray]`."""
+
+        def __class_getitem__(cls, of):
+            return cls()
+
+        def __mro_entries__(self, bases):
+            return ()
+
+    Array = TypeVar("Array")
 
 
-def takes_arrays(function: Function) -> Function:
+def takes_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function of tensors take arrays too.
 
     NumPy alone gives NumPy: with a tensor among the arguments, whose gradient must go on, the answer is a
@@ -36,7 +57,7 @@ def takes_arrays(function: Function) -> Function:
 
     # A code object of its own: torch.compile counts recompilations by it, and traces show the metric's name.
     door.__code__ = door.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
-    return door  # type: ignore[return-value]
+    return door
 
 
 def _call_with_tensors(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

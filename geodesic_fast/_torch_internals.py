@@ -163,6 +163,12 @@ def outside_graphs(function: Function) -> Function:
     return outer  # type: ignore[return-value]
 
 
+def constant_in_graphs(function: Function) -> Function:
+    """Let torch.compile take what a function gives for constants as a constant."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 def in_backward() -> bool:
     """Say whether this thread is inside a backward pass."""
     return _graph_task is not None and _graph_task() != -1

@@ -27,6 +27,11 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("engine") and _extension.engine is None:
+        pytest.skip("needs the compiled engine")
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     found = torch.device(_extension.gpu_type if request.param == "cuda" else "cpu")

@@ -333,71 +333,17 @@ def check_steps(case, engine):
         compare(case, name, getattr(got, name), getattr(plain, name), value, condition[name])
 
 
-def gradients(case, function, weights):
-    leaf = case.x.detach().clone().requires_grad_()
-    arranged, dim = laid_out(
-        leaf, case.layout if case.layout in ("track-major", "reversed") else "layer-major"
-    )
-    if not isinstance(arranged, torch.Tensor):
-        arranged, dim = leaf, 0
-    value = function(arranged, dim=dim)
-    (found,) = torch.autograd.grad((value.masked_fill(~value.isfinite(), 0.0) * weights).sum(), leaf)
-    return found
-
-
-def check_gradients(case, engine):
-    """Score and deviation against the formulas of their gradients, where they are differentiable enough."""
-    x = case.wide
-    n, m = len(x) - 1, x.shape[1]
-    if case.zero_step == "propagate" or n < 2:
-        return
-    u, s = directions(np.where(np.isfinite(x).all((0, 2))[:, None], x, 0))
-    score = case.call(gf.lss_reference)
-    resultant = length(u.sum(0))
-    count = (s != 0).sum(0)
-    good = (np.isfinite(x).all((0, 2))) & (count > 1) & (resultant > 1e-3 * n)
-    weights = torch.as_tensor(case.rng.random(m) * good).to(score.dtype)
-    S = u.sum(0)
-    g = -(count / resultant**3)[..., None] * (S - (u * S).sum(-1, keepdims=True) * u)
-    with np.errstate(all="ignore"):
-        g = np.where(s[..., None] == 0, 0, g / s[..., None]) * np.asarray(weights).astype(wide)[:, None]
-    g = np.where(good[:, None], g, 0)
-    truth = np.zeros_like(x)
-    truth[1:] += g
-    truth[:-1] -= g
-    with np.errstate(all="ignore"):  # the terms that cancel, each of which was rounded
-        terms = np.where(s == 0, 0, (count / resultant**2 * np.asarray(weights).astype(wide)) / s)[:, good]
-    compare_gradients(
-        case, "lss gradient", (gf.lss, gf.lss_reference), weights, truth, engine, terms.max(initial=0)
-    )
-
-
-def compare_gradients(case, name, functions, weights, truth, engine, terms):
-    fast, plain = functions
-    reference = gradients(case, plain, weights)
-    got = gradients(case, fast, weights) if engine else reference
-    top, unit = np.abs(truth).max(), wide(torch.finfo(case.dtype).eps)
-    if not terms < wide(torch.finfo(case.dtype).max) / 100:
-        return
-    got, reference = (np.asarray(t.double()).astype(wide) for t in (got, reference))
-    assert np.isfinite(got).all(), f"{name} is not finite"
-    tiny = wide(torch.finfo(case.dtype).smallest_normal)
-    allowed = max(2 * np.abs(reference - truth).max(), ROUNDINGS * (unit * top + case.eps * terms)) + tiny
-    worst = np.abs(got - truth).max()
-    assert worst <= allowed, f"{name}: error {worst:.3g}, allowed {allowed:.3g}, largest {top:.3g}"
-
-
 CHECKS = (
-    check_geometry, check_chord, check_line, check_distance, check_nearest, check_steps, check_gradients,
+    check_geometry, check_chord, check_line, check_distance, check_nearest, check_steps,
 )  # fmt: skip
 
 
-def run(seconds, seed, engine=True, most=None):
+def run(checks, seconds, seed, engine=True, most=None):
     """Check cases from `seed` on for so long, or `most` of them; return how many, and what failed."""
     until, count, failures = time.monotonic() + seconds, 0, []
     while time.monotonic() < until and count != most:
         case = Case(seed + count)
-        for check in CHECKS:
+        for check in checks:
             try:
                 check(case, engine)
             except Exception as error:
@@ -406,8 +352,8 @@ def run(seconds, seed, engine=True, most=None):
     return count, failures
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(checks=CHECKS, description=__doc__):
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, help="stop after so many, whatever the time")
@@ -415,7 +361,7 @@ def main():
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
-    count, failures = run(arguments.seconds, arguments.seed, not arguments.no_engine, arguments.cases)
+    count, failures = run(checks, arguments.seconds, arguments.seed, not arguments.no_engine, arguments.cases)
     print(*failures, f"{count} cases, {len(failures)} failures", sep="\n")
     return 1 if failures else 0
 

@@ -109,6 +109,14 @@ def test_jax_arrays():
     assert jnp.from_dlpack(score).shape == (7,)
 
 
+def test_jax_tracers_are_told_where_to_call_from():
+    jax = pytest.importorskip("jax", reason="needs the package jax")
+    x = jax.numpy.asarray(tracks())
+    for traced in (jax.jit(lss), jax.grad(lambda x: lss(x).sum()), jax.vmap(lss)):
+        with pytest.raises(TypeError, match=r"got \w*Tracer, .*: call this outside of jax\.jit"):
+            traced(x)
+
+
 def test_cupy_arrays():
     cupy = pytest.importorskip("cupy", reason="needs the package cupy and an NVIDIA GPU")
     if not torch.cuda.is_available():

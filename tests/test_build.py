@@ -20,19 +20,18 @@ TRACKED = subprocess.run(
     "git ls-files", shell=True, cwd=ROOT, capture_output=True, text=True, check=False
 ).stdout.split()
 TOOLS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
 
 
 def run(program):
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
-@needs_engine
+@pytest.mark.engine
 def test_the_engine_has_the_package_version():
     assert engine.version == geodesic_fast.__version__
 
 
-@needs_engine
+@pytest.mark.engine
 def test_it_links_no_torch_and_no_cuda_library():
     if not sys.platform.startswith("linux"):
         pytest.skip("reads the dynamic section of an ELF file")
@@ -42,7 +41,7 @@ def test_it_links_no_torch_and_no_cuda_library():
     assert "cuda" not in needed
 
 
-@needs_engine
+@pytest.mark.engine
 def test_it_answers_on_a_machine_without_a_gpu():
     assert engine.cuda_device_count() >= 0
     assert isinstance(engine.cuda_archs, str)
@@ -50,7 +49,7 @@ def test_it_answers_on_a_machine_without_a_gpu():
         assert engine.cuda_runtime_version() >= 12010
 
 
-@needs_engine
+@pytest.mark.engine
 def test_the_engine_is_what_lss_runs_on():
     before = torch.ops.geodesic_fast.track_geometry
     assert before is not None
@@ -81,7 +80,7 @@ def test_other_devices_get_the_reference_and_a_warning():
         assert geodesic_fast.lss(torch.zeros(3, 4, 5, device="meta")).shape == (4,)
 
 
-@needs_engine
+@pytest.mark.engine
 def test_importing_it_prints_nothing():
     result = run("import geodesic_fast")
     assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)

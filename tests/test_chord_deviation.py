@@ -13,10 +13,7 @@ from known_tracks import DTYPES, LAYOUTS, SHAPES, gradient, laid_out, line, rand
 from torch.library import opcheck
 
 from geodesic_fast import chord_deviation, chord_deviation_reference
-from geodesic_fast._extension import engine
 from geodesic_fast.operations import chord_deviation as operation
-
-needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
 
 
 def true_deviation(tracks):
@@ -169,6 +166,7 @@ def test_no_gradient_comes_from_points_on_the_line_or_unweighted_tracks(device):
     assert torch.equal(gradient(chord_deviation, tracks, weights), torch.zeros_like(tracks))
 
 
+@pytest.mark.engine
 def test_second_derivatives_and_forward_mode_say_what_to_do():
     tracks = random_tracks((4, 3, 5), torch.float64).requires_grad_()
     (first,) = torch.autograd.grad(chord_deviation(tracks).sum(), tracks, create_graph=True)
@@ -178,7 +176,7 @@ def test_second_derivatives_and_forward_mode_say_what_to_do():
         torch.func.jvp(chord_deviation, (tracks.detach(),), (tracks.detach(),))
 
 
-@needs_engine
+@pytest.mark.engine
 @pytest.mark.parametrize("listed", [False, True])
 def test_opcheck(listed, device):
     tracks = random_tracks((5, 3, 8), torch.float32, device)

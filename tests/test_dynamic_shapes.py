@@ -7,9 +7,8 @@ from known_tracks import random_tracks
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import geodesic_fast as gf
-from geodesic_fast._extension import engine
 
-pytestmark = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
+pytestmark = pytest.mark.engine
 
 METRICS = {
     "lss": gf.lss,
@@ -69,3 +68,13 @@ def test_exported_for_any_number_of_tracks(name, strict):
     shapes = ({1: torch.export.Dim("m", min=3, max=64)},)
     program = torch.export.export(Metric(name), (few,), dynamic_shapes=shapes, strict=strict)
     torch.testing.assert_close(program.module()(many), fields_of(name, many), equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["track_distance", "nearest_track", "geodesic_bound"])
+def test_compiled_ahead_of_time_for_any_number_of_tracks(name, tmp_path):
+    few, many = few_and_many()
+    shapes = ({1: torch.export.Dim("m", min=3, max=64)},)
+    program = torch.export.export(Metric(name), (few,), dynamic_shapes=shapes)
+    package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "metric.pt2"))
+    found = torch._inductor.aoti_load_package(package)(many)
+    torch.testing.assert_close(tuple(found), fields_of(name, many))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Some cases of the fuzzer, always the same, on every instruction set and with no engine; see `make fuzz`."""
+"""Some cases of the fuzzers, always the same, on each instruction set and with no engine; see `make fuzz`."""
 
 import os
 import subprocess
@@ -10,21 +10,25 @@ import pytest
 
 from geodesic_fast._extension import engine
 
-FUZZER = Path(__file__).with_name("fuzz_metrics.py")
+HERE = Path(__file__).parent
+RUNS = [("fuzz_metrics.py", each, 50) for each in ("avx512", "avx2", "baseline", "none")] + [
+    ("fuzz_gradients.py", each, 25) for each in ("avx512", "baseline")
+]
 
 
-@pytest.mark.parametrize("instructions", ["avx512", "avx2", "baseline", "none"])
-def test_random_tracks_agree_with_extended_precision(instructions):
+@pytest.mark.parametrize(("fuzzer", "instructions", "cases"), RUNS)
+def test_random_tracks_agree_with_extended_precision(fuzzer, instructions, cases):
     if instructions != "none" and engine is None:
-        pytest.skip("the compiled engine is not built")
-    words = ["--cases", "50", "--seed", "7000"]
+        pytest.skip("needs the compiled engine")
+    words = ["--cases", str(cases), "--seed", "7000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     if instructions == "none":
         words.append("--no-engine")
     else:
         environment["GEODESIC_FAST_CPU"] = instructions
     done = subprocess.run(
-        [sys.executable, str(FUZZER), *words], env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, str(HERE / fuzzer), *words],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " 0 failures" in done.stdout

@@ -96,6 +96,7 @@ def test_the_summary_is_that_of_the_matrices(device, monkeypatch):
             assert got.share_kept == pytest.approx(expected.share_kept, abs=1e-3)
 
 
+@pytest.mark.engine
 def test_the_summary_holds_no_matrix(monkeypatch):
     m, pairs = 8000, 1 << 18
     tracks = random_tracks((5, m, 8), torch.float32)

@@ -136,6 +136,7 @@ def test_what_stands_still_is_undefined_and_what_only_swaps_is_infinite(device):
 
 
 @pytest.mark.huge
+@pytest.mark.engine
 def test_a_time_budget_leaves_lower_bounds(device):
     x = torch.randn(3000, 3, device=device)
     tracks = torch.stack((x, torch.randn(3000, 3, device=device)))

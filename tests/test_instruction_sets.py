@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The kernels for lesser processors, on this one."""
+"""The kernels for lesser processors, on this one, and the functions without any kernel."""
 
 import os
 import subprocess
@@ -18,6 +18,14 @@ FILES = [
     "test_line_deviation.py", "test_line_deviation_gradients.py", "test_chord_deviation.py",
     "test_track_distance.py", "test_track_distance_gradients.py", "test_nearest_track.py",
     "test_step_geometry.py", "test_transport_passes.py",
+]  # fmt: skip
+
+
+WITHOUT_ENGINE = [
+    *FILES, "test_action.py", "test_geodesic_bound.py", "test_geodesic_gap.py", "test_lss_shuffled.py",
+    "test_displacement_interpolation.py", "test_step_profile.py", "test_range_and_rounding.py",
+    "test_lss_wrong_calls.py", "test_ots_wrong_calls.py", "test_results.py", "test_watch.py",
+    "test_record.py",
 ]  # fmt: skip
 
 
@@ -45,16 +53,30 @@ def run_share(name: str) -> subprocess.CompletedProcess:
     return run(name, *WORDS, *(str(HERE / file) for file in FILES), SHARE_OF_TESTS=SHARES[name])
 
 
+def run_without_engine() -> subprocess.CompletedProcess:
+    words = [*WORDS, "-p", "without_engine", *(str(HERE / file) for file in WITHOUT_ENGINE)]
+    return run("", *words, SHARE_OF_TESTS="0/6")
+
+
 IN_BACKGROUND = {name: partial(run_share, name) for name in SHARES} if engine is not None else {}
+IN_BACKGROUND |= {"without engine": run_without_engine}
 
 
-@pytest.mark.skipif(engine is None, reason="the engine is not built")
+@pytest.mark.engine
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("instructions", ["avx2", "baseline"])
 def test_the_kernels_of_lesser_processors(instructions, background):
     asked = "from geodesic_fast._extension import engine; print(engine.instruction_set)"
     assert run(instructions, "-c", asked).stdout.strip() in (instructions, "baseline")
     done = background[instructions].result()
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_the_functions_without_an_engine(background):
+    """Every sixth test; all of them with `PYTHONPATH=tests python -m pytest -p without_engine FILES`."""
+    done = background["without engine"].result()
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from geodesic_fast._extension import engine
-
 TESTS = Path(__file__).parent
 
 # More than half a minute each on two cores.
@@ -23,7 +21,7 @@ LONG = {
 }
 
 
-@pytest.mark.skipif(engine is None, reason="the engine is not built: long work is its own")
+@pytest.mark.engine
 @pytest.mark.parametrize("name", LONG)
 def test_ctrl_c(name):
     given, call = LONG[name]

@@ -8,10 +8,8 @@ from known_tracks import DTYPES, LAYOUTS, gradient, laid_out, random_tracks
 from torch.library import opcheck
 
 from geodesic_fast import line_deviation, line_deviation_reference
-from geodesic_fast._extension import engine
 from geodesic_fast.operations import line_deviation as operation
 
-needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
 REDUCTIONS = ("mean", "none")
 
 
@@ -78,16 +76,16 @@ def test_a_pair_without_any_track_passes_no_gradient_to_the_others(policy, devic
     assert_accurate(found, plain, truth)
 
 
-def test_a_broken_track_spoils_only_its_own_gradient(device):
+def test_a_broken_track_leaves_the_gradients_of_the_others(device):
     tracks = random_tracks((6, 3, 5), torch.float64, device)
     weights = torch.ones(6, 6, dtype=torch.float64, device=device)
     clean = gradient(lambda x: line_deviation(x, reduction="none"), tracks.clone(), weights)
     tracks[2, 1, 0] = torch.nan
     found = gradient(lambda x: line_deviation(x, reduction="none"), tracks.clone(), weights)
     assert torch.equal(found[:, [0, 2]], clean[:, [0, 2]])
-    assert found[:, 1].isnan().any()
 
 
+@pytest.mark.engine
 def test_second_derivatives_say_what_to_do():
     tracks = random_tracks((4, 3, 5), torch.float64).requires_grad_()
     (first,) = torch.autograd.grad(line_deviation(tracks).sum(), tracks, create_graph=True)
@@ -104,7 +102,7 @@ def test_autocast_leaves_it_alone(device):
     assert line_deviation_reference(tracks.to("meta")).shape == (6, 6)
 
 
-@needs_engine
+@pytest.mark.engine
 @pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("listed", [False, True])
 def test_opcheck(each, listed, device):

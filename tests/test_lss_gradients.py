@@ -8,10 +8,7 @@ from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
 from torch.library import opcheck
 
 from geodesic_fast import lss, lss_reference
-from geodesic_fast._extension import engine
 from geodesic_fast.operations import track_geometry as operation
-
-needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
 
 
 def gradient(score, tracks, weights):
@@ -81,7 +78,7 @@ def test_a_track_without_weight_gets_zero_even_where_its_score_is_nan(device):
     assert (found[:, 1] == 0).all()
 
 
-@needs_engine
+@pytest.mark.engine
 @pytest.mark.parametrize("scale", [1e30, 1e-30])
 def test_huge_and_tiny_coordinates_in_float32(scale, device):
     tracks = torch.rand(6, 4, 40, dtype=torch.float64, device=device) * scale
@@ -90,7 +87,7 @@ def test_huge_and_tiny_coordinates_in_float32(scale, device):
     torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-6 * truth.abs().max().item())
 
 
-@needs_engine
+@pytest.mark.engine
 def test_second_derivatives_are_refused(device):
     tracks = random_tracks((4, 2, 3), torch.float64, device).requires_grad_()
     (first,) = torch.autograd.grad(lss(tracks).sum(), tracks, create_graph=True)
@@ -98,7 +95,7 @@ def test_second_derivatives_are_refused(device):
         first.sum().backward()
 
 
-@needs_engine
+@pytest.mark.engine
 @pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("only_lss", [False, True])
 def test_opcheck(only_lss, listed, device):
@@ -158,7 +155,7 @@ def test_cuda_graphs_capture_it():
     assert not torch.equal(score, expected)
 
 
-@needs_engine
+@pytest.mark.engine
 def test_forward_mode_is_refused_not_dropped():
     tracks = random_tracks((3, 2, 4), torch.float64)
     with pytest.raises(NotImplementedError, match="reverse-mode derivatives; use lss_reference"):

@@ -144,13 +144,17 @@ def test_transport_score_of_the_ends(tmp_path, capsys, tracks):
     assert measure(tmp_path, capsys, path, "--ots-points", 0)["groups"][0]["ots"] is None
 
 
-def test_transport_score_that_cannot_be_is_a_sentence(tmp_path, capsys, tracks, monkeypatch):
+def test_transport_score_that_cannot_be_is_a_sentence(tmp_path, capsys, tracks):
     broken = tracks.clone()
     broken[0, 5] = torch.nan
     path = save(tmp_path / "broken.npy", broken, "array")
     assert "NaN or inf first in row 5" in measure(tmp_path, capsys, path)["groups"][0]["ots"]["refused"]
     assert main(["measure", str(path), "--output", str(tmp_path / "out")]) == 0
     assert "score of m = 30 points, in d = 8 dimensions: none, for" in capsys.readouterr().out
+
+
+@pytest.mark.engine
+def test_transport_score_that_has_no_memory_is_a_sentence(tmp_path, capsys, tracks, monkeypatch):
     monkeypatch.setattr("geodesic_fast.transport.planner.free_memory", lambda device: 1000)
     path = save(tmp_path / "tracks.npy", tracks, "array")
     assert "memory_budget must hold" in measure(tmp_path, capsys, path)["groups"][0]["ots"]["refused"]

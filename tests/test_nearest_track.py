@@ -14,11 +14,8 @@ from scipy.spatial.distance import cdist
 from torch.library import opcheck
 
 from geodesic_fast import nearest_track, nearest_track_reference, track_distance
-from geodesic_fast._extension import engine
 from geodesic_fast.operations import _parts
 from geodesic_fast.operations import nearest_track as operation
-
-needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
 
 
 def true_nearest(tracks, labels=None):
@@ -131,7 +128,7 @@ def test_the_same_answer_from_any_number_of_threads():
     assert torch.equal(found[0][0].index[:350], torch.arange(350, 700))
 
 
-@needs_engine
+@pytest.mark.engine
 def test_the_parts_of_long_work_add_up(monkeypatch):
     tracks = random_tracks((3, 900, 6), torch.float32)
     expected, distances = nearest_track(tracks), track_distance(tracks)
@@ -201,7 +198,7 @@ def test_the_distance_has_the_gradient_of_the_reference(device):
     assert (zero == 0).all()
 
 
-@needs_engine
+@pytest.mark.engine
 def test_forward_mode_says_what_to_do():
     tracks = random_tracks((4, 3, 5), torch.float64)
 
@@ -215,7 +212,7 @@ def test_forward_mode_says_what_to_do():
     assert along(nearest_track_reference).abs().max() < 1e-12  # moving all points alike changes nothing
 
 
-@needs_engine
+@pytest.mark.engine
 def test_opcheck_and_one_graph(device):
     tracks = random_tracks((3, 20, 6), torch.float32, device)
     opcheck(operation.nearest_track.registered, ([tracks], None))
@@ -242,7 +239,7 @@ def test_any_shape_and_stride(steps, m, features, classes, seed, layout):
         assert torch.equal(got.layer, truth[2])
 
 
-@needs_engine
+@pytest.mark.engine
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("listed", [False, True])
 def test_takes_memory_for_tracks_and_not_for_pairs(labelled, listed):

@@ -22,7 +22,6 @@ from geodesic_fast import (
     track_distance,
     track_geometry,
 )
-from geodesic_fast._extension import engine
 from geodesic_fast.operations import chord_deviation as chord_operation
 from geodesic_fast.operations import line_deviation as line_operation
 from geodesic_fast.operations import nearest_track as nearest_operation
@@ -31,7 +30,7 @@ from geodesic_fast.operations import track_distance as distance_operation
 from geodesic_fast.operations import track_geometry as geometry_operation
 from geodesic_fast.operations.operation import Operation
 
-pytestmark = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
+pytestmark = pytest.mark.engine
 
 METRICS = {
     "lss": lss,

@@ -16,11 +16,9 @@ from transport_problems import (
 )
 
 from geodesic_fast import ots
-from geodesic_fast._extension import engine
 from geodesic_fast.metrics.ots import ots_reference
 
-needs_engine = pytest.mark.skipif(engine is None, reason="the engine is not built: certificates come from it")
-pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 
 def tensors(family, m, d, seed=0, dtype=torch.float32):

@@ -11,10 +11,8 @@ from peak_memory import peak_above_now
 from transport_problems import assert_certificate, assert_equals_scipy
 
 from geodesic_fast import ots
-from geodesic_fast._extension import engine
 
-needs_engine = pytest.mark.skipif(engine is None, reason="the engine is not built: certificates come from it")
-pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 
 def one_hot_labels(rng, m, k):

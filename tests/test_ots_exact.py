@@ -10,10 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from transport_problems import assert_certificate, exact_product
 
 from geodesic_fast import ots
-from geodesic_fast._extension import engine
 
-needs_engine = pytest.mark.skipif(engine is None, reason="certificates come from the engine")
-pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 
 def column(*values):

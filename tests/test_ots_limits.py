@@ -12,11 +12,9 @@ from transport_problems import assert_feasible, few_integers, half_scrambled, re
 
 import geodesic_fast.metrics.ots
 from geodesic_fast import ots
-from geodesic_fast._extension import engine
 from geodesic_fast.transport import products
 
-needs_engine = pytest.mark.skipif(engine is None, reason="the engine is not built: certificates come from it")
-pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 
 def tensors(family, m, d):

@@ -22,7 +22,15 @@ RESULTS = {
     "ots_curve": lambda x: gf.ots_curve(x[0], x[-1], [4, 8]),
     "soft_ots": lambda x: gf.soft_ots(x[0], x[-1], blur=2.0),
 }
-SEARCHES = ("ots", "geodesic_gap", "wasserstein_curve", "geodesic_bound_summary")
+SEARCHES = {  # of tracks, or of their first and last points
+    "ots": (gf.ots, False, {}),
+    "geodesic_gap": (gf.geodesic_gap, False, {}),
+    "wasserstein_curve": (gf.wasserstein_curve, False, {}),
+    "geodesic_bound_summary": (gf.geodesic_bound_summary, False, {}),
+    "ots_curve": (gf.ots_curve, True, {"sizes": [4, 8]}),
+    "soft_ots": (gf.soft_ots, True, {"blur": 2.0}),
+    "displacement_interpolation": (gf.displacement_interpolation, True, {"t": [0.0, 0.5]}),
+}
 
 
 def tracks():
@@ -67,17 +75,25 @@ def test_a_kept_field_keeps_itself_alone(name, gradients):
 def test_a_search_is_one_break_in_a_compiled_graph(name):
     torch.compiler.reset()
     counter = CompileCounter()
+    search, of_ends, options = SEARCHES[name]
 
-    @torch.compile(backend=counter)
     def step(x):
-        found = RESULTS[name](x * 2)
+        points = x * 2
+        found = search(points[0], points[-1], **options) if of_ends else search(points, **options)
         return x + 1, found
 
     x = tracks().float()
-    moved, found = step(x)
+    (moved, found), (_, expected) = torch.compile(step, backend=counter)(x), step(x)
     assert counter.frame_count == 2
     assert torch.equal(moved, x + 1)
-    assert found == RESULTS[name](x * 2)
+    assert torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected
+
+
+def test_shuffled_scores_are_part_of_a_compiled_graph():
+    torch.compiler.reset()
+    x = tracks().float()
+    step = torch.compile(lambda x: gf.lss_shuffled(x * 2, shuffles=3) + 1, backend="eager", fullgraph=True)
+    assert torch.equal(step(x), gf.lss_shuffled(x * 2, shuffles=3) + 1)
 
 
 @pytest.mark.parametrize("engine", [True, False])

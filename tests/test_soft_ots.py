@@ -10,12 +10,9 @@ import torch
 from transport_problems import half_scrambled, residual, shuffled
 
 from geodesic_fast import ots
-from geodesic_fast._extension import engine
 from geodesic_fast.metrics.soft_ots import soft_ots, soft_ots_reference
 
-pytestmark = pytest.mark.skipif(
-    engine is None, reason="the engine is not built: its warning would be an error"
-)
+pytestmark = pytest.mark.engine
 
 
 def tensors(family, m, d, seed=0, dtype=torch.float32):

@@ -171,6 +171,7 @@ def test_what_is_undefined_sends_no_gradient_and_no_nan_to_others(device):
     assert leaf.grad[:2, 2].isfinite().all()
 
 
+@pytest.mark.engine
 def test_operation_is_registered_well(device):
     layers = [random_tracks((3, 2, 4), torch.float64, device).requires_grad_()]
     torch.library.opcheck(operation.step_geometry.registered, (layers, True))

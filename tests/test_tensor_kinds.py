@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from geodesic_fast import lss, ots, track_geometry
-from geodesic_fast._extension import engine
 
 WALK = Path(__file__).with_name("tensor_kinds.py")
 WHOLE = {"plain", "named", "parameter", "lazily negated", "lazily zero", "of a collective",
@@ -41,7 +40,7 @@ def test_every_function_on_every_kind_of_tensor(outcomes):
             assert sentence or by_torch or kind == "meta", (kind, name, got)
 
 
-@pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
+@pytest.mark.engine
 def test_gradients_go_through_distributed_tensors():
     from torch.distributed._functional_collectives import all_reduce
     from torch.distributed.device_mesh import init_device_mesh

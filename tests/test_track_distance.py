@@ -191,6 +191,7 @@ def test_the_same_numbers_from_any_number_of_threads():
     assert all(torch.equal(got, found[k % 2]) for k, got in enumerate(found))
 
 
+@pytest.mark.engine
 def test_takes_memory_for_the_answer_alone():
     points, m, d = 12, 1500, 96
     tracks = torch.randn(points, m, d)

@@ -10,10 +10,7 @@ from known_tracks import DTYPES, LAYOUTS, gradient, laid_out, random_tracks
 from torch.library import opcheck
 
 from geodesic_fast import track_distance, track_distance_reference
-from geodesic_fast._extension import engine
 from geodesic_fast.operations import track_distance as operation
-
-needs_engine = pytest.mark.skipif(engine is None, reason="the compiled engine is not built")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -76,6 +73,7 @@ def test_identities(device):
     torch.testing.assert_close(scaled, track_distance(tracks.detach()).sum(), rtol=1e-12, atol=0)
 
 
+@pytest.mark.engine
 def test_second_derivatives_say_what_to_do():
     tracks = random_tracks((4, 3, 5), torch.float64).requires_grad_()
     (first,) = torch.autograd.grad(track_distance(tracks).sum(), tracks, create_graph=True)
@@ -83,7 +81,7 @@ def test_second_derivatives_say_what_to_do():
         torch.autograd.grad(first.sum(), tracks)
 
 
-@needs_engine
+@pytest.mark.engine
 def test_forward_mode_says_what_to_do():
     tracks = random_tracks((4, 3, 5), torch.float64)
     with (
@@ -93,7 +91,7 @@ def test_forward_mode_says_what_to_do():
         track_distance(torch.autograd.forward_ad.make_dual(tracks, torch.ones_like(tracks)))
 
 
-@needs_engine
+@pytest.mark.engine
 @pytest.mark.parametrize("listed", [False, True])
 def test_opcheck(listed, device):
     tracks = random_tracks((5, 3, 8), torch.float32, device)

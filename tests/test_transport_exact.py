@@ -12,13 +12,11 @@ from exact_transport import near_ties, problem
 from transport_problems import assert_certificate, assert_equals_scipy, tight_clusters
 
 from geodesic_fast import ots
-from geodesic_fast._extension import engine
 from geodesic_fast.transport import proof
 from geodesic_fast.transport.block_costs import Blocks, WholeCosts, product_costs
 from geodesic_fast.transport.points import Points
 
-needs_engine = pytest.mark.skipif(engine is None, reason="certificates come from the engine")
-pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 
 def no_deadline():

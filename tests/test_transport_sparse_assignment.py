@@ -4,13 +4,12 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment, linprog
 
-from geodesic_fast._extension import engine
 from geodesic_fast.transport.equal_points import merge_equal
 from geodesic_fast.transport.interval import _possible_counts
 from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.sparse_assignment import Rows, SparseGraph, cheapest_flow, most_fixed_flow
 
-pytestmark = pytest.mark.skipif(engine is None, reason="the engine is not built: the solver is part of it")
+pytestmark = pytest.mark.engine
 
 
 def no_deadline():

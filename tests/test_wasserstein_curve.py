@@ -146,6 +146,7 @@ def test_extreme_units(scale, device):
     torch.testing.assert_close(found.steps / scale, expected.steps, rtol=1e-12, atol=0)
 
 
+@pytest.mark.engine
 def test_a_time_budget_leaves_upper_bounds(device):
     tracks = torch.randn(3, 3000, 3, device=device)
     short = wasserstein_curve(tracks, time_budget=1e-9)

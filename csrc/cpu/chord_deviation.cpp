@@ -58,11 +58,9 @@ class ScaledPoint {
     const double largest = largest_difference(point, row.first, 0.5, features);
     const int exponent = largest > 0 && largest <= kLargestDouble ? ilogb(largest) : 0;
     scale_ = ldexp(1.0, -(exponent < -1000 ? -1000 : exponent));
-    for (int64_t j = 0; j < features; ++j) along_ += w(j) * e(j);
-    for (int64_t j = 0; j < features; ++j) rest_ += (w(j) - along_ * e(j)) * e(j);
-    double square = 0;
-    for (int64_t j = 0; j < features; ++j) square += off(j) * off(j);
-    length_ = std::sqrt(square);
+    along_ = sum_one_by_one(features, [&](int64_t j) { return w(j) * e(j); });
+    rest_ = sum_one_by_one(features, [&](int64_t j) { return (w(j) - along_ * e(j)) * e(j); });
+    length_ = std::sqrt(sum_one_by_one(features, [&](int64_t j) { return off(j) * off(j); }));
   }
 
   double deviation() const { return over_chord(length_); }

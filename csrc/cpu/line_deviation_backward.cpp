@@ -82,11 +82,7 @@ class BackwardPass {
     for (int64_t k = begin; k < end; ++k) {
       for (int64_t t = 0; t < panel_.tracks(); ++t) {
         const Acc *h = mixed(k, t), *u = panel_.row(k) + t * panel_.width();
-        Vector<Acc> dots[kUnroll] = {};
-        for_vectors<Acc>(panel_.width(), [&](int64_t j, int group, int64_t count) {
-          dots[group] += load_row(h, j, count) * load_row(u, j, count);
-        });
-        along_[t * n_ + k] += sum_groups<Acc>(dots);
+        along_[t * n_ + k] += dot_rows(h, u, panel_.width());
       }
     }
   }

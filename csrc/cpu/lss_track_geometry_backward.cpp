@@ -22,10 +22,10 @@ void unit_step(const T* current, const T* previous, Acc length, const Acc* direc
                Acc* direction, int64_t features, Acc (&products)[2]) {
   const bool scaled = !is_safe_square(length * length);
   if (scaled) scaled_direction(current, previous, direction, features);
-  const Vector<Acc> inverse = broadcast(Acc(1) / length);
+  const Direction<Acc> unit(length);  // to the last bit: steps along one line have a sine of exactly 0
   sum_over_features(features, products, [=](int64_t j, int64_t count, Vector<Acc>(&part)[2]) {
     const Vector<Acc> u = scaled ? SameType<Acc>::load(direction + j)
-                                 : (load_row(current, j, count) - load_row(previous, j, count)) * inverse;
+                                 : unit(load_row(current, j, count) - load_row(previous, j, count));
     SameType<Acc>::store(direction + j, u);
     part[0] += u * load_row(direction_sum, j, count);
     part[1] += u * SameType<Acc>::load(before + j);
@@ -90,7 +90,8 @@ class BackwardPass {
     bool parted;            // a zero-length step lies between the held step and the next, under "keep"
     Length length;          // of the held step, and its weights
     double on_own, on_before, on_sum;  // over `factor`
-    double factor;                     // a power of two: 1 but for very short and very long steps
+    double sign_before;  // `before` is taken as its difference from this much of the held direction
+    double factor;       // a power of two: 1 but for very short and very long steps
   };
 
   static int64_t row_bytes(const GeometryBackward& args) {
@@ -150,9 +151,11 @@ class BackwardPass {
       return (first - last) * broadcast(Acc(1 / chord.value)) * weight;
     }
     Vector<Acc> result = {};
-    for (int64_t lane = 0; lane < count; ++lane) {  // halves: the difference may overflow
-      const double half = double(first[lane]) * 0.5 - double(last[lane]) * 0.5;
-      result[lane] = Acc(half / chord.value / chord.unit * 2);
+    for (int64_t lane = 0; lane < count; ++lane) {
+      const double from = first[lane], to = last[lane], difference = from - to;
+      result[lane] = std::fabs(difference) <= kLargestDouble
+                         ? Acc(difference / chord.value / chord.unit)
+                         : Acc((from * 0.5 - to * 0.5) / chord.value / chord.unit * 2);
     }
     return result * weight;
   }
@@ -169,20 +172,20 @@ class BackwardPass {
               state.held, state.next, args_.tracks.features, products);
     const double on_sum = products[0], cosine = products[1], lss = state.weights.lss;
     const bool paired = !args_.only_lss && state.held_layer > 0 && !state.parted;
-    const double pair = paired ? weight_of_pair(state, cosine) : 0;
+    const Pair pair = paired ? pair_of(state, cosine) : Pair{};
     if (state.held_layer > 0) {
-      state.on_own -= held_weight(state, pair * cosine);
-      write_held(state, held_weight(state, pair));
+      state.on_own -= held_weight(state, pair.on_held);
+      write_held(state, held_weight(state, pair.weight), pair.sign);
     }
     state.held_layer = layer;
     state.length = length;
     state.factor = factor_of(length);
     state.parted = false;
     state.on_sum = -held_weight(state, lss);
-    state.on_before = held_weight(state, pair);
+    state.on_before = held_weight(state, pair.weight);
+    state.sign_before = pair.sign;
     state.on_own = state.weights.own(length) / state.factor +
-                   held_weight(state, lss == 0 ? 0 : lss * on_sum) -
-                   held_weight(state, pair == 0 ? 0 : pair * cosine);
+                   held_weight(state, lss == 0 ? 0 : lss * on_sum) - held_weight(state, pair.on_next);
     Acc* free = state.before;
     state.before = state.held, state.held = state.next, state.next = free;
   }
@@ -198,40 +201,63 @@ class BackwardPass {
     return weight == 0 ? 0 : weight / (state.length.value * state.factor) / state.length.unit;
   }
 
-  double weight_of_pair(const State& state, double cosine) const {
-    const bool needed = state.weights.needs_apart(cosine);
-    return state.weights.of_pair(
-        cosine, needed ? apart_rows(state.held, state.next, cosine < 0, args_.tracks.features) : 0);
+  // Two neighbouring directions u and w send weight (w - sign u) to the first and weight (u - sign w) to the
+  // second, less what lies along either: where they are nearly parallel that difference is all there is.
+  struct Pair {
+    double weight = 0, sign = 0, on_held = 0, on_next = 0;
+  };
+
+  Pair pair_of(const State& state, double cosine) const {
+    Pair pair;
+    if (!state.weights.needs_apart(cosine)) {
+      pair.weight = state.weights.of_pair(cosine, 0);
+      pair.on_held = pair.on_next = pair.weight == 0 ? 0 : pair.weight * cosine;
+      return pair;
+    }
+    pair.sign = cosine < 0 ? -1 : 1;
+    const Acc *u = state.held, *w = state.next;
+    const Vector<Acc> sign = broadcast(Acc(pair.sign));
+    Acc sums[3];
+    sum_over_features(args_.tracks.features, sums, [=](int64_t j, int64_t count, Vector<Acc>(&part)[3]) {
+      const Vector<Acc> before = load_row(u, j, count), after = load_row(w, j, count);
+      const Vector<Acc> off = after - sign * before;
+      part[0] += off * off, part[1] += off * before, part[2] += off * after;
+    });
+    pair.weight = state.weights.of_pair(cosine, std::sqrt(double(sums[0])));
+    if (pair.weight == 0) return Pair{};
+    pair.on_held = pair.weight * sums[1], pair.on_next = -pair.weight * pair.sign * sums[2];
+    return pair;
   }
 
   // Writes the point where the held step begins; `next` holds the direction after it.
-  void write_held(State& state, double on_next) {
+  void write_held(State& state, double on_next, double sign_next) {
     close_gap(state, state.held_layer);
     const Vector<Acc> own = broadcast(Acc(state.on_own)), sum = broadcast(Acc(state.on_sum));
     const Vector<Acc> before = broadcast(Acc(state.on_before)), next = broadcast(Acc(on_next));
+    const Vector<Acc> sign_before = broadcast(Acc(state.sign_before)), sign = broadcast(Acc(sign_next));
     const Acc *u = state.held, *u_before = state.before, *u_next = state.next, *s = direction_sum(state);
+    const auto neighbours = [=](int64_t j) {
+      const Vector<Acc> held = SameType<Acc>::load(u + j);
+      return own * held + (before * (SameType<Acc>::load(u_before + j) - sign_before * held) +
+                           next * (SameType<Acc>::load(u_next + j) - sign * held));
+    };
     if (state.factor != 1) {
       const Vector<Acc> factor = broadcast(Acc(state.factor));
-      write(state, state.held_layer, [&](int64_t j, int64_t count) {
-        return factor *
-               (own * SameType<Acc>::load(u + j) + sum * load_row(s, j, count) +
-                (before * SameType<Acc>::load(u_before + j) + next * SameType<Acc>::load(u_next + j)));
-      });
+      write(state, state.held_layer,
+            [&](int64_t j, int64_t count) { return factor * (neighbours(j) + sum * load_row(s, j, count)); });
     } else if (args_.only_lss) {
       write(state, state.held_layer, [&](int64_t j, int64_t count) {
         return own * SameType<Acc>::load(u + j) + sum * load_row(s, j, count);
       });
     } else {
-      write(state, state.held_layer, [&](int64_t j, int64_t count) {
-        return own * SameType<Acc>::load(u + j) + sum * load_row(s, j, count) +
-               (before * SameType<Acc>::load(u_before + j) + next * SameType<Acc>::load(u_next + j));
-      });
+      write(state, state.held_layer,
+            [&](int64_t j, int64_t count) { return neighbours(j) + sum * load_row(s, j, count); });
     }
   }
 
   void finish(State& state) {
     if (state.weights.nothing) return;
-    if (state.held_layer > 0) write_held(state, 0);
+    if (state.held_layer > 0) write_held(state, 0, 0);
     const int64_t behind = args_.tracks.points;
     close_gap(state, behind);
     const bool chord = state.weights.chord != 0;

@@ -33,17 +33,17 @@ GEODESIC_FAST_INLINE void add_squares(Vector<double> a, Vector<double> b, Vector
 
 // float64 coordinates whose squares leave the range.
 static inline double scaled_distance(const double* a, const double* b, int64_t features) {
-  double largest = 0, sum = 0;
+  double largest = 0;
   for (int64_t j = 0; j < features; ++j) {
     const double size = std::fabs(a[j] * 0.5 - b[j] * 0.5);
     if (size != size) return size;
     largest = size > largest ? size : largest;
   }
   if (largest == 0 || largest > 1.7976931348623157e308) return largest;
-  for (int64_t j = 0; j < features; ++j) {
+  const double sum = sum_one_by_one(features, [=](int64_t j) {
     const double part = (a[j] * 0.5 - b[j] * 0.5) / largest;
-    sum += part * part;
-  }
+    return part * part;
+  });
   return 2 * (largest * std::sqrt(sum));
 }
 template <class T>

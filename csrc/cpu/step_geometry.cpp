@@ -78,9 +78,8 @@ struct ScaledRow {
       find_unit(features);
     }
     if (std::isinf(unit)) unit = NAN;
-    double square = 0;
-    for (int64_t j = 0; unit != 0 && j < features; ++j) square += part(j) * part(j);
-    root = std::sqrt(square);
+    if (unit == 0) return;
+    root = std::sqrt(sum_one_by_one(features, [&](int64_t j) { return part(j) * part(j); }));
   }
   void find_unit(int64_t features) {
     unit = 0;
@@ -93,6 +92,7 @@ struct ScaledRow {
     return double(widen(now[j])) * factor - (before == nullptr ? 0.0 : double(widen(before[j])) * factor);
   }
   double part(int64_t j) const { return value(j) / unit; }
+  double direction(int64_t j) const { return unit == 0 ? 0.0 : part(j) / root; }
   double norm() const { return unit == 0 ? 0.0 : unit * root / factor; }
   // Its norm in units of another row's; NaN where either is zero.
   double over(const ScaledRow& other) const {
@@ -100,8 +100,7 @@ struct ScaledRow {
   }
   // The cosine with another row; NaN where either is zero.
   double cosine(const ScaledRow& other, int64_t features) const {
-    double dot = 0;
-    for (int64_t j = 0; j < features; ++j) dot += part(j) * other.part(j);
+    const double dot = sum_one_by_one(features, [&](int64_t j) { return part(j) * other.part(j); });
     return within_one(dot / root / other.root);
   }
 };
@@ -150,12 +149,12 @@ class ForwardPass {
 
   void start(int64_t track) {
     const T* first = point(0, track);
-    Vector<Acc> squares[kUnroll] = {};
-    for_vectors<Acc>(args_.tracks.features, [&](int64_t j, int group, int64_t count) {
+    Acc sums[1];
+    sum_over_features(args_.tracks.features, sums, [=](int64_t j, int64_t count, Vector<Acc>(&part)[1]) {
       const Vector<Acc> x = load_row(first, j, count);
-      squares[group] += x * x;
+      part[0] += x * x;
     });
-    const Acc state = sum_groups<Acc>(squares);
+    const Acc state = sums[0];
     last_[track - begin_] = {state, Acc(1), is_safe_square(state)};
     if (args_.kept == nullptr) return;
     const bool safe = is_safe_square(state);
@@ -318,18 +317,15 @@ class BackwardPass {
 
   // Whatever the sizes, and without touching what is not asked for, which may be NaN.
   void write_careful(const Around& at, const PointTerms<Acc>& terms, T* out) const {
-    for (int64_t j = 0; j < args_.tracks.features; ++j) {
+    const int64_t d = args_.tracks.features;
+    const T* const* x = at.point;
+    const ScaledRow<T> rows[kStepTermCount] = {{x[1], x[0], d},   {x[2], x[1], d},    {x[3], x[2], d},
+                                               {x[4], x[3], d},   {x[1], nullptr, d}, {x[2], nullptr, d},
+                                               {x[3], nullptr, d}};
+    for (int64_t j = 0; j < d; ++j) {
       double total = 0;
-      for (int k = 0; k < 4; ++k) {
-        const double term = terms.on[kOnStepBefore + k];
-        const double to = double(widen(at.point[k + 1][j])), from = double(widen(at.point[k][j]));
-        const double scale = is_finite(to - from) ? 1 : 0.5;  // a half where the difference would overflow
-        const double part = (to * scale - from * scale) / (at.length[k + 1] * scale);
-        if (term != 0 && at.length[k + 1] != 0) total += term * part;
-      }
-      for (int k = 0; k < 3; ++k) {
-        const double term = terms.on[kOnStateBefore + k];
-        if (term != 0) total += term * (double(widen(at.point[k + 1][j])) / at.norm[k + 1]);
+      for (int k = 0; k < kStepTermCount; ++k) {
+        if (terms.on[k] != 0) total += terms.on[k] * rows[k].direction(j);
       }
       store_tail(out + j, broadcast(Acc(total)), 1);
     }

@@ -53,11 +53,6 @@ GEODESIC_FAST_INLINE Vector<typename AccOf<T>::type> load_row(const T* row, int6
   return count == kLanes<typename AccOf<T>::type> ? Memory<T>::load(row + j) : load_tail(row + j, count);
 }
 
-template <class Acc>
-GEODESIC_FAST_INLINE Acc sum_groups(const Vector<Acc> (&sums)[kUnroll]) {
-  return sum_lanes<Acc>((sums[0] + sums[1]) + (sums[2] + sums[3]));
-}
-
 // Turns rows of a step into its direction, to the last bit: unit steps along an axis must cancel exactly.
 // Without a length it gives zero. A copy lives in registers, so each loop takes its own.
 template <class Acc>
@@ -102,6 +97,19 @@ GEODESIC_FAST_INLINE void sum_over_features(int64_t features, Acc (&sums)[kCount
   for (int i = 0; i < kCount; ++i) sums[i] = sum_lanes<Acc>(totals[i]);
 }
 
+// The sum of term(j) over the features, one by one.
+template <class Term>
+static inline double sum_one_by_one(int64_t features, const Term& term) {
+  double total = 0;
+  for (int64_t begin = 0; begin < features; begin += kSumRun) {
+    const int64_t end = begin + kSumRun < features ? begin + kSumRun : features;
+    double part = 0;
+    for (int64_t j = begin; j < end; ++j) part += term(j);
+    total += part;
+  }
+  return total;
+}
+
 // The largest |current - previous| of a row times `factor`; NaN if any is.
 template <class T>
 static inline double largest_difference(const T* current, const T* previous, double factor,
@@ -128,9 +136,10 @@ static inline Length scaled_direction(const T* current, const T* previous, Acc* 
   const auto part_at = [=](int64_t j) {
     return (double(widen(current[j])) * factor - double(widen(previous[j])) * factor) / largest;
   };
-  double sum = 0;
-  for (int64_t j = 0; finite && largest > 0 && j < features; ++j) sum += part_at(j) * part_at(j);
-  const double root = std::sqrt(sum);
+  const double root =
+      finite && largest > 0
+          ? std::sqrt(sum_one_by_one(features, [&](int64_t j) { return part_at(j) * part_at(j); }))
+          : 0;
   for (int64_t j = 0; j < features; ++j) {
     direction[j] = !finite ? Acc(NAN) : largest > 0 ? Acc(part_at(j) / root) : Acc(0);
   }

@@ -6,17 +6,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_tracks
 from geodesic_fast.metrics.directions import points_of, steps_of
 from geodesic_fast.metrics.track_geometry import track_geometry
 
 
+@overload
+def action(
+    tracks: Tensors, *, dim: int = ..., times: Sequence[float] | Tensor | NDArray | None = ...
+) -> Tensor: ...
+@overload
+def action(tracks: Arrays, *, dim: int = ..., times: Sequence[float] | NDArray | None = ...) -> NDArray: ...
 @takes_arrays
 def action(
     tracks: Tensor | Sequence[Tensor], *, dim: int = 0, times: Sequence[float] | Tensor | None = None

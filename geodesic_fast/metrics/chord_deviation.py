@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_tracks
@@ -16,6 +17,10 @@ from geodesic_fast.metrics.directions import differences, points_of, quotient
 from geodesic_fast.operations import chord_deviation as operation
 
 
+@overload
+def chord_deviation(tracks: Tensors, *, dim: int = ...) -> Tensor: ...
+@overload
+def chord_deviation(tracks: Arrays, *, dim: int = ...) -> NDArray: ...
 @takes_arrays
 def chord_deviation(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:
     r"""Measure how far each point of a track lies from the line through its two ends.

@@ -52,14 +52,6 @@ def steps_of(x: Tensor) -> Vectors:
     return Vectors(u, s * (unit / largest), largest, broken)
 
 
-def unit_steps(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return v / |v| and |v|; a zero v has direction 0 and passes no gradient."""
-    direction, length, unit, broken = differences(v, torch.zeros_like(v))
-    return direction.masked_fill(broken.unsqueeze(-1), torch.nan), (length * unit).masked_fill(
-        broken, torch.nan
-    )
-
-
 def power_of_two(size: Tensor) -> Tensor:
     """Return a power of two near each size, 1 for size 0: a unit that costs no rounding."""
     most = 126 if size.dtype == torch.float32 else 1022

@@ -5,17 +5,36 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import NDArray, takes_arrays
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import accumulation_dtype
 from geodesic_fast._validation import check_points
 from geodesic_fast.metrics.ots import ots, ots_reference
 
 
+@overload
+def displacement_interpolation(
+    x: Tensor,
+    y: Tensor,
+    t: float | Sequence[float] | Tensor | NDArray,
+    *,
+    memory_budget: int | None = ...,
+    verbose: bool = ...,
+) -> Tensor: ...
+@overload
+def displacement_interpolation(
+    x: NDArray,
+    y: NDArray,
+    t: float | Sequence[float] | NDArray,
+    *,
+    memory_budget: int | None = ...,
+    verbose: bool = ...,
+) -> NDArray: ...
 @outside_graphs
 @takes_arrays
 def displacement_interpolation(

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, layers_of
@@ -32,6 +32,10 @@ class GeodesicBoundSummary(NamedTuple):
     pairs: int  # how many pairs i < j were counted: all but those whose bound is 0
 
 
+@overload
+def geodesic_bound(tracks: Tensors, *, dim: int = ...) -> Tensor: ...
+@overload
+def geodesic_bound(tracks: Arrays, *, dim: int = ...) -> NDArray: ...
 @takes_arrays
 def geodesic_bound(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:
     r"""Bound from below how near each two tracks may come if the network follows a geodesic.

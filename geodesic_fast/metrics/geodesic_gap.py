@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import batch_shape, layers_of
@@ -21,23 +21,48 @@ SMALLEST_SQUARE = 1e-30  # in float32: below, squares lose digits
 
 
 @compared_by_value
-class GeodesicGap(NamedTuple):
+class GeodesicGap(NamedTuple, ResultOf[Array]):
     """What `geodesic_gap` returns: float64 scalars, and whether W2 is proved."""
 
-    gap: Tensor
-    bending: Tensor
-    detour: Tensor
-    action: Tensor
-    chord_cost: Tensor
-    optimal_cost: Tensor
+    gap: Array
+    bending: Array
+    detour: Array
+    action: Array
+    chord_cost: Array
+    optimal_cost: Array
     certified: bool
 
     @property
-    def rectified_straightness(self) -> Tensor:
+    def rectified_straightness(self) -> Array:
         """Straightness S of Liu et al., Flow Straight and Fast (2022): action - chord_cost, 0 if straight."""
-        return self.action - self.chord_cost
+        action: Any = self.action
+        return action - self.chord_cost
 
 
+@overload
+def geodesic_gap(
+    tracks: Tensors,
+    *,
+    dim: int = ...,
+    target: Tensor | NDArray | None = ...,
+    times: Sequence[float] | Tensor | NDArray | None = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> GeodesicGap: ...
+@overload
+def geodesic_gap(
+    tracks: Arrays,
+    *,
+    dim: int = ...,
+    target: NDArray | None = ...,
+    times: Sequence[float] | NDArray | None = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> GeodesicGap[NDArray]: ...
+@overload  # of both, or of what nobody typed
+def geodesic_gap(tracks: Sequence[Tensor | NDArray], **options: Any) -> Any: ...
 @outside_graphs
 @takes_arrays
 def geodesic_gap(

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, batch_shape, layers_of
 from geodesic_fast._validation import (
@@ -26,6 +27,14 @@ from geodesic_fast.operations import track_geometry as lengths_operation
 REDUCTIONS = ("mean", "none")
 
 
+@overload
+def line_deviation(
+    tracks: Tensors, *, dim: int = ..., reduction: str = ..., zero_step: str = ...
+) -> Tensor: ...
+@overload
+def line_deviation(
+    tracks: Arrays, *, dim: int = ..., reduction: str = ..., zero_step: str = ...
+) -> NDArray: ...
 @takes_arrays
 def line_deviation(
     tracks: Tensor | Sequence[Tensor],
@@ -126,7 +135,8 @@ def line_deviation_reference(
         broken.movedim(0, -1),
     )  # (*batch, n, d), (*batch, n)
     with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
-        dev = at_most(at_least(1 - u @ u.mT, 0.0), 2.0)  # (*batch, n, n)
+        cosine = u @ u.mT  # (*batch, n, n), not symmetric to the last bit
+    dev = at_most(at_least(1 - (cosine + cosine.mT) / 2, 0.0), 2.0)
     dev = dev.masked_fill(torch.eye(len(x) - 1, dtype=torch.bool, device=x.device), 0.0)
     defined = ~(zero.unsqueeze(-1) | zero.unsqueeze(-2))
     dev = dev.where(defined, 1.0 if zero_step == "keep" else torch.nan)

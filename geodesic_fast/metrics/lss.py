@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_no_zero_step, check_tracks, check_zero_step
@@ -16,6 +17,10 @@ from geodesic_fast.metrics.directions import at_least, points_of, quotient, step
 from geodesic_fast.operations import track_geometry as operation
 
 
+@overload
+def lss(tracks: Tensors, *, dim: int = ..., zero_step: str = ...) -> Tensor: ...
+@overload
+def lss(tracks: Arrays, *, dim: int = ..., zero_step: str = ...) -> NDArray: ...
 @takes_arrays
 def lss(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "skip") -> Tensor:
     r"""Score how straight each track through the layers is.

@@ -4,16 +4,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
+from geodesic_fast._torch_internals import constant_in_graphs
 from geodesic_fast._validation import MAX_LISTED_LAYERS, check_tracks
 from geodesic_fast.metrics.lss import lss, lss_reference
 
 
+@overload
+def lss_shuffled(
+    tracks: Tensors, *, dim: int = ..., shuffles: int = ..., seed: int = ..., zero_step: str = ...
+) -> Tensor: ...
+@overload
+def lss_shuffled(
+    tracks: Arrays, *, dim: int = ..., shuffles: int = ..., seed: int = ..., zero_step: str = ...
+) -> NDArray: ...
 @takes_arrays
 def lss_shuffled(
     tracks: Tensor | Sequence[Tensor],
@@ -83,13 +93,17 @@ def _mean(
     if isinstance(shuffles, bool) or not isinstance(shuffles, int) or shuffles < 1:
         raise ValueError(f"shuffles must be an int of at least 1, got {shuffles!r}.")
     layers = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else list(tracks)  # n+1 times (*batch, d)
-    random = np.random.default_rng(seed)
     scores = []
-    for _ in range(shuffles):
-        order = random.permutation(len(layers)).tolist()
+    for order in _orders(len(layers), shuffles, seed):
         if len(layers) > MAX_LISTED_LAYERS:
             assert isinstance(layers, Tensor)
             scores.append(score(layers[torch.tensor(order, device=layers.device)], zero_step=zero_step))
         else:
             scores.append(score([layers[at] for at in order], zero_step=zero_step))
     return torch.stack(scores).mean(0)
+
+
+@constant_in_graphs
+def _orders(points: int, shuffles: int, seed: int) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [random.permutation(points).tolist() for _ in range(shuffles)]

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import accumulation_dtype, layers_of
@@ -19,14 +19,24 @@ from geodesic_fast.operations import nearest_track as operation
 
 
 @compared_by_value
-class NearestTrack(NamedTuple):
+class NearestTrack(NamedTuple, ResultOf[Array]):
     """The nearest other track of each track, (m) each."""
 
-    distance: Tensor  # float32, or float64 for float64 tracks
-    index: Tensor  # type: ignore[assignment]  # int64: which track
-    layer: Tensor  # int64: at which layer the two come nearest
+    distance: Array  # float32, or float64 for float64 tracks
+    index: Array  # type: ignore[assignment]  # int64: which track
+    layer: Array  # int64: at which layer the two come nearest
 
 
+@overload
+def nearest_track(
+    tracks: Tensors, *, labels: Tensor | NDArray | None = ..., dim: int = ...
+) -> NearestTrack: ...
+@overload
+def nearest_track(
+    tracks: Arrays, *, labels: Tensor | NDArray | None = ..., dim: int = ...
+) -> NearestTrack[NDArray]: ...
+@overload  # of both, or of what nobody typed
+def nearest_track(tracks: Sequence[Tensor | NDArray], **options: Any) -> Any: ...
 @takes_arrays
 def nearest_track(
     tracks: Tensor | Sequence[Tensor], *, labels: Tensor | None = None, dim: int = 0

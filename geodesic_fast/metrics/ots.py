@@ -8,13 +8,13 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._extension import engine, has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
@@ -27,6 +27,7 @@ from geodesic_fast._validation import (
     check_tracks,
     in_memory,
 )
+from geodesic_fast.metrics.directions import power_of_two
 from geodesic_fast.transport.planner import METHODS, make_plan
 from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.solve import Search, Solution
@@ -37,11 +38,11 @@ REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
 
 @compared_by_value
 @dataclass(frozen=True, eq=False)
-class OTSResult:
+class OTSResult(ResultOf[Array]):
     """What `ots` found: the score and how far it is proved, the assignment, its cost and its certificate."""
 
     score: float  # NaN unless certified
-    permutation: Tensor  # (m) int64: T(x_i) = y[permutation[i]]; the best known where not certified
+    permutation: Array  # (m) int64: T(x_i) = y[permutation[i]]; the best known where not certified
     map_cost: float  # mean |x_i - y_i|^2
     optimal_cost: float  # mean |x_i - T(x_i)|^2 = W2^2; an upper bound where not certified
     efficiency: float  # optimal_cost / map_cost
@@ -50,11 +51,33 @@ class OTSResult:
     score_upper: float = 1.0
     gap: float = math.inf  # optimal_cost minus what the potentials prove
     relative_gap: float = math.inf  # gap / optimal_cost
-    potentials: tuple[Tensor, Tensor] | None = None  # (u, v), (m) float64 each: u_i + v_j <= |x_i - y_j|^2
+    potentials: tuple[Array, Array] | None = None  # (u, v), (m) float64 each: u_i + v_j <= |x_i - y_j|^2
     method: str = "reference"
     record: dict[str, Any] = field(default_factory=dict, compare=False)  # stages, counts and seconds
 
 
+@overload
+def ots(
+    x: Tensors,
+    y: Tensor | NDArray | None = ...,
+    *,
+    method: str = ...,
+    potentials: tuple[Tensor, Tensor] | tuple[NDArray, NDArray] | None = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> OTSResult: ...
+@overload
+def ots(
+    x: Arrays,
+    y: NDArray | None = ...,
+    *,
+    method: str = ...,
+    potentials: tuple[NDArray, NDArray] | None = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> OTSResult[NDArray]: ...
 @outside_graphs
 @takes_arrays
 def ots(
@@ -123,6 +146,8 @@ def ots(
     check_choice("method", method, METHODS)
     check_positive("memory_budget", memory_budget)
     check_positive("time_budget", time_budget)
+    if potentials is not None:
+        _check_potentials(potentials, len(x))
     started = time.monotonic()
     if engine is None and not has_engine(x.device):
         return ots_reference(x, y)
@@ -151,7 +176,8 @@ def ots_reference(x: Tensor | Sequence[Tensor], y: Tensor | None = None) -> OTSR
         )
     from scipy.optimize import linear_sum_assignment  # where it is used: loading it takes a second
 
-    source, target = x.double().cpu(), y.double().cpu()
+    unit = power_of_two(torch.stack([each.double().abs().amax() for each in (x, y)]).amax().cpu())
+    source, target = x.double().cpu() / unit, y.double().cpu() / unit  # whose squares stay in the range
     offset = source.mean(0)
     cost = torch.cdist(
         source - offset, target - offset, compute_mode="donot_use_mm_for_euclid_dist"
@@ -161,8 +187,18 @@ def ots_reference(x: Tensor | Sequence[Tensor], y: Tensor | None = None) -> OTSR
     total = float((source - target).square().sum(-1).mean())
     score = float((target[permutation] == target).all(-1).double().mean())
     efficiency = optimal / total if total > 0 else 1.0
+    square = float(unit) * float(unit)
     return OTSResult(
-        score, permutation.to(x.device), total, optimal, efficiency, True, score, score, 0.0, 0.0
+        score,
+        permutation.to(x.device),
+        total * square,
+        optimal * square,
+        efficiency,
+        True,
+        score,
+        score,
+        0.0,
+        0.0,
     )
 
 
@@ -184,15 +220,18 @@ def _points_of(x: Tensor | Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, 
     return x, y
 
 
-def _start_of(points: Points, potentials: tuple[Tensor, Tensor], turned: bool) -> np.ndarray | None:
-    """Return the column dual that an earlier result proposes, in shifted costs."""
+def _check_potentials(potentials: tuple[Tensor, Tensor], m: int) -> None:
     shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in potentials]
-    if shapes != [(points.m,), (points.m,)]:
+    if shapes != [(m,), (m,)]:
         raise ValueError(
-            f"potentials must be (u, v) of shape ({points.m},) each, got {shapes}: "
+            f"potentials must be (u, v) of shape ({m},) each, got {shapes}: "
             "pass result.potentials of an earlier call with as many points."
         )
-    check_finite_rows("potentials", torch.stack([p.detach().to(points.device) for p in potentials], dim=1))
+    check_finite_rows("potentials", torch.stack([p.detach() for p in potentials], dim=1))
+
+
+def _start_of(points: Points, potentials: tuple[Tensor, Tensor], turned: bool) -> np.ndarray | None:
+    """Return the column dual that an earlier result proposes, in shifted costs."""
     start = points.shifted_column_potential(potentials[0 if turned else 1].detach())
     largest = points.largest_cost()
     if not np.ptp(start) <= _FARTHEST_START * largest:

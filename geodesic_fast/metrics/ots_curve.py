@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Array, NDArray, ResultOf, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import check_points, in_memory
@@ -24,18 +24,40 @@ _BAR_AFTER = 5.0  # seconds
 
 
 @compared_by_value
-class OTSCurve(NamedTuple):
+class OTSCurve(NamedTuple, ResultOf[Array]):
     """What `ots_curve` returns: one entry for each size, float64 but for the sizes."""
 
-    sizes: Tensor  # (k) int64
-    mean: Tensor  # (k)
-    std: Tensor  # (k) sample standard deviation over subsets; NaN for a single one
-    low: Tensor  # (k) confidence interval of the mean
-    high: Tensor  # (k)
-    scores: tuple[Tensor, ...]  # k times (subsets): OTS of each
+    sizes: Array  # (k) int64
+    mean: Array  # (k)
+    std: Array  # (k) sample standard deviation over subsets; NaN for a single one
+    low: Array  # (k) confidence interval of the mean
+    high: Array  # (k)
+    scores: tuple[Array, ...]  # k times (subsets): OTS of each
     d: int
 
 
+@overload
+def ots_curve(
+    x: Tensor,
+    y: Tensor,
+    sizes: Sequence[int] | None = ...,
+    *,
+    subsets: int = ...,
+    seed: int = ...,
+    memory_budget: int | None = ...,
+    verbose: bool = ...,
+) -> OTSCurve: ...
+@overload
+def ots_curve(
+    x: NDArray,
+    y: NDArray,
+    sizes: Sequence[int] | None = ...,
+    *,
+    subsets: int = ...,
+    seed: int = ...,
+    memory_budget: int | None = ...,
+    verbose: bool = ...,
+) -> OTSCurve[NDArray]: ...
 @outside_graphs
 @takes_arrays
 def ots_curve(

@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Array, NDArray, ResultOf, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import (
@@ -34,7 +35,7 @@ _MOST_NOISE = 0.05  # of an exponent: what float32 products may add to (S - a - 
 
 @compared_by_value
 @dataclass(frozen=True, eq=False)
-class SoftOTSResult:
+class SoftOTSResult(ResultOf[Array]):
     """What `soft_ots` found: the diagonal mass, and how far the plan is from its marginals."""
 
     soft_score: float  # sum_i P_ii, in [0, 1]
@@ -42,10 +43,32 @@ class SoftOTSResult:
     marginal_error: float  # mean over columns of |column mass * m - 1|; rows are exact
     converged: bool
     iterations: int
-    potentials: tuple[Tensor, Tensor]  # (u, v), (m) float64 each, a start for `ots(..., potentials=...)`
+    potentials: tuple[Array, Array]  # (u, v), (m) float64 each, a start for `ots(..., potentials=...)`
     backend: str
 
 
+@overload
+def soft_ots(
+    x: Tensor,
+    y: Tensor,
+    *,
+    blur: float,
+    backend: str = ...,
+    max_iterations: int = ...,
+    tolerance: float = ...,
+    memory_budget: int | None = ...,
+) -> SoftOTSResult: ...
+@overload
+def soft_ots(
+    x: NDArray,
+    y: NDArray,
+    *,
+    blur: float,
+    backend: str = ...,
+    max_iterations: int = ...,
+    tolerance: float = ...,
+    memory_budget: int | None = ...,
+) -> SoftOTSResult[NDArray]: ...
 @outside_graphs
 @takes_arrays
 def soft_ots(

@@ -5,29 +5,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import as_tensors, takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, as_tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_no_forward_mode, check_tracks
-from geodesic_fast.metrics.directions import differences, unit_steps
+from geodesic_fast.metrics.directions import differences
 from geodesic_fast.operations import step_geometry as operation
 
 
 @compared_by_value
-class StepGeometry(NamedTuple):
+class StepGeometry(NamedTuple, ResultOf[Array]):
     """What `step_geometry` returns; each field has shape (n, *batch), turning_cosine (n-1, *batch)."""
 
-    length: Tensor
-    relative_length: Tensor
-    state_cosine: Tensor
-    update_cosine: Tensor
-    turning_cosine: Tensor
+    length: Array
+    relative_length: Array
+    state_cosine: Array
+    update_cosine: Array
+    turning_cosine: Array
 
     def profile(self, mask: Tensor | None = None) -> StepProfile:
         """Return the means over the tracks, or over those where `mask` (*batch) is true."""
@@ -79,6 +79,12 @@ def sum_defined(values: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
     return values.where(defined, 0.0).sum(-1, dtype=wide), defined.sum(-1)
 
 
+@overload
+def step_geometry(tracks: Tensors, *, dim: int = ...) -> StepGeometry: ...
+@overload
+def step_geometry(tracks: Arrays, *, dim: int = ...) -> StepGeometry[NDArray]: ...
+@overload  # of both, or of what nobody typed
+def step_geometry(tracks: Sequence[Tensor | NDArray], **options: Any) -> Any: ...
 @takes_arrays
 def step_geometry(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeometry:
     r"""Measure every step of each track: its length, and its angles with the state and with the next step.
@@ -137,25 +143,21 @@ def step_geometry_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) 
     check_tracks(tracks, dim)
     x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
     x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
-    e, norm = unit_steps(x)  # states as steps from zero
-    u, s, unit, _ = differences(x[1:], x[:-1])  # (n, *batch, d), (n, *batch)
-    s = s * unit
-    e, u = e.nan_to_num(), u.nan_to_num()  # which is left out below; NaN would go into gradients
-    bad = ~x.isfinite().all(-1)
-    bad = bad[1:] | bad[:-1]  # (n, *batch)
-    state, step = (norm == 0) | norm.isnan(), (s == 0) | bad
+    states = differences(x, torch.zeros_like(x))
+    steps = differences(x[1:], x[:-1])
+    nowhere, still = (states.length == 0) | states.broken, (steps.length == 0) | steps.broken
 
     def cosine(a: Tensor, b: Tensor, undefined: Tensor) -> Tensor:
         return (a * b).sum(-1).clamp(-1, 1).masked_fill(undefined, torch.nan)
 
-    length = s.masked_fill(bad, torch.nan)
-    from_zero = (s.detach() / 0).masked_fill(bad, torch.nan)  # inf, or NaN where nothing moved
-    before = norm[:-1].masked_fill(bad, 1.0)
-    relative = torch.where(before == 0, from_zero, s / before.masked_fill(before == 0, 1.0))
+    before = states.length[:-1]  # (n, *batch), in units of their own
+    from_zero = steps.length.detach() / 0  # inf, or NaN where nothing moved
+    ratio = steps.length / before.masked_fill(before == 0, 1.0) * (steps.unit / states.unit[:-1])
+    e, u = states.direction, steps.direction
     return StepGeometry(
-        length,
-        relative.masked_fill(bad, torch.nan),
-        cosine(e[:-1], e[1:], state[:-1] | state[1:] | bad),
-        cosine(u, e[:-1], step | state[:-1]),
-        cosine(u[:-1], u[1:], step[:-1] | step[1:]),
+        (steps.length * steps.unit).masked_fill(steps.broken, torch.nan),
+        torch.where(before == 0, from_zero, ratio).masked_fill(steps.broken, torch.nan),
+        cosine(e[:-1], e[1:], nowhere[:-1] | nowhere[1:]),
+        cosine(u, e[:-1], still | nowhere[:-1]),
+        cosine(u[:-1], u[1:], still[:-1] | still[1:]),
     )

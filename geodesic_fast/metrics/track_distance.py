@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import accumulation_dtype, layers_of
 from geodesic_fast._validation import check_alike, check_no_forward_mode, check_tracks
 from geodesic_fast.operations import track_distance as operation
 
 
+@overload
+def track_distance(tracks: Tensors, other: Tensors | Arrays | None = ..., *, dim: int = ...) -> Tensor: ...
+@overload
+def track_distance(tracks: Arrays, other: Arrays | None = ..., *, dim: int = ...) -> NDArray: ...
+@overload
+def track_distance(tracks: Arrays, other: Tensors = ..., *, dim: int = ...) -> Tensor: ...
 @takes_arrays
 def track_distance(
     tracks: Tensor | Sequence[Tensor], other: Tensor | Sequence[Tensor] | None = None, *, dim: int = 0
@@ -77,7 +84,7 @@ def distances_of(layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> Te
         return layer_distances(layers, other).min(0).values
     check_no_forward_mode([*layers, *(other or [])], "track_distance")
     needs_layer = torch.is_grad_enabled() and any(t.requires_grad for t in (*layers, *(other or [])))
-    distance = operation.track_distance(layers, other or [], needs_layer)[0]
+    distance = operation.track_distance(layers, other, needs_layer)[0]
     return distance.clone() if needs_layer else distance  # backward reads its own
 
 
@@ -96,14 +103,15 @@ def norm(v: Tensor) -> Tensor:
     largest = v.detach().abs().amax(-1, keepdim=True)
     plain = (largest > 0) & largest.isfinite()
     unit = largest.where(plain, 1.0)
-    length = torch.linalg.vector_norm((v / unit).where(plain, 1.0), dim=-1, keepdim=True) * unit
+    length = (v / unit).where(plain, 1.0).square().sum(-1, keepdim=True).sqrt() * unit
     return length.where(plain, largest).squeeze(-1)
 
 
 def flat_points(layers: Sequence[Tensor]) -> Tensor:
-    """Return (n+1, m, d) in the accumulation type."""
+    """Return (n+1, m, d) in the accumulation type, so laid out that |a - b| is |b - a| to the last bit."""
     x = layers[0] if len(layers) == 1 else torch.stack(tuple(layers))
-    return x.reshape(x.shape[0], x.shape[1:-1].numel(), x.shape[-1]).to(accumulation_dtype(x.dtype))
+    x = x.reshape(x.shape[0], x.shape[1:-1].numel(), x.shape[-1])
+    return x.to(accumulation_dtype(x.dtype)).contiguous()
 
 
 def _checked(

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import layers_of
@@ -28,21 +28,27 @@ from geodesic_fast.operations import track_geometry as operation
 
 
 @compared_by_value
-class TrackGeometry(NamedTuple):
+class TrackGeometry(NamedTuple, ResultOf[Array]):
     """What `track_geometry` returns; each field has shape (*batch)."""
 
-    lss: Tensor
-    lss_normalized: Tensor
-    path_length: Tensor
-    chord: Tensor
-    straightness: Tensor
-    adjacent_cosine: Tensor
-    turning_angle: Tensor
-    step_cv: Tensor
-    action: Tensor
-    zero_steps: Tensor
+    lss: Array
+    lss_normalized: Array
+    path_length: Array
+    chord: Array
+    straightness: Array
+    adjacent_cosine: Array
+    turning_angle: Array
+    step_cv: Array
+    action: Array
+    zero_steps: Array
 
 
+@overload
+def track_geometry(tracks: Tensors, *, dim: int = ..., zero_step: str = ...) -> TrackGeometry: ...
+@overload
+def track_geometry(tracks: Arrays, *, dim: int = ..., zero_step: str = ...) -> TrackGeometry[NDArray]: ...
+@overload  # of both, or of what nobody typed
+def track_geometry(tracks: Sequence[Tensor | NDArray], **options: Any) -> Any: ...
 @takes_arrays
 def track_geometry(
     tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "skip"

@@ -7,13 +7,13 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from geodesic_fast._arrays import as_tensors, takes_arrays
+from geodesic_fast._arrays import Array, NDArray, ResultOf, as_tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import layers_of
@@ -25,20 +25,40 @@ _LEAST_BUDGET = 1e-9  # seconds: what a search is given when the time is used up
 
 
 @compared_by_value
-class WassersteinCurve(NamedTuple):
+class WassersteinCurve(NamedTuple, ResultOf[Array]):
     """What `wasserstein_curve` returns: float64 tensors, and whether every distance is proved."""
 
-    ratio: Tensor  # ()
-    evenness: Tensor  # ()
-    length: Tensor  # ()
-    distance: Tensor  # ()
-    steps: Tensor  # (n) W2 between neighbouring layers
-    ots: Tensor  # (n) OTS of each layer alone
+    ratio: Array  # ()
+    evenness: Array  # ()
+    length: Array  # ()
+    distance: Array  # ()
+    steps: Array  # (n) W2 between neighbouring layers
+    ots: Array  # (n) OTS of each layer alone
     certified: bool
     m: int
     d: int
 
 
+@overload
+def wasserstein_curve(
+    tracks: Tensor | Iterable[Tensor],
+    *,
+    dim: int = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> WassersteinCurve: ...
+@overload
+def wasserstein_curve(
+    tracks: NDArray | Iterable[NDArray],
+    *,
+    dim: int = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> WassersteinCurve[NDArray]: ...
+@overload  # of both, or of what nobody typed
+def wasserstein_curve(tracks: Iterable[Tensor | NDArray], **options: Any) -> Any: ...
 @outside_graphs
 @takes_arrays
 def wasserstein_curve(

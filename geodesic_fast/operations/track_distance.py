@@ -56,7 +56,9 @@ class Pairs:
         engine.track_pairs_prepare(self.view, place_of(first.device))
 
 
-def _allocate(layers: Sequence[Tensor], other: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
+def _allocate(
+    layers: Sequence[Tensor], other: Sequence[Tensor] | None, keep: bool
+) -> tuple[Tensor, Tensor | None]:
     m = math.prod(batch_shape(layers))
     shape = (m, math.prod(batch_shape(other)) if other else m)
     distance = layers[0].new_empty(shape, dtype=accumulation_dtype(layers[0].dtype))
@@ -64,11 +66,11 @@ def _allocate(layers: Sequence[Tensor], other: Sequence[Tensor], keep: bool) -> 
 
 
 def _call(
-    outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], other: Sequence[Tensor], _: bool
+    outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], other: Sequence[Tensor] | None, _: bool
 ) -> None:
     assert engine is not None
     distance, layer = outputs
-    pairs = Pairs(layers, other or None)
+    pairs = Pairs(layers, other)
     if on_gpu(distance.device):  # a launch returns at once: nothing to show or to interrupt
         parts = iter([range(len(distance))])
     else:
@@ -81,9 +83,9 @@ def _call(
 
 
 def _allocate_backward(
-    weights: Tensor, layer: Tensor, layers: Sequence[Tensor], other: Sequence[Tensor], of_other: bool
+    weights: Tensor, layer: Tensor, layers: Sequence[Tensor], other: Sequence[Tensor] | None, of_other: bool
 ) -> list[Tensor]:
-    return gradient_like(other if of_other else layers)
+    return gradient_like(other if of_other and other else layers)
 
 
 def _call_backward(
@@ -91,7 +93,7 @@ def _call_backward(
     weights: Tensor,
     layer: Tensor,
     layers: Sequence[Tensor],
-    other: Sequence[Tensor],
+    other: Sequence[Tensor] | None,
     of_other: bool,
 ) -> None:
     if not weights.numel():
@@ -111,16 +113,16 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     layers, other, _ = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.count = len(layers)
-    ctx.save_for_backward(*output, *layers, *other)
+    ctx.save_for_backward(*output, *layers, *(other or []))
 
 
-def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], list[Tensor], None]:
+def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], list[Tensor] | None, None]:
     distance, layer, *points = ctx.saved_tensors
     layers, other = points[: ctx.count], points[ctx.count :]
     # Not 0 / NaN: a pair that does not count sends nothing.
     weights = torch.where((distance == 0) | (grad == 0), 0.0, grad / distance)
     if not other:
-        return track_distance_backward(weights + weights.mT, layer, layers, [], False), [], None
+        return track_distance_backward(weights + weights.mT, layer, layers, None, False), None, None
     return (
         track_distance_backward(weights, layer, layers, other, False),
         track_distance_backward(weights, layer, layers, other, True),
@@ -130,11 +132,11 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], list[Tensor
 
 # Distances (m, m') and, for backward, at which layer each is (m, m') int32; no `other`: of one set.
 track_distance = Operation(
-    "track_distance(Tensor[] layers, Tensor[] other, bool keep) -> (Tensor, Tensor)", _allocate, _call
+    "track_distance(Tensor[] layers, Tensor[]? other, bool keep) -> (Tensor, Tensor)", _allocate, _call
 )
 # sum_j weights_ij (x_i - y_j) at layer_ij for each tensor of x, or of y.
 track_distance_backward = Operation(
-    "track_distance_backward(Tensor weights, Tensor layer, Tensor[] layers, Tensor[] other, bool of_other) "
+    "track_distance_backward(Tensor weights, Tensor layer, Tensor[] layers, Tensor[]? other, bool of_other) "
     "-> Tensor[]",
     _allocate_backward, _call_backward,
 )  # fmt: skip

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -17,6 +17,9 @@ from geodesic_fast.recording.hooks import LayerHooks, Sink
 from geodesic_fast.recording.layers import Layers, find_layers
 from geodesic_fast.recording.masks import Call
 from geodesic_fast.recording.states import FLATTEN, State, as_points, is_map, is_same
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Keeper(Protocol):
@@ -103,7 +106,7 @@ class Recording(ABC, Generic[Kept, Group]):
         self._points = 0
         self._done: list[list[Group]] = []
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         self._done, self.refused = [], None
         self.hooks.attach()
         return self
