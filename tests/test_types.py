@@ -19,6 +19,8 @@ states = torch.randn(5, 10, 4)
 score: torch.Tensor = lss(states)
 found: geodesic_fast.OTSResult = ots(states[0], states[-1])
 number: float = found.score
+many: geodesic_fast.OTSBatchResult = ots(states, states, batch_dims=1)
+scores: torch.Tensor = many.score
 geometry: geodesic_fast.TrackGeometry = track_geometry(list(states))
 gap: torch.Tensor = geodesic_gap(states).gap
 steps: geodesic_fast.StepGeometry = step_geometry(states)
@@ -34,7 +36,7 @@ axes = plot_tracks(states)
 WRONG = {
     "lss(states, dims=0)": "call-arg",
     "text: str = ots(states).score": "assignment",
-    "ots(states, method=1)": "arg-type",
+    "ots(states, method=1)": "call-overload",
     "track_geometry(states).straight": "attr-defined",
 }
 
