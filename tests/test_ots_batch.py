@@ -129,6 +129,16 @@ def test_arrays_come_back_as_arrays():
     assert found.potentials[0].shape == (3, 20)
 
 
+def test_maps_onto_themselves_have_no_gap():
+    x = torch.randn(5, 300, 20)
+    many = ots(x, x.clone(), batch_dims=1)
+    assert (many.score == 1.0).all()
+    for name in ("map_cost", "optimal_cost", "gap", "relative_gap"):
+        assert (getattr(many, name) == 0.0).all(), name
+    assert (many.efficiency == 1.0).all()
+    assert isinstance(ots(x[0], x[0]).score, float)
+
+
 def test_no_problem_and_one_of_one_point():
     empty = ots(torch.zeros(0, 4, 2), torch.zeros(0, 4, 2), batch_dims=1)
     assert empty.score.shape == (0,)

@@ -370,6 +370,20 @@ void finish_duals(const DenseProblems& args, int64_t index) {
   args.means(index)[2] *= 2 / static_cast<double>(m);
 }
 
+// Whether duals and costs are nowhere far below the products whose rounding they carry. Where a point lies
+// close to its image, and both duals near zero, duals of the squared distances themselves hold more digits.
+bool duals_hold(const DenseProblems& args, int64_t index) {
+  const double *u = args.u(index), *v = args.v(index);
+  const int64_t* column = args.column + index * (args.m + 1);
+  for (int64_t i = 0; i < args.m; ++i) {
+    const int64_t j = column[i];
+    const double product = __builtin_sqrt(args.square(index, 0)[i] * args.square(index, 1)[j]);
+    if (product > 8 * (__builtin_fabs(u[i] + v[j]) + __builtin_fabs(u[i]) + __builtin_fabs(v[j])))
+      return false;
+  }
+  return true;
+}
+
 void go_on(const DenseProblems& args, int64_t index, char* scratch) {
   Problem problem = problem_of(args, index, scratch);
   int64_t& status = problem.column[problem.m];
@@ -391,6 +405,7 @@ void go_on(const DenseProblems& args, int64_t index, char* scratch) {
   status = prove(args, index, problem);
   args.is_double ? mean_costs<double>(args, index) : mean_costs<float>(args, index);
   finish_duals(args, index);
+  if (!duals_hold(args, index)) status = kDenseOptimum;
 }
 
 }  // namespace

@@ -402,7 +402,7 @@ def _put(fields: dict[str, Tensor], k: int, result: OTSResult) -> None:
 def _dense_result(dense: DenseSolutions, device: torch.device, limits: _Limits) -> OTSResult:
     """Return the result of the only problem, which is proved."""
     permutation, m = dense.column[0], dense.column.shape[1]
-    score = np.count_nonzero(permutation.numpy() == np.arange(m)) / m
+    score = int(np.count_nonzero(permutation.numpy() == np.arange(m))) / m
     map_cost, optimal, gap = (of.item() for of in (dense.map_cost, dense.optimal_cost, dense.gap))
     record = new_record(dense.bytes, 0.0)
     record["rounds"], record["edges"] = 1, m * m

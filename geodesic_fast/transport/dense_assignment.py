@@ -92,6 +92,7 @@ def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: boo
     own, (map_cost, optimal_cost, gap), u, v = (
         part.clone(memory_format=torch.contiguous_format) for part in parts
     )
+    gap = torch.minimum(gap, optimal_cost)  # which is no less than nothing
     solved = DenseSolutions(own, unique, map_cost, optimal_cost, gap, u, v, chunk * each)
     if not bool(unique.all()):
         nothing = solve_none(x[~unique], y[~unique])
