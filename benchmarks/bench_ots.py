@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Time `ots` against dense and entropic solvers, checking the answers first.
 
-python benchmarks/bench_ots.py [--device cuda] [--quick | --large | --low] [--only FAMILY]
+python benchmarks/bench_ots.py [--device cuda] [--quick | --large | --low | --small] [--only FAMILY]
 
 Every time includes the cost matrix. Ratios hold within one run. Peak memory is what a call adds to the
 process.
@@ -60,6 +60,13 @@ GPU = [
     ("half scrambled", 100_000, 512, ""),
     ("blurred patches", 100_000, 3072, ""),
 ]
+SMALL = [  # family, problems, m, d
+    (family, *size)
+    for size in ((1, 128, 512), (1, 512, 784), (256, 128, 64))
+    for family in ("residual", "half scrambled", "random relu")
+]
+SMALL_ROUNDS = 30
+SMALL_RIVALS = ("lapjvs", "lapjvr", "lapjvh")
 ROUNDS = 3
 LONG_SECONDS = 10  # from which on a GPU's problem is timed once
 LARGE_TILES = 40_000  # points from which on the tiled method is asked for
@@ -80,6 +87,12 @@ def by_lapjvs(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     import lap
 
     return np.asarray(lap.lapjvs(float64_cost(x, y), return_cost=False)[1])
+
+
+def by_lapjvr(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    import lap
+
+    return np.asarray(lap.lapjvr(float64_cost(x, y), return_cost=False)[1])
 
 
 def by_pot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -152,6 +165,54 @@ def run(family: str, m: int, d: int, rivals: str, device: str) -> dict[str, Any]
     return row
 
 
+def run_small(family: str, problems: int, m: int, d: int) -> dict[str, Any]:
+    """Take the CPU seconds of problems of few points beside the dense solvers of lapx, alone and in batches.
+
+    On one thread: what starts more of them only divides these seconds.
+    """
+    import lap
+
+    torch.set_num_threads(1)
+
+    made = [make(family, m, d, seed) for seed in range(problems)]
+    x, y = (np.stack(side) for side in zip(*made, strict=True))
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    found = ots(a, b, batch_dims=1)
+    assert found.certified.all(), family
+    for k, (one, other) in enumerate(made):
+        best = objective(one, other, by_scipy(one, other))
+        assert abs(found.optimal_cost[k].item() / best - 1) < OBJECTIVE_TOLERANCE, family
+
+    def one_by_one(name: str) -> Callable[[], Any]:
+        solve = getattr(lap, name)
+        return lambda: [solve(float64_cost(*problem), return_cost=False) for problem in made]
+
+    def batched(name: str) -> Callable[[], Any]:
+        solve = getattr(lap, f"{name}_batch")
+        return lambda: solve(float64_costs(a, b), return_cost=False, n_threads=1)
+
+    ours = (lambda: ots(a, b, batch_dims=1)) if problems > 1 else (lambda: ots(a[0], b[0]))
+    ways = {"ots ms": ours} | {f"{name} ms": one_by_one(name) for name in SMALL_RIVALS}
+    if problems > 1:
+        ways |= {f"{name} batch ms": batched(name) for name in SMALL_RIVALS}
+    times = medians(ways, "cpu", SMALL_ROUNDS if problems == 1 else ROUNDS, family, clock=time.process_time)
+    row: dict[str, Any] = {"family": family, "problems": problems, "m": m, "d": d}
+    row["OTS"] = found.score.mean().item()
+    row |= {name: 1e3 * seconds for name, seconds in times.items()}
+    row["best one by one/ots"] = min(row[f"{name} ms"] for name in SMALL_RIVALS) / row["ots ms"]
+    if problems > 1:
+        row["best batch/ots"] = min(row[f"{name} batch ms"] for name in SMALL_RIVALS) / row["ots ms"]
+    return row
+
+
+def float64_costs(x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
+    """Return the costs of all problems, (problems, m, m)."""
+    a, b = x.double(), y.double()
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    costs = torch.baddbmm(b.square().sum(-1)[:, None], a, b.mT, alpha=-2)
+    return costs.add_(a.square().sum(-1)[:, :, None]).clamp_(min=0).numpy()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -162,6 +223,7 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small problems, under a minute")
     size.add_argument("--low", action="store_true", help="m = 5000 in 2 and 3 dimensions")
+    size.add_argument("--small", action="store_true", help="problems of 128 and 512 points, and batches")
     size.add_argument("--large", action="store_true", help="m = 16,000 and 50,000")
     parser.add_argument("--only", default="", help="families whose name contains this")
     args = parser.parse_args()
@@ -169,6 +231,11 @@ def main() -> None:
     if args.quick or args.low or args.large:
         problems = QUICK if args.quick else LOW if args.low else LARGE
     print(f"geodesic_fast {geodesic_fast.__version__} on {args.device}, every time with its cost matrix")
+    if args.small:
+        if installed("lap", "the table of small problems, which is beside lapx, is"):
+            rows = [run_small(*problem) for problem in SMALL if args.only in problem[0]]
+            report("bench_ots_small", "cpu", rows)
+        return
     suffix = "_quick" if args.quick else "_low" if args.low else "_large" if args.large else ""
     rows = []
     for problem in problems:

@@ -29,10 +29,15 @@ FLUSH_BYTES = 256 << 20  # larger than a GPU's second-level cache
 
 
 def medians(
-    candidates: dict[str, Callable[[], Any]], device: str, rounds: int, title: str = "", warm_ups: int = 2
+    candidates: dict[str, Callable[[], Any]],
+    device: str,
+    rounds: int,
+    title: str = "",
+    warm_ups: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return the median seconds of each candidate; each round runs all of them in turn."""
-    time_once = _time_on_gpu if device == "cuda" else _time_on_cpu
+    time_once = _time_on_gpu if device == "cuda" else functools.partial(_time_on_cpu, clock)
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():  # warm up: caches, compilation, allocator
         for _ in range(warm_ups):
@@ -43,10 +48,10 @@ def medians(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _time_on_cpu(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def _time_on_cpu(clock: Callable[[], float], run: Callable[[], Any]) -> float:
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _time_on_gpu(run: Callable[[], Any]) -> float:

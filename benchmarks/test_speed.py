@@ -24,6 +24,7 @@ import bench_ots
 import bench_step_geometry
 import bench_track_distance
 import bench_wasserstein_curve
+import numpy as np
 import ots_problems
 import pytest
 import torch
@@ -34,10 +35,11 @@ import geodesic_fast as gf
 
 Size = tuple[int, int, int]  # points, tracks, features
 Ways = dict[str, Callable[[], Any]]
-PACKAGES = {"POT": "ot", "lapjvs": "lap", "geomloss": "geomloss"}
+PACKAGES = {"POT": "ot", "lapjvs": "lap", "lapjvr": "lap", "geomloss": "geomloss"}
 SIZES: dict[str, tuple[Size, Size]] = {  # usual, quick
     "tracks": ((33, 2048, 256), (13, 256, 64)),
     "pairs": ((13, 1000, 64), (9, 150, 7)),
+    "problems": ((256, 128, 64), (8, 40, 7)),  # of points, features
 }
 ROOMS: dict[str, tuple[str, tuple[str, ...], Callable[[Size], Ways]]] = {}
 
@@ -262,6 +264,21 @@ def ots(size: Size) -> Ways:
         "ours": lambda: gf.ots(a, b), "SciPy": lambda: bench_ots.by_scipy(x, y),
         "lapjvs": lambda: bench_ots.by_lapjvs(x, y), "POT": lambda: bench_ots.by_pot(x, y),
     }  # fmt: skip
+
+
+@room("problems", "SciPy", "lapjvr")
+def ots_of_a_batch(size: Size) -> Ways:
+    made = [ots_problems.make("half scrambled", *size[1:], seed) for seed in range(size[0])]
+    x, y = (torch.from_numpy(np.stack(side)) for side in zip(*made, strict=True))
+    best = [bench_ots.objective(*problem, bench_ots.by_scipy(*problem)) for problem in made]
+    torch.testing.assert_close(
+        gf.ots(x, y, batch_dims=1).optimal_cost, torch.tensor(best, dtype=torch.float64), rtol=1e-12, atol=0
+    )
+    return {
+        "ours": lambda: gf.ots(x, y, batch_dims=1),
+        "SciPy": lambda: [bench_ots.by_scipy(*problem) for problem in made],
+        "lapjvr": lambda: [bench_ots.by_lapjvr(*problem) for problem in made],
+    }
 
 
 @room("pairs", "SciPy")

@@ -32,6 +32,8 @@
   void column_best_pass(const ProductTile& tile, const float* a, float* best, int threads); \
   void list_pass(const ProductTile& tile, const ListArgs& args, int threads);               \
   void edge_costs(const EdgeArgs& args, int threads);                                       \
+  void dense_costs(const DenseProblems& args, int threads);                                 \
+  bool dense_assignments(const DenseProblems& args, int threads);                           \
   }                                                                                         \
   }
 

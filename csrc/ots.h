@@ -58,4 +58,36 @@ struct EdgeArgs {
   double* cost;  // (edges), out
 };
 
+// Assignments on all pairs of many problems, of m points each, and whether each is the only optimum.
+enum DenseStatus : int64_t {
+  kDenseNew = 0,
+  kDenseBegun = 1,    // part of the rows have their columns; the next call goes on
+  kDenseOptimum = 2,  // an optimum up to rounding, of which no more is known
+  kDenseUnique = 3
+};
+constexpr int64_t kDenseColumns = 16;  // columns of costs come in whole groups
+struct DenseProblems {
+  const void *x, *y;  // (problems, m, d), float32 or float64
+  bool is_double;
+  int64_t problems, m, d, stride;  // stride: m, up to whole groups
+  int64_t steps;                   // rows of costs looked at for a problem before it waits for the next call
+  double* work;                    // (problems, work_each())
+  double* found;                   // (problems, found_each()), out
+  int64_t* column;                 // (problems, m+1), out: of each row, and the status: kDenseNew at first
+
+  int64_t work_each() const { return m * stride + 2 * d + 4 * m; }
+  int64_t found_each() const { return m + stride + 3; }
+
+  // -<x_i - s, y_j - t>, (m, stride), with s and t the means of x and y.
+  double* cost(int64_t problem) const { return work + problem * work_each(); }
+  double* shift(int64_t problem, int side) const { return cost(problem) + m * stride + side * d; }
+  // |x_i - s|^2 or |y_j - t|^2, and <x_i - s, s - t> or <y_j - t, s - t>; (m) each.
+  double* square(int64_t problem, int side) const { return shift(problem, 2) + side * m; }
+  double* along(int64_t problem, int side) const { return square(problem, 2) + side * m; }
+  // u_i + v_j <= |x_i - y_j|^2, and the means over the points: the cost as given, the least, its gap to u, v.
+  double* u(int64_t problem) const { return found + problem * found_each(); }
+  double* v(int64_t problem) const { return u(problem) + m; }
+  double* means(int64_t problem) const { return v(problem) + stride; }
+};
+
 }  // namespace geodesic_fast

@@ -79,6 +79,35 @@ void ots_edge_costs(uintptr_t x, uintptr_t y, bool is_double, int64_t x_stride, 
   GEODESIC_FAST_CPU(edge_costs)(args, threads);
 }
 
+DenseProblems dense_problems(uintptr_t x, uintptr_t y, bool is_double, int64_t problems, int64_t m, int64_t d,
+                             int64_t stride, int64_t steps, uintptr_t work, uintptr_t found,
+                             uintptr_t column) {
+  if (problems < 0 || m < 1 || d < 1 || stride < m || stride % kDenseColumns != 0) {
+    throw std::invalid_argument("layout out of range");
+  }
+  return {pointer<const void>(x),
+          pointer<const void>(y),
+          is_double,
+          problems,
+          m,
+          d,
+          stride,
+          steps,
+          pointer<double>(work),
+          pointer<double>(found),
+          pointer<int64_t>(column)};
+}
+
+void ots_dense_costs(const DenseProblems& args, int threads) {
+  py::gil_scoped_release release;
+  GEODESIC_FAST_CPU(dense_costs)(args, threads);
+}
+
+bool ots_dense_assignments(const DenseProblems& args, int threads) {
+  py::gil_scoped_release release;
+  return GEODESIC_FAST_CPU(dense_assignments)(args, threads);
+}
+
 SparseGraph sparse_graph(int64_t rows, int64_t cols, uintptr_t row_start, uintptr_t col, uintptr_t supply,
                          uintptr_t demand) {
   return {rows,
@@ -136,6 +165,12 @@ void bind_ots(py::module_& m) {
   m.def("ots_column_best", &ots_column_best);
   m.def("ots_list", &ots_list);
   m.def("ots_edge_costs", &ots_edge_costs);
+  py::class_<DenseProblems>(m, "DenseProblems")
+      .def(py::init(&dense_problems), py::arg("x"), py::arg("y"), py::arg("is_double"), py::arg("problems"),
+           py::arg("m"), py::arg("d"), py::arg("stride"), py::arg("steps"), py::arg("work"), py::arg("found"),
+           py::arg("column"));
+  m.def("ots_dense_costs", &ots_dense_costs);
+  m.def("ots_dense_assignments", &ots_dense_assignments);
   py::class_<SparseGraph>(m, "SparseGraph")
       .def(py::init(&sparse_graph), py::arg("rows"), py::arg("cols"), py::arg("row_start"), py::arg("col"),
            py::arg("supply"), py::arg("demand"));

@@ -20,7 +20,7 @@ from geodesic_fast.metrics.line_deviation import line_deviation, line_deviation_
 from geodesic_fast.metrics.lss import lss, lss_reference
 from geodesic_fast.metrics.lss_shuffled import lss_shuffled, lss_shuffled_reference
 from geodesic_fast.metrics.nearest_track import NearestTrack, nearest_track, nearest_track_reference
-from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
+from geodesic_fast.metrics.ots import OTSBatchResult, OTSResult, ots, ots_reference
 from geodesic_fast.metrics.ots_curve import OTSCurve, ots_curve, ots_curve_reference
 from geodesic_fast.metrics.soft_ots import SoftOTSResult, soft_ots, soft_ots_reference
 from geodesic_fast.metrics.step_geometry import (
@@ -42,6 +42,7 @@ __all__ = [
     "GeodesicBoundSummary",
     "GeodesicGap",
     "NearestTrack",
+    "OTSBatchResult",
     "OTSCurve",
     "OTSResult",
     "SoftOTSResult",

@@ -220,16 +220,22 @@ def check_labels(labels: object, layers: Sequence[Tensor]) -> None:
         )
 
 
-def check_points(x: object, y: object) -> None:
-    """Refuse what is not two matched sets of points in the same space, (m, d) each."""
+def check_points(x: object, y: object, batch_dims: int = 0) -> None:
+    """Refuse what is not two matched sets of points in the same space, (m, d) each, or batches of them."""
     check_float_tensor("x", x)
     check_float_tensor("y", y)
     assert isinstance(x, Tensor)
     assert isinstance(y, Tensor)
+    if isinstance(batch_dims, bool) or not isinstance(batch_dims, Integral) or batch_dims < 0:
+        raise ValueError(
+            f"batch_dims must be a whole number from 0 on, got {batch_dims!r}: it counts the leading axes "
+            "that number problems of their own."
+        )
     for name, value in (("x", x), ("y", y)):
-        if value.ndim < 2:
+        if value.ndim < 2 + batch_dims:
+            wanted = ", ".join([*(f"b{axis}" for axis in range(batch_dims)), "m", "d"])
             raise ValueError(
-                f"{name} must have shape (m, d), got {tuple(value.shape)}: "
+                f"{name} must have shape ({wanted}), got {tuple(value.shape)}: "
                 f"give points on a line a feature axis with {name}[..., None]."
             )
     if x.shape[-1] != y.shape[-1]:
@@ -252,7 +258,7 @@ def check_points(x: object, y: object) -> None:
         )
     if x.shape[-1] < 1:
         raise ValueError(f"x must have at least 1 feature, got shape {tuple(x.shape)}.")
-    if x.shape[:-1].numel() < 1:
+    if x.shape[batch_dims:-1].numel() < 1:
         raise ValueError(
             f"x must hold at least 1 point, got shape {tuple(x.shape)}: there is no map to score."
         )

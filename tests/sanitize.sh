@@ -16,4 +16,4 @@ LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.s
   tests/test_lss.py tests/test_lss_gradients.py tests/test_track_geometry.py tests/test_track_accumulator.py \
   tests/test_line_deviation.py tests/test_line_deviation_gradients.py tests/test_chord_deviation.py \
   tests/test_track_distance.py tests/test_track_distance_gradients.py tests/test_nearest_track.py tests/test_geodesic_bound.py tests/test_step_geometry.py \
-  tests/test_ots.py tests/test_transport_passes.py tests/test_transport_sparse_assignment.py tests/test_transport_exact.py
+  tests/test_ots.py tests/test_ots_batch.py tests/test_transport_passes.py tests/test_transport_sparse_assignment.py tests/test_transport_exact.py

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+import math
 import os
 import re
 import runpy
@@ -89,6 +90,17 @@ def test_trainers(capsys, monkeypatch, tmp_path):
     assert len(scores) == 2
     assert all(float(score) >= 1 for score in scores)
     assert "tensor(" in run("lightning_callback", capsys, monkeypatch)
+
+
+def test_flow_matching(capsys, monkeypatch):
+    lines = run("flow_matching", capsys, monkeypatch).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["independent", "sampled", "one_to_one"]
+    found = [[float(number) for number in re.findall(r"(\d+\.?\d*)[,%]", line)] for line in lines]
+    (_, loose, bent, _, none), (_, _, straight, _, dropped), (_, least, straightest, _, nothing) = found
+    assert max(straight, straightest) < 0.2 * bent
+    assert least < 0.5 * loose
+    assert none == nothing == 0
+    assert dropped == pytest.approx(100 / math.e, abs=1)  # (1 - 1/m)^m of what is drawn with replacement
 
 
 def test_metric_classes(capsys, monkeypatch):

@@ -17,7 +17,7 @@ FILES = [
     "test_lss.py", "test_lss_gradients.py", "test_track_geometry.py", "test_track_accumulator.py",
     "test_line_deviation.py", "test_line_deviation_gradients.py", "test_chord_deviation.py",
     "test_track_distance.py", "test_track_distance_gradients.py", "test_nearest_track.py",
-    "test_step_geometry.py", "test_transport_passes.py",
+    "test_step_geometry.py", "test_transport_passes.py", "test_ots_batch.py",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ TESTS = Path(__file__).parent
 LONG = {
     "ots": ("x, y = torch.randn(2, 30_000, 512)", "ots(x, y, method='tiles')"),
     "stored ots": ("x, y = torch.randn(2, 12_000, 8192)", "ots(x, y, method='stored')"),
+    "ots of a batch": ("x, y = torch.randn(2, 20_000, 256, 2)", "ots(x, y, batch_dims=1)"),
     "nearest_track": ("x = torch.randn(33, 20_000, 512)", "nearest_track(x)"),
     "track_distance": ("x = torch.randn(129, 8_000, 512)", "track_distance(x)"),
 }

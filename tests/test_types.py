@@ -53,6 +53,9 @@ values: list[Array] = [
 ]
 found: gf.OTSResult = gf.ots(states[0], states[-1])
 score: float = found.score
+many: gf.OTSBatchResult = gf.ots(states, states, batch_dims=1)
+numbers += [many.score, many.permutation, gf.ots_reference(states, states, batch_dims=1).score]
+values += [gf.ots(arrays, arrays, batch_dims=1).score]
 of_arrays: gf.OTSResult[Array] = gf.ots(arrays[0], arrays[-1], potentials=gf.ots(arrays).potentials)
 geometry: gf.TrackGeometry = gf.track_geometry(list(states))  # whose items torch leaves untyped
 geometry = gf.track_geometry([states[0], arrays[1]])

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -28,12 +28,21 @@ from geodesic_fast._validation import (
     in_memory,
 )
 from geodesic_fast.metrics.directions import power_of_two
-from geodesic_fast.transport.planner import METHODS, make_plan
+from geodesic_fast.transport.dense_assignment import (
+    LARGEST,
+    SMALL,
+    DenseSolutions,
+    bytes_each,
+    solve_dense,
+    solve_none,
+)
+from geodesic_fast.transport.planner import METHODS, free_memory, make_plan
 from geodesic_fast.transport.points import Flow, Points
-from geodesic_fast.transport.solve import Search, Solution
+from geodesic_fast.transport.solve import Search, Solution, new_record
 
 _FARTHEST_START = 2.0**20  # spread of potentials handed in, against the largest cost
 REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
+_UNASKED_BYTES = 64 << 20  # below that nobody asks what memory is free
 
 
 @compared_by_value
@@ -56,11 +65,32 @@ class OTSResult(ResultOf[Array]):
     record: dict[str, Any] = field(default_factory=dict, compare=False)  # stages, counts and seconds
 
 
+@compared_by_value
+@dataclass(frozen=True, eq=False)
+class OTSBatchResult(ResultOf[Array]):
+    """What `ots(..., batch_dims=k)` found: the fields of `OTSResult`, stacked over the k axes of problems."""
+
+    score: Array  # (*b) float64, as are all but the next and `certified`
+    permutation: Array  # (*b, m) int64
+    map_cost: Array
+    optimal_cost: Array
+    efficiency: Array
+    certified: Array  # (*b) bool
+    score_lower: Array
+    score_upper: Array
+    gap: Array
+    relative_gap: Array
+    potentials: tuple[Array, Array]  # (u, v), (*b, m) each; NaN for a problem that has none
+    method: str = "reference"
+    record: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
 @overload
-def ots(
+def ots(  # type: ignore[overload-overlap]
     x: Tensors,
     y: Tensor | NDArray | None = ...,
     *,
+    batch_dims: Literal[0] = ...,
     method: str = ...,
     potentials: tuple[Tensor, Tensor] | tuple[NDArray, NDArray] | None = ...,
     memory_budget: int | None = ...,
@@ -68,28 +98,54 @@ def ots(
     verbose: bool = ...,
 ) -> OTSResult: ...
 @overload
-def ots(
+def ots(  # type: ignore[overload-overlap]
     x: Arrays,
     y: NDArray | None = ...,
     *,
+    batch_dims: Literal[0] = ...,
     method: str = ...,
     potentials: tuple[NDArray, NDArray] | None = ...,
     memory_budget: int | None = ...,
     time_budget: float | None = ...,
     verbose: bool = ...,
 ) -> OTSResult[NDArray]: ...
+@overload
+def ots(
+    x: Tensors,
+    y: Tensor | NDArray | None = ...,
+    *,
+    batch_dims: int,
+    method: str = ...,
+    potentials: tuple[Tensor, Tensor] | tuple[NDArray, NDArray] | None = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> OTSBatchResult: ...
+@overload
+def ots(
+    x: Arrays,
+    y: NDArray | None = ...,
+    *,
+    batch_dims: int,
+    method: str = ...,
+    potentials: tuple[NDArray, NDArray] | None = ...,
+    memory_budget: int | None = ...,
+    time_budget: float | None = ...,
+    verbose: bool = ...,
+) -> OTSBatchResult[NDArray]: ...
 @outside_graphs
 @takes_arrays
 def ots(
     x: Tensor | Sequence[Tensor],
     y: Tensor | None = None,
     *,
+    batch_dims: int = 0,
     method: str = "auto",
     potentials: tuple[Tensor, Tensor] | None = None,
     memory_budget: int | None = None,
     time_budget: float | None = None,
     verbose: bool = False,
-) -> OTSResult:
+) -> OTSResult | OTSBatchResult:
     """Score how far the pairing x_i -> y_i is the optimal transport map.
 
     OTS = #{i : T(x_i) = y_i} / m, where T minimises sum_i |x_i - T(x_i)|^2 over all one-to-one maps onto y.
@@ -108,11 +164,14 @@ def ots(
             `y`, tracks: a tensor (n+1, *batch, d) or a list of layers (*batch, d), of which the first and
             last are taken.
         y: images of the source points, same shape, dtype and device as x: y_i = f(x_i).
+        batch_dims: how many leading axes of x and y number problems of their own, which one call solves side
+            by side: with 1, x and y (b, m, d) are b problems of m points, such as mini-batches, classes or
+            layers (`ots(tracks[:-1], tracks[1:], batch_dims=1)`).
         method: "stored" keeps one float32 number for each of the m x m pairs; "tiles" recomputes them in each
             pass and takes O(m d) memory; "dense" solves on all pairs in float64, for small m; "auto" takes
-            "dense" up to 160 distinct points, else "stored" where the memory budget allows it, else "tiles".
+            "dense" up to 600 points, else "stored" where the memory budget allows it, else "tiles".
         potentials: (u, v) of an earlier result, for example of the epoch before, or of a search that ran out
-            of time: the start, never the proof.
+            of time: the start, never the proof. "dense" has no use for it.
         memory_budget: bytes the search may take; default: half of what is free on the device.
         time_budget: seconds; when they are used up, the result is an interval, `certified` is False and
             `score` NaN. It is looked at between tiles of costs, with one pass over all pairs kept in hand.
@@ -123,7 +182,8 @@ def ots(
     Returns:
         OTSResult; score, score_lower and score_upper are in [0, 1], costs in squared units of x. Where the
         optimal cost is tiny beside the duals, `relative_gap` may look large, such as 1e-3, although the gap
-        itself is rounding: `certified` is what to go by.
+        itself is rounding: `certified` is what to go by. With batch_dims, OTSBatchResult: the same fields
+        as tensors (*b) on the device of x, and permutation and potentials (*b, m).
 
     Raises:
         TypeError, ValueError: x and y are not finite points of the same shape, dtype and device.
@@ -139,41 +199,68 @@ def ots(
         >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
         >>> ots(x, x + 1.0).score
         1.0
-        >>> ots(x, torch.tensor([[2.0], [1.0], [3.0], [4.0]])).score
+        >>> y = torch.tensor([[2.0], [1.0], [3.0], [4.0]])
+        >>> ots(x, y).score
         0.5
+        >>> ots(torch.stack((x, x)), torch.stack((x + 1.0, y)), batch_dims=1).score.tolist()
+        [1.0, 0.5]
     """
-    x, y = _points_of(x, y)
+    x, y, batch, largest = _problems_of(x, y, batch_dims)
     check_choice("method", method, METHODS)
     check_positive("memory_budget", memory_budget)
     check_positive("time_budget", time_budget)
-    if potentials is not None:
-        _check_potentials(potentials, len(x))
+    start = None if potentials is None else _potentials_of(potentials, x, batch)
     started = time.monotonic()
     if engine is None and not has_engine(x.device):
-        return ots_reference(x, y)
+        return _reference(x, y, batch, batch_dims)
     has_engine(x.device)
     deadline = started + time_budget if time_budget is not None else math.inf
+    limits = _Limits(method, memory_budget, deadline, verbose, started)
     with torch.no_grad():
-        points = Points(x, y)
-        turned = points.cols > points.rows  # the search takes the side with more distinct points as its rows
-        if turned:
-            points = Points(y, x)
-        plan = make_plan(points, method, memory_budget)
-        start = None if potentials is None else _start_of(points, potentials, turned)
-        solution = Search(points, plan, deadline, verbose).run(start)
-        solution.record["seconds"]["total"] = time.monotonic() - started
-        return _result(points, turned, plan.method, solution)
+        dense = _solve_dense(x, y, limits, largest)
+        if batch_dims > 0:
+            return _batch_result(x, y, batch, start, limits, dense)
+        if dense is not None and dense.unique[0]:
+            return _dense_result(dense, x.device, limits)
+        return _search(x[0], y[0], start and (start[0][0], start[1][0]), limits)
 
 
-def ots_reference(x: Tensor | Sequence[Tensor], y: Tensor | None = None) -> OTSResult:
+@overload
+def ots_reference(  # type: ignore[overload-overlap]
+    x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, batch_dims: Literal[0] = 0
+) -> OTSResult: ...
+
+
+@overload
+def ots_reference(
+    x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, batch_dims: int
+) -> OTSBatchResult: ...
+
+
+def ots_reference(
+    x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, batch_dims: int = 0
+) -> OTSResult | OTSBatchResult:
     """Define `ots` on SciPy's dense solver; where optima tie, it reports one of them."""
-    x, y = _points_of(x, y)
-    m = len(x)
+    x, y, batch, _ = _problems_of(x, y, batch_dims)
+    return _reference(x, y, batch, batch_dims)
+
+
+def _reference(x: Tensor, y: Tensor, batch: tuple[int, ...], batch_dims: int) -> OTSResult | OTSBatchResult:
+    m = x.shape[1]
     if m > REFERENCE_POINTS:
         raise ValueError(
             f"x must hold at most {REFERENCE_POINTS} points, got {m}: the dense solver stores m x m costs. "
             "Score a random subset of the points."
         )
+    if batch_dims == 0:
+        return _reference_of(x[0], y[0])
+    fields = _fields(solve_none(x, y))
+    for k, problem in enumerate(zip(x, y, strict=True)):
+        _put(fields, k, _reference_of(*problem))
+    return _stacked(fields, batch, x.device, "reference", {})
+
+
+def _reference_of(x: Tensor, y: Tensor) -> OTSResult:
     from scipy.optimize import linear_sum_assignment  # where it is used: loading it takes a second
 
     unit = power_of_two(torch.stack([each.double().abs().amax() for each in (x, y)]).amax().cpu())
@@ -202,44 +289,92 @@ def ots_reference(x: Tensor | Sequence[Tensor], y: Tensor | None = None) -> OTSR
     )
 
 
-def _points_of(x: Tensor | Sequence[Tensor], y: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return checked points (m, d) without gradients."""
+def _problems_of(
+    x: Tensor | Sequence[Tensor], y: Tensor | None, batch_dims: int
+) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
+    """Return checked points (problems, m, d) without gradients, the batch's shape and the largest value."""
     if y is None:
         check_tracks(x, 0)
         x, y = x[0], x[-1]
-    check_points(x, y)
+    check_points(x, y, batch_dims)
     assert isinstance(x, Tensor)
     check_device("x", x)
+    batch, m = tuple(x.shape[:batch_dims]), x.shape[batch_dims:-1].numel()
     x, y = (
-        in_memory(name, points.detach()).reshape(-1, points.shape[-1])
+        in_memory(name, points.detach()).reshape(math.prod(batch), m, points.shape[-1])
         for name, points in (("x", x), ("y", y))
-    )  # (m, d)
+    )  # (problems, m, d)
+    largest = 0.0
     for name, points in (("x", x), ("y", y)):
-        if not all(value.isfinite() for value in points.aminmax()):  # NaN and inf pass through both
-            check_finite_rows(name, points)
-    return x, y
+        extremes = [value.item() for value in points.aminmax()] if len(points) else [0.0]
+        if not all(map(math.isfinite, extremes)):  # NaN and inf pass through both
+            for k, problem in enumerate(points):
+                check_finite_rows(f"{name}[{k}]" if batch_dims else name, problem)
+        largest = max(largest, *map(abs, extremes))
+    return x, y, batch, largest
 
 
-def _check_potentials(potentials: tuple[Tensor, Tensor], m: int) -> None:
+def _potentials_of(
+    potentials: tuple[Tensor, Tensor], x: Tensor, batch: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return checked potentials (problems, m) each."""
+    problems, m, _ = x.shape
     shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in potentials]
-    if shapes != [(m,), (m,)]:
+    if shapes != [(*batch, m)] * 2:
         raise ValueError(
-            f"potentials must be (u, v) of shape ({m},) each, got {shapes}: "
+            f"potentials must be (u, v) of shape {(*batch, m)} each, got {shapes}: "
             "pass result.potentials of an earlier call with as many points."
         )
-    check_finite_rows("potentials", torch.stack([p.detach() for p in potentials], dim=1))
+    u, v = (p.detach().to(x.device).reshape(problems, m) for p in potentials)
+    check_finite_rows("potentials", torch.stack([u.reshape(-1), v.reshape(-1)], dim=1))
+    return u, v
 
 
-def _start_of(points: Points, potentials: tuple[Tensor, Tensor], turned: bool) -> np.ndarray | None:
+class _Limits(NamedTuple):
+    """What a search may take, and when it began."""
+
+    method: str
+    memory_budget: int | None
+    deadline: float
+    verbose: bool
+    started: float
+
+
+def _solve_dense(x: Tensor, y: Tensor, limits: _Limits, largest: float) -> DenseSolutions | None:
+    """Solve problems that are small enough on all their pairs; None where they are not."""
+    _, m, d = x.shape
+    wanted = limits.method == "dense" or (limits.method == "auto" and m <= SMALL)
+    if engine is None or not wanted or largest > LARGEST:
+        return None
+    needed, budget = bytes_each(m, d), limits.memory_budget
+    if budget is None:
+        budget = _UNASKED_BYTES if needed <= _UNASKED_BYTES else free_memory(x.device) // 2
+    return solve_dense(x, y, budget, limits.deadline, limits.verbose) if needed <= budget else None
+
+
+def _search(x: Tensor, y: Tensor, potentials: tuple[Tensor, Tensor] | None, limits: _Limits) -> OTSResult:
+    """Find the answer to one problem (m, d), whatever its size and ties."""
+    points = Points(x, y)
+    turned = points.cols > points.rows  # the search takes the side with more distinct points as its rows
+    if turned:
+        points = Points(y, x)
+    plan = make_plan(points, limits.method, limits.memory_budget)
+    start = None if potentials is None else _start_of(points, potentials[0 if turned else 1])
+    solution = Search(points, plan, limits.deadline, limits.verbose).run(start)
+    solution.record["seconds"]["total"] = time.monotonic() - limits.started
+    return _result(points, turned, plan.method, solution)
+
+
+def _start_of(points: Points, potential: Tensor) -> np.ndarray | None:
     """Return the column dual that an earlier result proposes, in shifted costs."""
-    start = points.shifted_column_potential(potentials[0 if turned else 1].detach())
+    start = points.shifted_column_potential(potential)
     largest = points.largest_cost()
     if not np.ptp(start) <= _FARTHEST_START * largest:
         warnings.warn(
             "potentials must be about as large as the squared distances of the points, got values that "
             f"differ by {np.ptp(start) / max(largest, 1e-300):.1e} times the largest: the search starts from "
             "nothing. Pass result.potentials of an earlier call on nearly the same points.",
-            stacklevel=4,
+            stacklevel=5,
         )
         return None
     return start
@@ -272,3 +407,84 @@ def _result(points: Points, turned: bool, method: str, solution: Solution) -> OT
         method=method,
         record=solution.record,
     )
+
+
+def _fields(dense: DenseSolutions) -> dict[str, Tensor]:
+    """Return the fields of results, stacked."""
+    proved, m = dense.unique, dense.column.shape[1]
+    score = (dense.column == torch.arange(m)).double().mean(1)
+    return {
+        "score": score.where(proved, math.nan), "permutation": dense.column, "map_cost": dense.map_cost,
+        "optimal_cost": dense.optimal_cost,
+        "efficiency": (dense.optimal_cost / dense.map_cost).where(dense.map_cost > 0, 1.0),
+        "certified": proved, "score_lower": score.where(proved, 0.0), "score_upper": score.where(proved, 1.0),
+        "gap": dense.gap, "relative_gap": (dense.gap / dense.optimal_cost).where(dense.gap > 0, 0.0),
+        "u": dense.u, "v": dense.v,
+    }  # fmt: skip
+
+
+def _put(fields: dict[str, Tensor], k: int, result: OTSResult) -> None:
+    """Set the fields of problem k."""
+    for name, values in fields.items():
+        if name not in ("u", "v"):
+            values[k] = getattr(result, name)
+    if result.potentials is not None:
+        fields["u"][k], fields["v"][k] = result.potentials
+
+
+def _dense_result(dense: DenseSolutions, device: torch.device, limits: _Limits) -> OTSResult:
+    """Return the result of the only problem, which is proved."""
+    permutation, m = dense.column[0], dense.column.shape[1]
+    score = int(np.count_nonzero(permutation.numpy() == np.arange(m))) / m
+    map_cost, optimal, gap = (of.item() for of in (dense.map_cost, dense.optimal_cost, dense.gap))
+    record = new_record(dense.bytes, 0.0)
+    record["rounds"], record["edges"] = 1, m * m
+    record["seconds"]["total"] = record["seconds"]["assignment"] = time.monotonic() - limits.started
+    return OTSResult(
+        score=score,
+        permutation=permutation.to(device),
+        map_cost=map_cost,
+        optimal_cost=optimal,
+        efficiency=optimal / map_cost if map_cost > 0 else 1.0,
+        certified=True,
+        score_lower=score,
+        score_upper=score,
+        gap=gap,
+        relative_gap=gap / optimal if optimal > 0 else (0.0 if gap <= 0 else math.inf),
+        potentials=(dense.u[0].to(device), dense.v[0].to(device)),
+        method="dense",
+        record=record,
+    )
+
+
+def _batch_result(
+    x: Tensor,
+    y: Tensor,
+    batch: tuple[int, ...],
+    start: tuple[Tensor, Tensor] | None,
+    limits: _Limits,
+    dense: DenseSolutions | None,
+) -> OTSBatchResult:
+    """Search what is still open, one problem after the other, and stack the results."""
+    fields, method = _fields(dense or solve_none(x, y)), "dense"
+    left = (~fields["certified"]).nonzero()[:, 0].tolist()
+    for k in left:
+        if time.monotonic() > limits.deadline:
+            break
+        found = _search(x[k], y[k], start and (start[0][k], start[1][k]), limits)
+        _put(fields, k, found)
+        method = method if dense else found.method
+    record = {"searched": len(left), "seconds": {"total": time.monotonic() - limits.started}}
+    return _stacked(fields, batch, x.device, method, record)
+
+
+def _stacked(
+    fields: dict[str, Tensor],
+    batch: tuple[int, ...],
+    device: torch.device,
+    method: str,
+    record: dict[str, Any],
+) -> OTSBatchResult:
+    given = {name: values.reshape(*batch, *values.shape[1:]).to(device) for name, values in fields.items()}
+    potentials = given.pop("u"), given.pop("v")
+    return OTSBatchResult(**given, potentials=potentials, method=method, record=record)

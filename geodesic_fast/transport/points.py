@@ -231,6 +231,12 @@ class Points:
         return (bound + step * (2 * np.sqrt(cost) + step)) * (1 + 2.0**-20) + 2.0**-1060 * self.d
 
 
+def pair_costs(x: Tensor, y: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Return |x_i - y_j|^2 in float64 for listed pairs of points as they are given."""
+    nothing = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    return _pair_costs(_wide(x), _wide(y), [nothing, nothing], rows, cols)
+
+
 def _wide(points: Tensor) -> Tensor:
     return (
         points.float().contiguous()

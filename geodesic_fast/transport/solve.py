@@ -44,6 +44,16 @@ class Solution:
     record: dict[str, Any] = field(default_factory=dict)
 
 
+def new_record(estimated_bytes: int, estimated_seconds: float) -> dict[str, Any]:
+    """Return what a search tells of itself, before it begins."""
+    seconds = {"identity": 0.0, "potentials": 0.0, "assignment": 0.0, "pricing": 0.0, "ties": 0.0}
+    return {
+        "estimated_bytes": estimated_bytes, "estimated_seconds": estimated_seconds, "identity_sweeps": 0,
+        "iterations": 0, "rounds": 0, "edges": 0, "reductions": 0, "augmentations": 0,
+        "rechecked": 0, "passes": 0, "exact": False, "seconds": seconds,
+    }  # fmt: skip
+
+
 class Search:
     """One search for a proved assignment."""
 
@@ -55,12 +65,7 @@ class Search:
         self.known = self.graph.flow()  # the best so far
         self.v: np.ndarray | None = None
         self.noise = np.zeros(points.rows), np.zeros(points.cols)  # of the duals
-        seconds = {"identity": 0.0, "potentials": 0.0, "assignment": 0.0, "pricing": 0.0, "ties": 0.0}
-        self.record: dict[str, Any] = {
-            "estimated_bytes": plan.bytes, "estimated_seconds": plan.seconds, "identity_sweeps": 0,
-            "iterations": 0, "rounds": 0, "edges": 0, "reductions": 0, "augmentations": 0,
-            "rechecked": 0, "passes": 0, "exact": False, "seconds": seconds,
-        }  # fmt: skip
+        self.record = new_record(plan.bytes, plan.seconds)
 
     def run(self, start: np.ndarray | None) -> Solution:
         """Search from a column dual of the shifted costs, or from nothing."""

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""Small problems on all their pairs at once: solved many side by side, and proved where float64 tells enough.
+
+Costs are products -<x_i - s, y_j - t> in float64, which differ from half of the squared distances by a row
+term and a column term, with s and t the means. The engine bounds what each reduced cost may err by and says
+whether another assignment could cost as little (`csrc/cpu/ots_dense.cpp`); where it could, the problem is
+left to the search and its exact proof.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from geodesic_fast._extension import engine
+from geodesic_fast._tracks import first_address
+from geodesic_fast.transport.points import pair_costs
+
+SMALL = 600  # points up to which this is faster than the search, in 2 dimensions and in many
+LARGEST = 2.0**100  # coordinates up to which no square or product leaves the range
+_TOGETHER = 16  # columns are padded to whole vectors
+_CHUNK_BYTES = 16 << 20
+_STEPS = 1 << 26  # costs looked at between two looks at the clock
+_UNIQUE = 3  # the engine's word for a problem that is proved
+_BAR_AFTER = 10  # seconds
+
+
+@dataclass(frozen=True)
+class DenseSolutions:
+    """Assignments of many problems, proved where `unique`; elsewhere nothing is known. float64 on the CPU."""
+
+    column: Tensor  # (problems, m) int64; the points' own where nothing is known
+    unique: Tensor  # (problems) bool
+    map_cost: Tensor  # (problems), mean |x_i - y_i|^2
+    optimal_cost: Tensor  # (problems), mean |x_i - y_column(i)|^2
+    gap: Tensor  # (problems), of that to the duals; infinite where nothing is known
+    u: Tensor  # (problems, m), duals of the squared distances; NaN where nothing is known
+    v: Tensor  # (problems, m)
+    bytes: int = 0  # taken at once
+
+
+def bytes_each(m: int, d: int) -> int:
+    """Return what one problem takes while it is solved."""
+    stride = _stride(m)
+    return 8 * (m * stride + 2 * d + 8 * stride)
+
+
+def solve_none(x: Tensor, y: Tensor) -> DenseSolutions:
+    """Return what is known of problems x, y (problems, m, d) before any is solved."""
+    problems, m, d = x.shape
+    rows = np.arange(problems * m)
+    pairs = torch.from_numpy(pair_costs(x.reshape(-1, d), y.reshape(-1, d), rows, rows))
+    costs = pairs.view(problems, m).mean(1)
+    unique = torch.zeros(problems, dtype=torch.bool)
+    u, v = torch.full((2, problems, m), torch.nan, dtype=torch.float64)
+    own = torch.arange(m).repeat(problems, 1)
+    return DenseSolutions(own, unique, costs, costs.clone(), torch.full_like(costs, torch.inf), u, v)
+
+
+def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: bool) -> DenseSolutions:
+    """Solve problems x, y (problems, m, d) in as many bytes, as far as the time reaches."""
+    assert engine is not None
+    problems, m, d = x.shape
+    x, y = _readable(x), _readable(y)
+    stride, each, threads = _stride(m), bytes_each(m, d), torch.get_num_threads()
+    chunk = max(1, min(problems, _CHUNK_BYTES // each, budget // each))
+    work = torch.empty(chunk * (m * stride + 2 * d + 4 * m), dtype=torch.float64)
+    found = torch.empty((problems, m + stride + 3), dtype=torch.float64)
+    column = torch.zeros((problems, m + 1), dtype=torch.int64)
+    tensors = (x, y, found, column)
+    addresses = [(first_address(of), of.stride(0) * of.element_size()) for of in tensors]
+    starts = range(0, problems, chunk)
+    for start in starts if len(starts) == 1 and not verbose else _with_bar(starts, verbose):
+        if time.monotonic() > deadline:
+            break
+        count = min(chunk, problems - start)
+        at_x, at_y, at_found, at_column = (first + start * step for first, step in addresses)
+        task = engine.DenseProblems(
+            at_x, at_y, x.dtype == torch.float64, count, m, d, stride, max(1, _STEPS // (count * stride)),
+            first_address(work), at_found, at_column,
+        )  # fmt: skip
+        engine.ots_dense_costs(task, threads)
+        while time.monotonic() <= deadline and not engine.ots_dense_assignments(task, threads):
+            pass
+    unique = column[:, m] == _UNIQUE
+    parts = column[:, :m], found[:, m + stride :].T, found[:, :m], found[:, m : 2 * m]
+    own, (map_cost, optimal_cost, gap), u, v = (
+        part.clone(memory_format=torch.contiguous_format) for part in parts
+    )
+    gap = torch.minimum(gap, optimal_cost)  # which is no less than nothing
+    solved = DenseSolutions(own, unique, map_cost, optimal_cost, gap, u, v, chunk * each)
+    if not bool(unique.all()):
+        nothing = solve_none(x[~unique], y[~unique])
+        for name in ("column", "map_cost", "optimal_cost", "gap", "u", "v"):
+            getattr(solved, name)[~unique] = getattr(nothing, name)
+    return solved
+
+
+def _with_bar(starts: range, verbose: bool) -> tqdm:
+    delay, disable = (0, False) if verbose else (_BAR_AFTER, None)
+    return tqdm(starts, desc="problems", leave=False, delay=delay, disable=disable)
+
+
+def _readable(points: Tensor) -> Tensor:
+    """Return points where and as the engine reads them."""
+    wide = torch.float64 if points.dtype == torch.float64 else torch.float32
+    return points.to("cpu", wide).contiguous()
+
+
+def _stride(m: int) -> int:
+    return -(-m // _TOGETHER) * _TOGETHER
