@@ -96,7 +96,7 @@ def test_forward_mode_says_what_to_do():
 def test_opcheck(listed, device):
     tracks = random_tracks((5, 3, 8), torch.float32, device)
     layers = [layer.clone().requires_grad_() for layer in tracks] if listed else [tracks.requires_grad_()]
-    for other in ([], [random_tracks((5, 4, 8), torch.float32, device)]):
+    for other in (None, [random_tracks((5, 4, 8), torch.float32, device)]):
         opcheck(operation.track_distance.registered, (layers, other, True))
         m = 4 if other else 3
         weights = torch.randn(3, m, device=device)

@@ -99,7 +99,7 @@ class Operation:
 
 
 def _is_layers(arg: Any) -> bool:
-    return isinstance(arg, list | tuple)
+    return isinstance(arg, (list, tuple))  # a union would be made anew each time
 
 
 def _leaves(args: Sequence[Any]) -> Iterator[Tensor]:
