@@ -135,6 +135,20 @@ def test_memory_budgets_are_kept(method, m, d, budget):
     assert peak <= asked + max(asked // 10, 16 << 20)
 
 
+@pytest.mark.parametrize(("dtype", "unit"), [(torch.float16, 1.0), (torch.float32, 2.0**-40)])
+def test_copies_of_the_points_count_in_the_memory_budget(dtype, unit):
+    x, y = (p.to(dtype) for p in tensors(half_scrambled, 2500, 2000))
+    y = y * unit
+    ots(x[:500], y[:500], method="tiles")
+    found = []
+    peak = peak_above_now(lambda: found.append(ots(x, y, method="tiles", memory_budget=150 << 20)))
+    copies = 4 * (len(x) + len(y) if dtype == torch.float16 else len(y)) * 2000
+    assert found[0].record["estimated_bytes"] > copies + 4 * len(y) * 2000
+    assert peak is None or peak <= max(found[0].record["estimated_bytes"] * 1.1, 150 << 20)
+    with pytest.raises(MemoryError, match="memory_budget must hold"):
+        ots(x, y, method="tiles", memory_budget=copies)
+
+
 def test_a_search_that_ran_out_of_time_is_gone_on_with(monkeypatch):
     x, y = tensors(half_scrambled, 700, 20)
     full = ots(x, y)
