@@ -25,9 +25,10 @@ Blocks. Within part s a pair with low > B_s is used by no optimum: r_ij + p_i - 
 other pairs differ by cycles, each within a biconnected block of them: only there is a choice, and what F
 moves on a block's pairs is what the block's rows and columns have to give and take. Most parts have none.
 
-Then each block is a problem of its own, and is looked at again until nothing is left to decide: first by its
-products -<x_i - s, y_j - t>, with shifts and duals of its own size; then by products in whole numbers, from
-which each look takes its duals away, so that the next one sees the rest to another fifty binary digits.
+Then each block is a problem of its own, and is looked at again until nothing is left to decide: by its
+products -<x_i - s, y_j - t>, with shifts, units and duals of its own, as long as these divide it; then by
+products in whole numbers, from which each look takes its duals away, so that the next one sees the rest to
+another fifty binary digits.
 A block is decided where nothing rounds: on pairs of r = 0 every flow is an optimum, and one with most fixed
 points is taken.
 """
