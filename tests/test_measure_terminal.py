@@ -40,7 +40,7 @@ def on_a_terminal(command: list[str]) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def tracks(tmp_path_factory):
     path = tmp_path_factory.mktemp("tracks") / "tracks.npy"
-    np.save(path, np.random.default_rng(0).standard_normal((12, 300, 8)).astype(np.float32))
+    np.save(path, np.random.default_rng(0).standard_normal((12, 700, 8)).astype(np.float32))
     return path
 
 
@@ -48,9 +48,9 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(tracks, tmp_path):
     command = [*MEASURE, str(tracks), "--json", "--output", str(tmp_path)]
     code, out, shown = on_a_terminal(command)
     assert code == 0, shown
-    assert json.loads(out)["groups"][0]["tracks"] == 300
+    assert json.loads(out)["groups"][0]["tracks"] == 700
     assert "100%" in shown
-    assert "300/300" in shown
+    assert "700/700" in shown
     assert "potentials" in shown  # the bar of the transport score
     piped = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(piped.stdout)["groups"] == json.loads(out)["groups"]

@@ -100,7 +100,7 @@ struct Problem {
     const I64 less = best[1] < best[0];
     const D least = less ? best[1] : best[0], others = less ? best[0] : best[1];
     const double value = min_lanes(least);
-    const int64_t lane = lane_of(least, value), column = (less ? at[1] : at[0])[lane];
+    const int64_t lane = lane_of(least, value), column = less[lane] ? at[1][lane] : at[0][lane];
     const D but_one = lane_numbers() == all(lane) ? broadcast(kInfinity) : least;
     return {value, min_lanes(smaller(smaller(others, but_one), smaller(second[0], second[1]))), column};
   }
