@@ -275,9 +275,13 @@ class BackwardPass {
       found.length[k] = l < 1 || l > n_ ? 0 : args_.kept[(n_ + 1 + l) * m_ + track];
       const Acc state = Acc(found.norm[k] * found.norm[k]), step = Acc(found.length[k] * found.length[k]);
       found.plain = found.plain && is_finite(found.norm[k]);
-      if (k > 0 && terms.on[kOnStepBefore + k - 1] != 0) found.plain = found.plain && is_safe_square(step);
+      if (k > 0 && terms.on[kOnStepBefore + k - 1] != 0) {
+        found.plain =
+            found.plain && is_safe_square(step) && is_safe(terms.on[kOnStepBefore + k - 1], found.length[k]);
+      }
       if (k > 0 && k < 4 && terms.on[kOnStateBefore + k - 1] != 0) {
-        found.plain = found.plain && is_safe_square(state);
+        found.plain =
+            found.plain && is_safe_square(state) && is_safe(terms.on[kOnStateBefore + k - 1], found.norm[k]);
       }
     }
     return found;
@@ -313,6 +317,8 @@ class BackwardPass {
       count == kLanes<Acc> ? Memory<T>::store(out + j, total) : store_tail(out + j, total, count);
     });
   }
+  // Whether a factor keeps its digits in the accumulation type.
+  static bool is_safe(double term, double size) { return is_safe_square(Acc(std::fabs(term / size))); }
   static Acc factor(double term, double size) { return term == 0 ? Acc(0) : Acc(term / size); }
 
   // Whatever the sizes, and without touching what is not asked for, which may be NaN.
