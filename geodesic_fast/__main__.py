@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from geodesic_fast.measure import command as measure
 PROG = "python -m geodesic_fast"
 # Each module gives HELP (one line), add_arguments(parser) and run(args) -> None.
 SUBCOMMANDS = {"demo": demo, "info": info, "measure": measure, "completion": completion}
+# What a full disk or a reader that left says when the output is written.
+CANNOT_WRITE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: out of memory, {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno not in CANNOT_WRITE:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         if not isinstance(error, BrokenPipeError):  # whoever reads has read enough

@@ -232,6 +232,11 @@ def check_points(x: object, y: object, batch_dims: int = 0) -> None:
             "that number problems of their own."
         )
     for name, value in (("x", x), ("y", y)):
+        if batch_dims > max(value.ndim - 2, 1):
+            raise ValueError(
+                f"batch_dims must leave {name} an axis of points and one of features, got {batch_dims} for "
+                f"shape {tuple(value.shape)}: it counts the leading axes that number problems of their own."
+            )
         if value.ndim < 2 + batch_dims:
             wanted = ", ".join([*(f"b{axis}" for axis in range(batch_dims)), "m", "d"])
             raise ValueError(

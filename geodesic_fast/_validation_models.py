@@ -419,7 +419,7 @@ def no_ends() -> RuntimeError:
 def no_profile() -> RuntimeError:
     """Say that the steps were not measured one by one."""
     return RuntimeError(
-        "profile=True must be said for .profile, got False: pass profile=True to what measures."
+        "profile=True must be said for .profile, got False: pass profile=True to watch or TrackAccumulator."
     )
 
 

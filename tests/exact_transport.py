@@ -184,6 +184,15 @@ def units(rng, m, d):
     return points * 2.0 ** (rng.integers(-450, 450, (2, 1, 1)) + rng.integers(-450, 450, (2, 1, d)))
 
 
+def right_angles(rng, m, d):
+    """Differences of x and of y at right angles but for their last digit, in units whose squares vanish."""
+    x, y = np.zeros((2, m, max(d, 2)))
+    angle = rng.uniform(0, 2 * np.pi)
+    along, across = (np.array(v) for v in ((np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))))
+    x[:, :2], y[:, :2] = (rng.standard_normal((m, 1)) * v for v in (along, across))
+    return x * 2.0 ** -rng.uniform(400, 700), y * 2.0 ** -rng.uniform(400, 700)
+
+
 def mixture(rng, m, d):
     """Points of two other families side by side."""
     kinds = (random, whole_numbers, clusters, scaled_rows, one_hot, near_ties, nested, shrinking)
@@ -194,7 +203,8 @@ def mixture(rng, m, d):
 FAMILIES = (
     random, whole_numbers, outliers, powers_apart, scaled_rows, clusters, jittered_grid, shrinking, one_hot,
     copies, squares_apart, extremes, wide_range, orthogonal, far_constant, near_ties, near_the_window, nested,
-    tight_pairs, wide_coordinates, units, mixture,
+    tight_pairs, wide_coordinates, units, right_angles,
+    mixture,
 )  # fmt: skip
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 METHODS = ("auto", "dense", "stored", "tiles")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Habits of a command line: one version, completion, no colours."""
 
+import errno
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import geodesic_fast
+from geodesic_fast import info
 from geodesic_fast.__main__ import SUBCOMMANDS, main
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +110,15 @@ def test_output_that_cannot_be_written_is_a_sentence():
         )  # fmt: skip
     assert ran.returncode == 1
     assert ran.stderr == "python -m geodesic_fast: the output cannot be written, No space left on device.\n"
+
+
+def test_other_faults_of_the_system_keep_their_trace(monkeypatch):
+    def fail(args):
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    monkeypatch.setattr(info, "run", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+        main(["info"])
 
 
 def test_a_reader_who_has_enough_ends_it_quietly():

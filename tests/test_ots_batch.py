@@ -200,6 +200,8 @@ def test_says_what_is_wrong():
         (ValueError, r"shape \(b0, m, d\), got \(4, 2\)", lambda: ots(x[0], x[0], batch_dims=1)),
         (ValueError, "batch_dims must be a whole number", lambda: ots(x, x, batch_dims=-1)),
         (ValueError, "batch_dims must be a whole number", lambda: ots(x, x, batch_dims=True)),
+        (ValueError, "batch_dims must leave x an axis", lambda: ots(x, x, batch_dims=10**12)),
+        (ValueError, "potentials must be", lambda: ots(x, x, batch_dims=1, potentials=5)),
         (ValueError, "at least 1 point", lambda: ots(x[:, :0], x[:, :0], batch_dims=1)),
         (
             ValueError,

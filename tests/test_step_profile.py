@@ -125,7 +125,7 @@ def test_watch_measures_every_step(options, mode):
     )
     with mode(), watch(net, "blocks.*") as w:
         net(x)
-    with pytest.raises(RuntimeError, match="pass profile=True to what measures"):
+    with pytest.raises(RuntimeError, match="pass profile=True to watch or TrackAccumulator"):
         _ = w.profile
 
 

@@ -15,6 +15,9 @@ constexpr double kUp = 1.0 + 0x1p-20;  // more than what rounds on the way to a 
 constexpr int kRowRounds = 2;
 constexpr int64_t kAtOnce = 2;  // vectors compared side by side
 constexpr int64_t kArcs = 8;    // a row, that may be left open by rounding before a proof is given up
+// What a feature may lose where numbers vanish below the range, or are flushed to zero there: squares, and
+// products of a lost coordinate with one of at most 2^101.
+constexpr double kLostSquare = 0x1p-1020, kLostProduct = 0x1p-900;
 
 GEODESIC_FAST_INLINE I64 all(int64_t value) { return value - I64{}; }
 
@@ -222,12 +225,12 @@ struct Problem {
 struct Proof {
   const Problem& p;
   const double* square_x;  // (m)
-  double least;
+  double lost_square, lost_product;
   double *bound, *noise;  // (stride): rounding |y_j|, and what the column's price adds
   double* low;            // (m), the least of each row
   int32_t *start, *arcs, *waiting;
 
-  double norm_of(int64_t i) const { return __builtin_sqrt(square_x[i]) * kUp; }
+  double norm_of(int64_t i) const { return __builtin_sqrt(square_x[i] + lost_square) * kUp; }
 
   double low_of_pair(int64_t i, int64_t j, double norm, double base) const {
     return (p.reduced(i, j) - (norm * bound[j] + noise[j])) - base;
@@ -235,7 +238,7 @@ struct Proof {
 
   double base_of(int64_t i, double norm) const {
     const int64_t j = p.column[i];
-    return p.reduced(i, j) + (norm * bound[j] + noise[j] + least);
+    return p.reduced(i, j) + (norm * bound[j] + noise[j] + lost_product);
   }
 
   // Returns B; leaves the least low of each row but for its own column, the least c - v of all in u, and in
@@ -315,18 +318,16 @@ Problem problem_of(const DenseProblems& args, int64_t index, char* scratch) {
           args.steps};
 }
 
-// What a number of points' products may err by beyond rounding that is relative: they may vanish.
-double least_error(int64_t d) { return static_cast<double>(d) * 0x1p-1060; }
-
 DenseStatus prove(const DenseProblems& args, int64_t index, const Problem& problem) {
   const int64_t m = problem.m, stride = problem.stride;
   const double *square_x = args.square(index, 0), *square_y = args.square(index, 1);
   int32_t* places = reinterpret_cast<int32_t*>(problem.list + stride);
-  const Proof proof{problem,          square_x, least_error(args.d), problem.open,   problem.final,
-                    problem.distance, places,   places + 2 * stride, places + stride};
-  const double rounding = static_cast<double>(args.d + 16) * kRoundoff * kUp;
+  const double d = static_cast<double>(args.d), lost_square = d * kLostSquare;
+  const Proof proof{problem,       square_x,         lost_square, d * kLostProduct,    problem.open,
+                    problem.final, problem.distance, places,      places + 2 * stride, places + stride};
+  const double rounding = (d + 16) * kRoundoff * kUp;
   for (int64_t j = 0; j < stride; ++j) {
-    proof.bound[j] = j < m ? rounding * __builtin_sqrt(square_y[j]) * kUp : 0.0;
+    proof.bound[j] = j < m ? rounding * __builtin_sqrt(square_y[j] + lost_square) * kUp : 0.0;
     proof.noise[j] = j < m ? 4 * kRoundoff * __builtin_fabs(problem.v[j]) : 0.0;
   }
   const double most = proof.bound_rows(args.u(index), args.means(index) + 2);

@@ -319,7 +319,8 @@ def _potentials_of(
 ) -> tuple[Tensor, Tensor]:
     """Return checked potentials (problems, m) each."""
     problems, m, _ = x.shape
-    shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in potentials]
+    pair = potentials if isinstance(potentials, tuple | list) else (potentials,)
+    shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in pair]
     if shapes != [(*batch, m)] * 2:
         raise ValueError(
             f"potentials must be (u, v) of shape {(*batch, m)} each, got {shapes}: "

@@ -75,7 +75,7 @@ def product_costs(points: Points, blocks: Blocks) -> BlockCosts:
     for start in range(0, len(values), step):
         some = slice(start, start + step)
         values[some] = -np.einsum("ed,ed->e", x[blocks.row[some]], y[blocks.col[some]])
-    norm_x, norm_y = (np.sqrt(np.square(p).sum(1)) * (1 + 2.0**-40) for p in (x, y))
+    norm_x, norm_y = _norms(x), _norms(y)
     error = UNIT_ROUNDOFF * (points.d + 8) * norm_x[blocks.row] * norm_y[blocks.col]
     bits = (bits_x + bits_y).max(1)
     exact = bits + math.frexp(points.d)[1] <= _EXACT_BITS
@@ -122,6 +122,13 @@ def _in_units(
     scaled = np.ldexp(near, -power[block])
     same = same & (np.ldexp(scaled, power[block]) == near).all(1)
     return scaled, _per_block(np.maximum, np.where(same[:, None], _bits(scaled), _NEVER_EXACT), block)
+
+
+def _norms(points: np.ndarray) -> np.ndarray:
+    """Return at least the norms of points, each squared in a unit of its own, so that no square vanishes."""
+    power = np.frexp(np.abs(points).max(1))[1]
+    squares = np.square(np.ldexp(points, -power[:, None])).sum(1)
+    return np.ldexp(np.sqrt(squares) * (1 + 2.0**-40), power)
 
 
 def _bits(points: np.ndarray) -> np.ndarray:
