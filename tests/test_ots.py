@@ -222,6 +222,23 @@ def test_methods_agree(family):
         assert_certificate(result, x, y)
 
 
+@pytest.mark.parametrize("family", [residual, half_scrambled, random_relu])
+def test_its_own_potentials_cost_no_more_looks_at_all_pairs(family):
+    x, y = (torch.from_numpy(p).float() for p in family(np.random.default_rng(0), 1000, 64))
+    cold = ots(x, y)
+    warm = ots(x, y, potentials=cold.potentials)
+    assert warm.score == cold.score
+    assert warm.record["passes"] <= cold.record["passes"]
+
+
+def test_few_far_points_do_not_leave_the_others_unsettled():
+    x, y = (torch.from_numpy(p) for p in np.random.default_rng(0).standard_cauchy((2, 1500, 8)))
+    result = ots(x, y)
+    assert_equals_scipy(result, x, y)
+    assert_certificate(result, x, y)
+    assert result.record["rounds"] <= 4
+
+
 def test_potentials_start_the_next_call():
     x, y = tensors(half_scrambled, 700, 20)
     first = ots(x, y)

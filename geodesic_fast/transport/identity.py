@@ -22,11 +22,17 @@ _HOPELESS = 0.3  # share of sampled points that would be better off elsewhere
 _MOST_SWEEPS = 6
 
 
-def identity_potential(points: Points, products: Products) -> tuple[Tensor, int, int]:
-    """Return scaled column potentials b (cols) float64, how many a sweep still changed, and the sweeps."""
+def identity_potential(
+    points: Points, products: Products, given: Tensor | None = None
+) -> tuple[Tensor, int, int]:
+    """Return scaled column potentials b (cols) float64, how many a sweep still changed, and the sweeps.
+
+    Potentials that are given are a third start.
+    """
     squares = points.scale**2
     diagonal = _diagonal(points) * squares
     starts = [_largest(diagonal / 2, points.pair_col, points.cols), points.square_y * squares / 2]
+    starts += [] if given is None else [given]
     best, fewest, sweeps = starts[0], points.cols, 0
     live = [b for b in starts if _sampled_changes(points, diagonal, b) < _HOPELESS]
     counts = [points.cols] * len(live)

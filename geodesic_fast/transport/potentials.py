@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ ROW_NEIGHBOURS, COLUMN_NEIGHBOURS = 24, 8
 _ROW_LIMIT = 64  # with ties a row may have any number of equally near columns
 _GROUPS = 16  # of rows; a column's threshold is the 8th largest of its maxima over them
 _START = 0.1
+_MUCH_LESS = 0.5  # of the mean cost
+_LEAST_SHARE = 2.0**-10  # below, float32 products tell nothing apart
 _EVEN = 0.1  # mean relative error of the columns' mass
 _UNDERFLOW = 1e-30
 
@@ -34,6 +37,13 @@ class Schedule:
         """Return them all."""
         steps = max(self.iterations - 1, 1)
         return [self.start * (self.stop / self.start) ** (k / steps) for k in range(self.iterations)]
+
+    def lowered(self, share: float) -> Schedule:
+        """Return the schedule that ends at so much less, in steps of the same ratio."""
+        if self.start == self.stop:
+            return self
+        more = math.log(share) / math.log(self.stop / self.start)
+        return Schedule(1 + round((self.iterations - 1) * (1 + more)), self.start, self.stop * share)
 
 
 def usual_schedule(d: int) -> Schedule:
@@ -59,13 +69,17 @@ class Anneal:
         self.log_supply, self.demand = supply.log().float(), demand.float()
         cost = (points.square_x @ supply + points.square_y @ demand) / points.m * points.scale**2
         self.mean_cost = max(float(cost), 1e-30)  # of shifted points, in the units of the products
+        # Where few far points make the mean, the others are settled below a usual cost.
+        usual = float(points.square_x.median() + points.square_y.median()) * points.scale**2
+        share = usual / self.mean_cost
+        self.usual_share = max(share, _LEAST_SHARE) if share < _MUCH_LESS else 1.0
 
     def run(self, schedule: Schedule) -> None:
         """Iterate through the schedule; the last iteration also finds the columns' thresholds.
 
         While the plan's columns are nearly even, every second temperature is left out.
         """
-        temperatures = schedule.temperatures()
+        temperatures = schedule.lowered(self.usual_share).temperatures()
         step, last = 0, len(temperatures) - 1
         while True:
             self.iterate(temperatures[step] * self.mean_cost / 2, last=step == last)

@@ -87,20 +87,20 @@ class Search:
         """Set column duals and the graph's first edges."""
         points, products = self.points, self.products
         began = time.monotonic()
-        b, schedule = None, usual_schedule(points.d)
-        if start is None:
-            b, changed, self.record["identity_sweeps"] = identity_potential(points, products)
-            self.v = column_dual(points, b)
-            self._took("identity", began)
-            if changed == 0:
-                return
-            if changed > _NEARLY_IDENTITY * points.cols:
-                b = points.square_y / 2 * points.scale**2
-            else:
-                schedule = Schedule(1, schedule.stop, schedule.stop)
+        schedule, given = usual_schedule(points.d), None
+        if start is not None:
+            given = (points.square_y - torch.from_numpy(start).to(points.device)) / 2 * points.scale**2
+        b, changed, self.record["identity_sweeps"] = identity_potential(points, products, given)
+        self.v = column_dual(points, b)
+        self._took("identity", began)
+        if changed == 0:
+            return
+        if changed <= _NEARLY_IDENTITY * points.cols:
+            schedule = Schedule(1, schedule.stop, schedule.stop)
+        elif given is not None:
+            b, schedule = given, Schedule(2, schedule.stop, schedule.stop)
         else:
-            b = (points.square_y - torch.from_numpy(start).to(points.device)) / 2 * points.scale**2
-            schedule = Schedule(2, schedule.stop, schedule.stop)
+            b = points.square_y / 2 * points.scale**2
         began = time.monotonic()
         anneal = Anneal(points, products, b)
         try:
