@@ -63,7 +63,8 @@ enum DenseStatus : int64_t {
   kDenseNew = 0,
   kDenseBegun = 1,    // part of the rows have their columns; the next call goes on
   kDenseOptimum = 2,  // an optimum up to rounding, of which no more is known
-  kDenseUnique = 3
+  kDenseUnique = 3,
+  kDenseOutside = 4  // coordinates whose squares or products leave the range, or NaN
 };
 constexpr int64_t kDenseColumns = 16;  // columns of costs come in whole groups
 struct DenseProblems {
@@ -72,22 +73,19 @@ struct DenseProblems {
   int64_t problems, m, d, stride;  // stride: m, up to whole groups
   int64_t steps;                   // rows of costs looked at for a problem before it waits for the next call
   double* work;                    // (problems, work_each())
-  double* found;                   // (problems, found_each()), out
-  int64_t* column;                 // (problems, m+1), out: of each row, and the status: kDenseNew at first
+  int64_t *column, *status;        // (problems, m) of each row, out; (problems), kDenseNew at first
+  double *u, *v;                   // (problems, m), out: u_i + v_j <= |x_i - y_j|^2
+  double *own, *assigned, *gap;    // (problems), out: mean costs as given and the least, its gap to u and v
 
-  int64_t work_each() const { return m * stride + 2 * d + 4 * m; }
-  int64_t found_each() const { return m + stride + 3; }
+  int64_t work_each() const { return (m + 1) * stride + 2 * d + 4 * m; }
 
-  // -<x_i - s, y_j - t>, (m, stride), with s and t the means of x and y.
+  // -<x_i - s, y_j - t>, (m, stride), with s and t the means of x and y, and the columns' prices, (stride).
   double* cost(int64_t problem) const { return work + problem * work_each(); }
-  double* shift(int64_t problem, int side) const { return cost(problem) + m * stride + side * d; }
+  double* price(int64_t problem) const { return cost(problem) + m * stride; }
+  double* shift(int64_t problem, int side) const { return price(problem) + stride + side * d; }
   // |x_i - s|^2 or |y_j - t|^2, and <x_i - s, s - t> or <y_j - t, s - t>; (m) each.
   double* square(int64_t problem, int side) const { return shift(problem, 2) + side * m; }
   double* along(int64_t problem, int side) const { return square(problem, 2) + side * m; }
-  // u_i + v_j <= |x_i - y_j|^2, and the means over the points: the cost as given, the least, its gap to u, v.
-  double* u(int64_t problem) const { return found + problem * found_each(); }
-  double* v(int64_t problem) const { return u(problem) + m; }
-  double* means(int64_t problem) const { return v(problem) + stride; }
 };
 
 }  // namespace geodesic_fast

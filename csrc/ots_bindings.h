@@ -80,8 +80,9 @@ void ots_edge_costs(uintptr_t x, uintptr_t y, bool is_double, int64_t x_stride, 
 }
 
 DenseProblems dense_problems(uintptr_t x, uintptr_t y, bool is_double, int64_t problems, int64_t m, int64_t d,
-                             int64_t stride, int64_t steps, uintptr_t work, uintptr_t found,
-                             uintptr_t column) {
+                             int64_t stride, int64_t steps, uintptr_t work, uintptr_t column,
+                             uintptr_t status, uintptr_t u, uintptr_t v, uintptr_t own, uintptr_t assigned,
+                             uintptr_t gap) {
   if (problems < 0 || m < 1 || d < 1 || stride < m || stride % kDenseColumns != 0) {
     throw std::invalid_argument("layout out of range");
   }
@@ -94,8 +95,13 @@ DenseProblems dense_problems(uintptr_t x, uintptr_t y, bool is_double, int64_t p
           stride,
           steps,
           pointer<double>(work),
-          pointer<double>(found),
-          pointer<int64_t>(column)};
+          pointer<int64_t>(column),
+          pointer<int64_t>(status),
+          pointer<double>(u),
+          pointer<double>(v),
+          pointer<double>(own),
+          pointer<double>(assigned),
+          pointer<double>(gap)};
 }
 
 void ots_dense_costs(const DenseProblems& args, int threads) {
@@ -167,8 +173,9 @@ void bind_ots(py::module_& m) {
   m.def("ots_edge_costs", &ots_edge_costs);
   py::class_<DenseProblems>(m, "DenseProblems")
       .def(py::init(&dense_problems), py::arg("x"), py::arg("y"), py::arg("is_double"), py::arg("problems"),
-           py::arg("m"), py::arg("d"), py::arg("stride"), py::arg("steps"), py::arg("work"), py::arg("found"),
-           py::arg("column"));
+           py::arg("m"), py::arg("d"), py::arg("stride"), py::arg("steps"), py::arg("work"),
+           py::arg("column"), py::arg("status"), py::arg("u"), py::arg("v"), py::arg("own"),
+           py::arg("assigned"), py::arg("gap"));
   m.def("ots_dense_costs", &ots_dense_costs);
   m.def("ots_dense_assignments", &ots_dense_assignments);
   py::class_<SparseGraph>(m, "SparseGraph")

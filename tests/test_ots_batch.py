@@ -187,6 +187,17 @@ def test_the_reference_agrees():
     torch.testing.assert_close(fast.map_cost, plain.map_cost, rtol=1e-13, atol=0)
 
 
+def test_a_problem_beyond_the_range_of_squares_leaves_the_others_alone():
+    x, y = batch(half_scrambled, 4, 40, 3, torch.float64)
+    plain = ots(x, y, batch_dims=1)
+    scale = torch.tensor([1.0, 2.0**600, 1.0, 2.0**101], dtype=torch.float64)[:, None, None]
+    many = ots(scale * x, scale * y, batch_dims=1)
+    assert many.certified.all()
+    assert many.record["searched"] == 2
+    assert torch.equal(many.permutation, plain.permutation)
+    assert torch.equal(many.score, plain.score)
+
+
 def test_says_what_is_wrong():
     x = torch.zeros(3, 4, 2)
     bad = x.clone()

@@ -307,8 +307,8 @@ Problem problem_of(const DenseProblems& args, int64_t index, char* scratch) {
   return {args.cost(index),
           m,
           stride,
-          args.v(index),
-          args.column + index * (m + 1),
+          args.price(index),
+          args.column + index * m,
           places,
           place,
           place + stride,
@@ -330,7 +330,7 @@ DenseStatus prove(const DenseProblems& args, int64_t index, const Problem& probl
     proof.bound[j] = j < m ? rounding * __builtin_sqrt(square_y[j] + lost_square) * kUp : 0.0;
     proof.noise[j] = j < m ? 4 * kRoundoff * __builtin_fabs(problem.v[j]) : 0.0;
   }
-  const double most = proof.bound_rows(args.u(index), args.means(index) + 2);
+  const double most = proof.bound_rows(args.u + index * m, args.gap + index);
   return most < kInfinity && proof.acyclic(most) ? kDenseUnique : kDenseOptimum;
 }
 
@@ -349,33 +349,35 @@ double squared_distance(const T* x, const T* y, int64_t d) {
 template <class T>
 void mean_costs(const DenseProblems& args, int64_t index) {
   const T *x = points_of<T>(args, 0, index), *y = points_of<T>(args, 1, index);
-  const int64_t* column = args.column + index * (args.m + 1);
+  const int64_t* column = args.column + index * args.m;
   double own = 0.0, assigned = 0.0;
   for (int64_t i = 0; i < args.m; ++i) {
     own += squared_distance(x + i * args.d, y + i * args.d, args.d);
     assigned += squared_distance(x + i * args.d, y + column[i] * args.d, args.d);
   }
-  args.means(index)[0] = own / static_cast<double>(args.m);
-  args.means(index)[1] = assigned / static_cast<double>(args.m);
+  args.own[index] = own / static_cast<double>(args.m);
+  args.assigned[index] = assigned / static_cast<double>(args.m);
 }
 
 // Turns duals of the products into such of |x_i - y_j|^2 = |x_i - s|^2 + |y_j - t|^2 + |s - t|^2
 // - 2 <x_i - s, y_j - t> + 2 <x_i - s, s - t> - 2 <y_j - t, s - t>.
 void finish_duals(const DenseProblems& args, int64_t index) {
   const int64_t m = args.m;
-  const double *square = args.square(index, 0), *along = args.along(index, 0);
-  double *u = args.u(index), *v = args.v(index);
   const double apart = squared_distance(args.shift(index, 0), args.shift(index, 1), args.d);
-  for (int64_t i = 0; i < m; ++i) u[i] = (square[i] + 2 * along[i] + apart) + 2 * u[i];
-  for (int64_t j = 0; j < m; ++j) v[j] = (args.square(index, 1)[j] - 2 * args.along(index, 1)[j]) + 2 * v[j];
-  args.means(index)[2] *= 2 / static_cast<double>(m);
+  double *u = args.u + index * m, *v = args.v + index * m;
+  for (int64_t i = 0; i < m; ++i) {
+    u[i] = (args.square(index, 0)[i] + 2 * args.along(index, 0)[i] + apart) + 2 * u[i];
+    v[i] = (args.square(index, 1)[i] - 2 * args.along(index, 1)[i]) + 2 * args.price(index)[i];
+  }
+  const double gap = args.gap[index] * 2 / static_cast<double>(m), most = args.assigned[index];
+  args.gap[index] = gap < most ? gap : most;  // no assignment costs less than nothing
 }
 
 // Whether duals and costs are nowhere far below the products whose rounding they carry. Where a point lies
 // close to its image, and both duals near zero, duals of the squared distances themselves hold more digits.
 bool duals_hold(const DenseProblems& args, int64_t index) {
-  const double *u = args.u(index), *v = args.v(index);
-  const int64_t* column = args.column + index * (args.m + 1);
+  const double *u = args.u + index * args.m, *v = args.v + index * args.m;
+  const int64_t* column = args.column + index * args.m;
   for (int64_t i = 0; i < args.m; ++i) {
     const int64_t j = column[i];
     const double product = __builtin_sqrt(args.square(index, 0)[i] * args.square(index, 1)[j]);
@@ -387,7 +389,7 @@ bool duals_hold(const DenseProblems& args, int64_t index) {
 
 void go_on(const DenseProblems& args, int64_t index, char* scratch) {
   Problem problem = problem_of(args, index, scratch);
-  int64_t& status = problem.column[problem.m];
+  int64_t& status = args.status[index];
   if (status == kDenseNew) {
     problem.reduce_columns();
     problem.reduce_rows();
@@ -420,7 +422,7 @@ bool dense_assignments(const DenseProblems& args, int threads) {
   bool done = true;
   parallel_for(args.problems, 1, threads, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t index = begin; index < end; ++index) {
-      const int64_t* status = args.column + index * (args.m + 1) + args.m;
+      const int64_t* status = args.status + index;
       if (*status <= kDenseBegun) go_on(args, index, scratch.part(thread));
       if (*status <= kDenseBegun) __atomic_store_n(&done, false, __ATOMIC_RELAXED);
     }

@@ -20,11 +20,15 @@ constexpr int kTileRows = 1;
 constexpr int64_t kSlice = 128;     // features at a time
 constexpr int64_t kMostRows = 192;  // of x that share a packed slice of y; a multiple of kTileRows
 
-// Means of x and y, the squares of what is left, and its products with the difference of the means.
+constexpr double kFarthest = 0x1p100;  // coordinates up to which no square or product leaves the range
+
+// Means of x and y, the squares of what is left, and its products with the difference of the means. Returns
+// whether all of them are in range.
 template <class T>
-void centre(const DenseProblems& args, int64_t problem) {
+bool centre(const DenseProblems& args, int64_t problem) {
   const int64_t m = args.m, d = args.d;
   double *s = args.shift(problem, 0), *t = args.shift(problem, 1);
+  bool inside = true;  // which no NaN is
   for (int side = 0; side < 2; ++side) {
     const T* points = points_of<T>(args, side, problem);
     double* mean = side == 0 ? s : t;
@@ -32,7 +36,10 @@ void centre(const DenseProblems& args, int64_t problem) {
     for (int64_t i = 0; i < m; ++i) {
       for (int64_t k = 0; k < d; ++k) mean[k] += static_cast<double>(points[i * d + k]);
     }
-    for (int64_t k = 0; k < d; ++k) mean[k] /= static_cast<double>(m);
+    for (int64_t k = 0; k < d; ++k) {
+      mean[k] /= static_cast<double>(m);
+      inside &= __builtin_fabs(mean[k]) <= kFarthest;
+    }
   }
   for (int side = 0; side < 2; ++side) {
     const T* points = points_of<T>(args, side, problem);
@@ -47,8 +54,10 @@ void centre(const DenseProblems& args, int64_t problem) {
       }
       args.square(problem, side)[i] = sum_lanes<double>(square);
       args.along(problem, side)[i] = sum_lanes<double>(along);
+      inside &= args.square(problem, side)[i] <= kFarthest * kFarthest;
     }
   }
+  return inside;
 }
 
 // Rows first..last of x less s, features from..from+width, row by row; rows behind them are zero.
@@ -131,7 +140,9 @@ void multiply(const DenseProblems& args, int64_t problem, int64_t first, int64_t
 template <class T>
 void costs_of(const DenseProblems& args, int threads) {
   parallel_for(args.problems, 1, threads, [&](int64_t begin, int64_t end, int) {
-    for (int64_t problem = begin; problem < end; ++problem) centre<T>(args, problem);
+    for (int64_t problem = begin; problem < end; ++problem) {
+      if (!centre<T>(args, problem)) args.status[problem] = kDenseOutside;
+    }
   });
   const int64_t shared = args.problems < threads ? threads : 1;  // by so many threads
   int64_t height = (args.m + shared - 1) / shared;
@@ -140,6 +151,7 @@ void costs_of(const DenseProblems& args, int threads) {
   Scratch scratch(threads, (kMostRows + kTileRows + args.stride) * kSlice * int64_t{sizeof(double)});
   parallel_for(args.problems * blocks, 1, threads, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
+      if (args.status[item / blocks] == kDenseOutside) continue;
       const int64_t first = item % blocks * height, last = first + height;
       multiply<T>(args, item / blocks, first, last < args.m ? last : args.m, scratch.part(thread));
     }

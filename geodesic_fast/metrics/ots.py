@@ -29,7 +29,6 @@ from geodesic_fast._validation import (
 )
 from geodesic_fast.metrics.directions import power_of_two
 from geodesic_fast.transport.dense_assignment import (
-    LARGEST,
     SMALL,
     DenseSolutions,
     bytes_each,
@@ -205,22 +204,25 @@ def ots(
         >>> ots(torch.stack((x, x)), torch.stack((x + 1.0, y)), batch_dims=1).score.tolist()
         [1.0, 0.5]
     """
-    x, y, batch, largest = _problems_of(x, y, batch_dims)
+    x, y, batch = _problems_of(x, y, batch_dims)
     check_choice("method", method, METHODS)
     check_positive("memory_budget", memory_budget)
     check_positive("time_budget", time_budget)
     start = None if potentials is None else _potentials_of(potentials, x, batch)
     started = time.monotonic()
     if engine is None and not has_engine(x.device):
+        _check_finite(x, y, batch_dims)
         return _reference(x, y, batch, batch_dims)
     has_engine(x.device)
     deadline = started + time_budget if time_budget is not None else math.inf
     limits = _Limits(method, memory_budget, deadline, verbose, started)
     with torch.no_grad():
-        dense = _solve_dense(x, y, limits, largest)
+        dense = _solve_dense(x, y, limits)
+        if dense is None or not dense.all_unique:  # NaN and inf are never proved
+            _check_finite(x, y, batch_dims)
         if batch_dims > 0:
             return _batch_result(x, y, batch, start, limits, dense)
-        if dense is not None and dense.unique[0]:
+        if dense is not None and dense.all_unique:
             return _dense_result(dense, x.device, limits)
         return _search(x[0], y[0], start and (start[0][0], start[1][0]), limits)
 
@@ -241,7 +243,8 @@ def ots_reference(
     x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, batch_dims: int = 0
 ) -> OTSResult | OTSBatchResult:
     """Define `ots` on SciPy's dense solver; where optima tie, it reports one of them."""
-    x, y, batch, _ = _problems_of(x, y, batch_dims)
+    x, y, batch = _problems_of(x, y, batch_dims)
+    _check_finite(x, y, batch_dims)
     return _reference(x, y, batch, batch_dims)
 
 
@@ -291,8 +294,8 @@ def _reference_of(x: Tensor, y: Tensor) -> OTSResult:
 
 def _problems_of(
     x: Tensor | Sequence[Tensor], y: Tensor | None, batch_dims: int
-) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
-    """Return checked points (problems, m, d) without gradients, the batch's shape and the largest value."""
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Return checked points (problems, m, d) without gradients, and the batch's shape."""
     if y is None:
         check_tracks(x, 0)
         x, y = x[0], x[-1]
@@ -304,14 +307,15 @@ def _problems_of(
         in_memory(name, points.detach()).reshape(math.prod(batch), m, points.shape[-1])
         for name, points in (("x", x), ("y", y))
     )  # (problems, m, d)
-    largest = 0.0
+    return x, y, batch
+
+
+def _check_finite(x: Tensor, y: Tensor, batch_dims: int) -> None:
     for name, points in (("x", x), ("y", y)):
-        extremes = [value.item() for value in points.aminmax()] if len(points) else [0.0]
-        if not all(map(math.isfinite, extremes)):  # NaN and inf pass through both
-            for k, problem in enumerate(points):
-                check_finite_rows(f"{name}[{k}]" if batch_dims else name, problem)
-        largest = max(largest, *map(abs, extremes))
-    return x, y, batch, largest
+        if len(points) == 0 or all(map(math.isfinite, torch.stack(points.aminmax()).tolist())):
+            continue  # NaN and inf pass through both extremes
+        for k, problem in enumerate(points):
+            check_finite_rows(f"{name}[{k}]" if batch_dims else name, problem)
 
 
 def _potentials_of(
@@ -341,11 +345,11 @@ class _Limits(NamedTuple):
     started: float
 
 
-def _solve_dense(x: Tensor, y: Tensor, limits: _Limits, largest: float) -> DenseSolutions | None:
+def _solve_dense(x: Tensor, y: Tensor, limits: _Limits) -> DenseSolutions | None:
     """Solve problems that are small enough on all their pairs; None where they are not."""
     _, m, d = x.shape
     wanted = limits.method == "dense" or (limits.method == "auto" and m <= SMALL)
-    if engine is None or not wanted or largest > LARGEST:
+    if engine is None or not wanted:
         return None
     needed, budget = bytes_each(m, d), limits.memory_budget
     if budget is None:

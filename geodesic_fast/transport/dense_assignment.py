@@ -4,7 +4,7 @@
 Costs are products -<x_i - s, y_j - t> in float64, which differ from half of the squared distances by a row
 term and a column term, with s and t the means. The engine bounds what each reduced cost may err by and says
 whether another assignment could cost as little (`csrc/cpu/ots_dense.cpp`); where it could, the problem is
-left to the search and its exact proof.
+left to the search and its exact proof. So it is where a coordinate is far out of the usual range, or NaN.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from geodesic_fast._tracks import first_address
 from geodesic_fast.transport.points import pair_costs
 
 SMALL = 600  # points up to which this is faster than the search, in 2 dimensions and in many
-LARGEST = 2.0**100  # coordinates up to which no square or product leaves the range
 _TOGETHER = 16  # columns are padded to whole vectors
 _CHUNK_BYTES = 16 << 20
 _STEPS = 1 << 26  # costs looked at between two looks at the clock
@@ -41,13 +40,14 @@ class DenseSolutions:
     gap: Tensor  # (problems), of that to the duals; infinite where nothing is known
     u: Tensor  # (problems, m), duals of the squared distances; NaN where nothing is known
     v: Tensor  # (problems, m)
+    all_unique: bool = False
     bytes: int = 0  # taken at once
 
 
 def bytes_each(m: int, d: int) -> int:
     """Return what one problem takes while it is solved."""
     stride = _stride(m)
-    return 8 * (m * stride + 2 * d + 8 * stride)
+    return 8 * (m * stride + 2 * d + 9 * stride)
 
 
 def solve_none(x: Tensor, y: Tensor) -> DenseSolutions:
@@ -69,32 +69,30 @@ def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: boo
     x, y = _readable(x), _readable(y)
     stride, each, threads = _stride(m), bytes_each(m, d), torch.get_num_threads()
     chunk = max(1, min(problems, _CHUNK_BYTES // each, budget // each))
-    work = torch.empty(chunk * (m * stride + 2 * d + 4 * m), dtype=torch.float64)
-    found = torch.empty((problems, m + stride + 3), dtype=torch.float64)
-    column = torch.zeros((problems, m + 1), dtype=torch.int64)
-    tensors = (x, y, found, column)
+    work = torch.empty(chunk * ((m + 1) * stride + 2 * d + 4 * m), dtype=torch.float64)
+    column, status = torch.empty((problems, m), dtype=torch.int64), torch.zeros(problems, dtype=torch.int64)
+    u, v = (torch.empty((problems, m), dtype=torch.float64) for _ in range(2))
+    map_cost, optimal_cost, gap = (torch.empty(problems, dtype=torch.float64) for _ in range(3))
+    tensors = (x, y, column, status, u, v, map_cost, optimal_cost, gap)
     addresses = [(first_address(of), of.stride(0) * of.element_size()) for of in tensors]
     starts = range(0, problems, chunk)
     for start in starts if len(starts) == 1 and not verbose else _with_bar(starts, verbose):
         if time.monotonic() > deadline:
             break
         count = min(chunk, problems - start)
-        at_x, at_y, at_found, at_column = (first + start * step for first, step in addresses)
+        at_x, at_y, *results = (first + start * step for first, step in addresses)
         task = engine.DenseProblems(
             at_x, at_y, x.dtype == torch.float64, count, m, d, stride, max(1, _STEPS // (count * stride)),
-            first_address(work), at_found, at_column,
+            first_address(work), *results,
         )  # fmt: skip
         engine.ots_dense_costs(task, threads)
         while time.monotonic() <= deadline and not engine.ots_dense_assignments(task, threads):
             pass
-    unique = column[:, m] == _UNIQUE
-    parts = column[:, :m], found[:, m + stride :].T, found[:, :m], found[:, m : 2 * m]
-    own, (map_cost, optimal_cost, gap), u, v = (
-        part.clone(memory_format=torch.contiguous_format) for part in parts
+    unique = status == _UNIQUE
+    solved = DenseSolutions(
+        column, unique, map_cost, optimal_cost, gap, u, v, bool(unique.all()), chunk * each
     )
-    gap = torch.minimum(gap, optimal_cost)  # which is no less than nothing
-    solved = DenseSolutions(own, unique, map_cost, optimal_cost, gap, u, v, chunk * each)
-    if not bool(unique.all()):
+    if not solved.all_unique:
         nothing = solve_none(x[~unique], y[~unique])
         for name in ("column", "map_cost", "optimal_cost", "gap", "u", "v"):
             getattr(solved, name)[~unique] = getattr(nothing, name)
