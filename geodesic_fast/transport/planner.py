@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ _EDGE_BYTES = 2700  # a point: about 40 edges, their copies while they are merge
 _PASSES = 18
 _BLOCK_ROWS = 1024  # few enough to answer to an interrupt and to a deadline
 _LARGEST_M = 2_000_000
+_PROBED_POINTS, _PROBED_FEATURES = 512, 512  # of a product that is timed
 _STORED_TILE_BYTES = 32 << 20  # small enough to answer to an interrupt and to a deadline
 
 
@@ -109,19 +111,25 @@ def _tile_rows(rows: int, cols: int, d: int, budget: int, method: str) -> int:
 
 
 def _seconds(points: Points, method: str) -> float:
-    """Time a small product and scale it up; twice, because the first call of a process starts threads."""
     pairs, d = points.rows * points.cols, points.d
     if pairs <= (2 * DENSE_UP_TO) ** 2:
         return 0.01
-    size, depth = 512, min(d, 512)
-    x = torch.ones((size, depth), dtype=torch.float32, device=points.device)
+    depth = min(d, _PROBED_FEATURES)
+    product = _product_seconds(points.device, depth, torch.get_num_threads()) * pairs * (d / depth)
+    each_pass = 1e-9 * pairs
+    return _PASSES * (product + each_pass) if method == "tiles" else product + _PASSES * each_pass
+
+
+@lru_cache
+def _product_seconds(device: torch.device, depth: int, threads: int) -> float:
+    """Time a small product, for each pair; twice, because the first call of a process starts threads."""
+    x = torch.ones((_PROBED_POINTS, depth), dtype=torch.float32, device=device)
+    took = 0.0
     for _ in range(2):
         started = time.perf_counter()
         float((x @ x.T)[0, 0])
         took = time.perf_counter() - started
-    product = took * pairs / size**2 * (d / depth)
-    each_pass = 1e-9 * pairs
-    return _PASSES * (product + each_pass) if method == "tiles" else product + _PASSES * each_pass
+    return took / _PROBED_POINTS**2
 
 
 def _refusal(points: Points, method: str, needed: int, budget: int, tiles: int) -> str:
