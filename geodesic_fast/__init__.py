@@ -20,6 +20,11 @@ from geodesic_fast.metrics.line_deviation import line_deviation, line_deviation_
 from geodesic_fast.metrics.lss import lss, lss_reference
 from geodesic_fast.metrics.lss_shuffled import lss_shuffled, lss_shuffled_reference
 from geodesic_fast.metrics.nearest_track import NearestTrack, nearest_track, nearest_track_reference
+from geodesic_fast.metrics.neural_collapse import (
+    NeuralCollapse,
+    neural_collapse,
+    neural_collapse_reference,
+)
 from geodesic_fast.metrics.ots import OTSBatchResult, OTSResult, ots, ots_reference
 from geodesic_fast.metrics.ots_curve import OTSCurve, ots_curve, ots_curve_reference
 from geodesic_fast.metrics.soft_ots import SoftOTSResult, soft_ots, soft_ots_reference
@@ -42,6 +47,7 @@ __all__ = [
     "GeodesicBoundSummary",
     "GeodesicGap",
     "NearestTrack",
+    "NeuralCollapse",
     "OTSBatchResult",
     "OTSCurve",
     "OTSResult",
@@ -71,6 +77,8 @@ __all__ = [
     "lss_shuffled_reference",
     "nearest_track",
     "nearest_track_reference",
+    "neural_collapse",
+    "neural_collapse_reference",
     "ots",
     "ots_curve",
     "ots_curve_reference",

@@ -76,6 +76,7 @@ ROOMS = {  # those without a kernel are made of other metrics' kernels; those wi
     "geodesic_bound": ("benchmarks/",),
     "geodesic_gap": ("benchmarks/",),
     "step_geometry": ("csrc/", "benchmarks/"),
+    "neural_collapse": (),
     "wasserstein_curve": ("benchmarks/",),
     "displacement_interpolation": (),
     "ots_curve": (),

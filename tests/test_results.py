@@ -15,6 +15,7 @@ RESULTS = {
     "track_geometry": gf.track_geometry,
     "step_geometry": gf.step_geometry,
     "nearest_track": gf.nearest_track,
+    "neural_collapse": lambda x: gf.neural_collapse(x, labels=torch.arange(8) % 2),
     "geodesic_gap": gf.geodesic_gap,
     "geodesic_bound_summary": gf.geodesic_bound_summary,
     "wasserstein_curve": gf.wasserstein_curve,

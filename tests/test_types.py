@@ -38,6 +38,7 @@ numbers: list[torch.Tensor] = [
     gf.track_geometry(states).step_cv, gf.step_geometry(states).length, gf.geodesic_gap(states).gap,
     gf.geodesic_gap(states, target=arrays[0]).rectified_straightness, gf.ots_curve(states[0], states[1]).mean,
     gf.nearest_track(states, labels=labels).distance, gf.wasserstein_curve(iter(states)).ratio,
+    gf.neural_collapse(states, labels=labels).variability,
     gf.ots(states).permutation, gf.soft_ots(states[0], states[-1], blur=1.0).potentials[0],
 ]
 values: list[Array] = [
@@ -49,6 +50,7 @@ values: list[Array] = [
     gf.track_geometry(arrays).step_cv, gf.step_geometry(arrays).length, gf.geodesic_gap(arrays).gap,
     gf.geodesic_gap(arrays, target=arrays[0]).rectified_straightness, gf.ots_curve(arrays[0], arrays[1]).mean,
     gf.nearest_track(arrays, labels=torch.arange(10)).distance, gf.wasserstein_curve(iter(arrays)).ratio,
+    gf.neural_collapse(arrays, labels=labels).nearest_mean_error,
     gf.ots(arrays).permutation, gf.soft_ots(arrays[0], arrays[-1], blur=1.0).potentials[0],
 ]
 found: gf.OTSResult = gf.ots(states[0], states[-1])
@@ -64,7 +66,9 @@ profile: gf.StepProfile = gf.step_geometry(arrays).profile()
 references: list[torch.Tensor] = [
     gf.action_reference(states), gf.chord_deviation_reference(states), gf.geodesic_bound_reference(states),
     gf.displacement_interpolation_reference(states[0], states[1], 0.5), gf.line_deviation_reference(states),
-    gf.lss_reference(states), gf.lss_shuffled_reference(states), gf.nearest_track_reference(states).distance,
+    gf.lss_reference(states), gf.lss_shuffled_reference(states),
+    gf.neural_collapse_reference(states, labels=torch.arange(10)).variability,
+    gf.nearest_track_reference(states).distance,
     gf.geodesic_gap_reference(states).gap, gf.ots_curve_reference(states[0], states[1]).mean,
     gf.step_geometry_reference(states).length, gf.track_distance_reference(states),
     gf.track_geometry_reference(states).lss, gf.wasserstein_curve_reference(states).ratio,
