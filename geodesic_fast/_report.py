@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
@@ -68,6 +69,19 @@ def table(
 
 def _title(meanings: Mapping[str, str] | None, word: str) -> str:
     return f' title="{escape(meanings[word])}"' if meanings else ""
+
+
+def figure(caption: str, light: bytes, dark: bytes) -> str:
+    """Return a picture that is inside the page, as PNG for light and for dark screens, with its caption."""
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_embedded(dark)}">'
+        f'<img alt="{escape(caption)}" src="{_embedded(light)}"></picture>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _embedded(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def columns(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:

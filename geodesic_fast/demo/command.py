@@ -105,9 +105,10 @@ def _one_thread() -> Iterator[None]:
 def _write_folder(
     folder: Path, settings: Settings, outcomes: list[Outcome], data: Digits, started: float
 ) -> None:
+    from geodesic_fast._pictures import THEMES
     from geodesic_fast.demo import pictures, report
 
-    drawn = {theme.name: pictures.draw_all(outcomes, data.test_classes, theme) for theme in pictures.THEMES}
+    drawn = {theme.name: pictures.draw_all(outcomes, data.test_classes, theme) for theme in THEMES}
     seconds = time.perf_counter() - started
     page = report.as_html(settings, outcomes, finding.judge(outcomes), drawn, seconds)
     files = {f"{name}.png": png for name, png in drawn["light"].items()}

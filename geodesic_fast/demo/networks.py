@@ -12,17 +12,22 @@ KINDS = ("residual", "plain")
 
 
 class Block(nn.Module):
-    """One layer of equal width: g(x) = W relu(batchnorm(x)) + b, with x added back if residual."""
+    """One layer of equal width: what its branch g gives, with x added back if residual."""
 
-    def __init__(self, width: int, residual: bool) -> None:
+    def __init__(self, branch: nn.Module, residual: bool) -> None:
         super().__init__()
         self.residual = residual
-        self.branch = nn.Sequential(nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width))
+        self.branch = branch
 
-    def forward(self, x: Tensor) -> Tensor:  # (m, d) -> (m, d)
+    def forward(self, x: Tensor) -> Tensor:  # (m, ...) -> (m, ...)
         """Return x + g(x) if residual, else g(x)."""
         change = self.branch(x)
         return x + change if self.residual else change
+
+
+def dense(width: int) -> nn.Sequential:
+    """Return the branch of a perceptron: g(x) = W relu(batchnorm(x)) + b, (m, d) -> (m, d)."""
+    return nn.Sequential(nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width))
 
 
 class Network(nn.Module):
@@ -31,7 +36,7 @@ class Network(nn.Module):
     def __init__(self, kind: str, width: int, depth: int) -> None:
         super().__init__()
         self.embedding = nn.Linear(PIXELS, width)
-        self.blocks = nn.ModuleList(Block(width, kind == "residual") for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dense(width), kind == "residual") for _ in range(depth))
         self.classifier = nn.Linear(width, CLASSES)
 
     def tracks(self, images: Tensor) -> list[Tensor]:

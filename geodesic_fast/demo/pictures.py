@@ -3,55 +3,24 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from PIL import Image
 from torch import Tensor
 
 from geodesic_fast import line_deviation, plot
+from geodesic_fast._pictures import MARKERS, Theme, as_png, new_figure, reference_lines, titled
 from geodesic_fast.demo import measuring
 from geodesic_fast.demo.digits import CLASSES
 from geodesic_fast.demo.networks import KINDS
 from geodesic_fast.demo.training import Outcome
 
-DOTS_PER_INCH = 160
-MARKERS = {"residual": "o", "plain": "s"}
 LINE_STYLES = ("-", "--", ":", "-.")
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of one page: light or dark."""
-
-    name: str
-    background: str
-    ink: str
-    faint: str
-    kinds: dict[str, str]
-    classes: tuple[str, ...]
-
-
-LIGHT = Theme(
-    "light", "#ffffff", "#1f2430", "#d5d9e0", {"residual": "#1d5fbf", "plain": "#d1590a"},
-    ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd",
-     "#8c564b", "#e377c2", "#6f7680", "#a8a916", "#12a9bd"),
-)  # fmt: skip
-DARK = Theme(
-    "dark", "#14171c", "#e4e7ec", "#3a404b", {"residual": "#6aa9ff", "plain": "#ff9d5c"},
-    ("#5fb0ea", "#ffa657", "#5fce5f", "#ff7b7c", "#bb9be6",
-     "#c08b7c", "#f3a4dc", "#aab0ba", "#d8d94e", "#4fd6e6"),
-)  # fmt: skip
-THEMES = (LIGHT, DARK)
 
 
 def draw_all(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> dict[str, bytes]:
@@ -63,12 +32,12 @@ def draw_all(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> dict
         "margins": margins_figure(outcomes, classes, theme),
         "training": training_figure(outcomes, theme),
     }
-    return {name: _png(figure, theme) for name, figure in figures.items()}
+    return {name: as_png(figure, theme) for name, figure in figures.items()}
 
 
 def tracks_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> Figure:
     """Draw the tracks before and after training, for the strongest L2 of each kind."""
-    figure = _figure(9.6, 9.0, theme)
+    figure = new_figure(9.6, 9.0, theme)
     grid = figure.subplots(2, 2)
     for row, kind in zip(grid, KINDS, strict=True):
         outcome = _strongest(outcomes, kind)
@@ -111,11 +80,11 @@ def _draw_tracks(axes: Axes, tracks: Tensor, classes: Tensor, theme: Theme) -> f
 
 def deviation_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
     """Draw which pairs of layers bend against each other, for the strongest L2 of each kind."""
-    figure = _figure(9.6, 4.4, theme)
+    figure = new_figure(9.6, 4.4, theme)
     for axes, kind in zip(figure.subplots(1, 2), KINDS, strict=True):
         outcome = _strongest(outcomes, kind)
         plot.plot_line_deviation(line_deviation(outcome.tracks_after), colorbar=kind == KINDS[-1], ax=axes)
-        _titled(axes, f"{kind}, after training, L2 {outcome.l2:g}", theme)
+        titled(axes, f"{kind}, after training, L2 {outcome.l2:g}", theme)
         axes.grid(visible=False)
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set_color(theme.ink)
@@ -124,7 +93,7 @@ def deviation_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
 
 def margins_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -> Figure:
     """Draw which share of the samples keeps at least how far from other classes, before and after."""
-    figure = _figure(9.6, 4.2, theme)
+    figure = new_figure(9.6, 4.2, theme)
     axes = figure.subplots()
     for kind in KINDS:
         outcome = _strongest(outcomes, kind)
@@ -138,14 +107,14 @@ def margins_figure(outcomes: Sequence[Outcome], classes: Tensor, theme: Theme) -
             axes.step(found, share, where="pre", color=theme.kinds[kind], ls=style, lw=2, label=label)
     axes.set(xlim=(0, None), ylim=(0, 1.02))
     axes.set_xlabel("margin, in root mean squared distances of two first states", color=theme.ink)
-    _titled(axes, "Share of test samples whose track keeps at least this far from every other class", theme)
+    titled(axes, "Share of test samples whose track keeps at least this far from every other class", theme)
     axes.legend(frameon=False, labelcolor=theme.ink)
     return figure
 
 
 def scores_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
     """Draw LSS and OTS against the L2 strength, both kinds."""
-    figure = _figure(9.6, 4.2, theme)
+    figure = new_figure(9.6, 4.2, theme)
     left, right = figure.subplots(1, 2)
     for kind in KINDS:
         rows = [outcome for outcome in outcomes if outcome.kind == kind]
@@ -163,13 +132,13 @@ def scores_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
             place, [o.after.ots.score if o.after.ots else math.nan for o in rows], clip_on=False, **style
         )
     steps = len(outcomes[0].tracks_after) - 1
-    _reference_lines(left, steps, theme)
+    reference_lines(left, steps, theme)
     left.set_ylim(bottom=0)
     right.set_ylim(0, 1.02)
-    _titled(left, "LSS after training (1: straight line)", theme)
+    titled(left, "LSS after training (1: straight line)", theme)
     points = {outcome.after.ots.samples for outcome in outcomes if outcome.after.ots}
     sizes = f"m {points.pop()}, d {outcomes[0].tracks_after.shape[-1]}" if points else "none"
-    _titled(right, f"OTS after training, {sizes} (1: optimal)", theme)
+    titled(right, f"OTS after training, {sizes} (1: optimal)", theme)
     for axes in (left, right):
         axes.set_xticks(range(len(rows)), [f"{outcome.l2:g}" for outcome in rows])
         axes.set_xlim(-0.3, len(rows) - 0.7)
@@ -180,7 +149,7 @@ def scores_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
 
 def training_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
     """Draw the mean LSS of every network after each epoch."""
-    figure = _figure(9.6, 4.6, theme)
+    figure = new_figure(9.6, 4.6, theme)
     axes = figure.subplots()
     strengths = sorted({outcome.l2 for outcome in outcomes})
     for outcome in outcomes:
@@ -190,54 +159,14 @@ def training_figure(outcomes: Sequence[Outcome], theme: Theme) -> Figure:
             label=f"{outcome.kind}, L2 {outcome.l2:g}",
         )  # fmt: skip
     steps = len(outcomes[0].tracks_after) - 1
-    _reference_lines(axes, steps, theme)
+    reference_lines(axes, steps, theme)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("")
     axes.set_xlabel("epoch (0: before training)", color=theme.ink)
-    _titled(axes, "Mean LSS over the test samples during training (1: straight line)", theme)
+    titled(axes, "Mean LSS over the test samples during training (1: straight line)", theme)
     axes.legend(frameon=False, labelcolor=theme.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 def _strongest(outcomes: Sequence[Outcome], kind: str) -> Outcome:
     return max((outcome for outcome in outcomes if outcome.kind == kind), key=lambda outcome: outcome.l2)
-
-
-def _reference_lines(axes: Axes, steps: int, theme: Theme) -> None:
-    """Draw the line-shape scores of tracks that follow no path."""
-    style: dict[str, Any] = {"color": theme.ink, "lw": 1, "alpha": 0.7}
-    axes.axhline(math.sqrt(steps), ls=(0, (1, 3)), label=f"random steps, √{steps}", **style)
-    axes.axhline(steps, ls=(0, (4, 4)), label=f"independent states, {steps}", **style)
-
-
-def _titled(axes: Axes, title: str, theme: Theme) -> None:
-    axes.set_title(title, color=theme.ink, fontsize=10.5, fontweight="bold", loc="left")
-    axes.grid(axis="y", color=theme.faint, lw=0.7)
-    axes.set_axisbelow(True)
-
-
-def _figure(width: float, height: float, theme: Theme) -> Figure:
-    figure = Figure(
-        figsize=(width, height),
-        dpi=DOTS_PER_INCH,
-        facecolor=theme.background,
-        layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12),
-    )
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure, theme: Theme) -> bytes:
-    for axes in figure.axes:
-        axes.set_facecolor(theme.background)
-        axes.tick_params(colors=theme.ink)
-        for spine in axes.spines.values():
-            spine.set_color(theme.faint)
-    stored = io.BytesIO()
-    figure.savefig(stored, format="png", facecolor=theme.background, metadata={"Software": None})
-    # 256 colours are enough here and make the file three times smaller.
-    small = io.BytesIO()
-    Image.open(stored).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        small, "png", optimize=True
-    )
-    return small.getvalue()

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from geodesic_fast import info
-from geodesic_fast._report import page, table
+from geodesic_fast._report import figure, page, table
 from geodesic_fast.demo import finding, results, training
 from geodesic_fast.demo.finding import Finding
 from geodesic_fast.demo.training import Outcome, Settings
@@ -41,7 +40,7 @@ def as_html(
 ) -> str:
     """Return the page; `pictures[theme][name]` are PNG files."""
     figures = "\n".join(
-        _figure(CAPTIONS[name], pictures["light"][name], pictures["dark"][name]) for name in CAPTIONS
+        figure(CAPTIONS[name], pictures["light"][name], pictures["dark"][name]) for name in CAPTIONS
     )
     count = outcomes[0].tracks_after.shape[1]
     chosen = len(training.choose_samples(count, settings))
@@ -102,18 +101,6 @@ def _definitions(settings: Settings) -> str:
         "gradient, as the loss term λ/2 · |θ|² would.",
     }
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in entries.items()) + "</dl>"
-
-
-def _figure(caption: str, light: bytes, dark: bytes) -> str:
-    return (
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_embedded(dark)}">'
-        f'<img alt="{escape(caption)}" src="{_embedded(light)}"></picture>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _embedded(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _versions(settings: Settings, seconds: float) -> str:
