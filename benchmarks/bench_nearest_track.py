@@ -58,7 +58,7 @@ def check(tracks: Tensor, labels: Tensor | None) -> None:
     """Refuse to time a wrong answer."""
     got, (distance, index) = nearest_track(tracks, labels=labels), blocks(tracks, labels)
     torch.testing.assert_close(got.distance, distance, rtol=1e-6, atol=0)
-    assert (got.index == index).double().mean() > 0.999
+    assert (got.track == index).double().mean() > 0.999
 
 
 def bench(case: tuple[Any, ...], device: str, quick: bool) -> dict[str, Any]:

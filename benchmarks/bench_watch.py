@@ -160,7 +160,7 @@ def lss_error() -> dict[str, float]:
     model, ids = gpt2_small(head=False), torch.randint(0, 50257, (BATCH, TOKENS))
     with torch.no_grad(), watch(model) as w, record(model) as recording:
         model(input_ids=ids)
-    exact = geodesic_fast.lss_reference([state.double() for state in recording.tracks])
+    exact = geodesic_fast.reference.lss([state.double() for state in recording.tracks])
     scores = {
         "watch": w.geometry.lss,
         "stored": geodesic_fast.lss(recording.tracks),

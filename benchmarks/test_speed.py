@@ -101,7 +101,7 @@ def lss(size: Size) -> Ways:
 @room("tracks", "loop")
 def lss_shuffled(size: Size) -> Ways:
     x = standing(size)
-    torch.testing.assert_close(gf.lss_shuffled(x), gf.lss_shuffled_reference(x), rtol=1e-4, atol=0)
+    torch.testing.assert_close(gf.lss_shuffled(x), gf.reference.lss_shuffled(x), rtol=1e-4, atol=0)
 
     def loop() -> Tensor:
         orders = [torch.randperm(len(x)) for _ in range(8)]
@@ -113,9 +113,9 @@ def lss_shuffled(size: Size) -> Ways:
 @room("tracks", "definition")
 def track_geometry(size: Size) -> Ways:
     x = standing(size)
-    for got, expected in zip(gf.track_geometry(x), gf.track_geometry_reference(x.double()), strict=True):
+    for got, expected in zip(gf.track_geometry(x), gf.reference.track_geometry(x.double()), strict=True):
         torch.testing.assert_close(got.double(), expected.double(), rtol=1e-4, atol=1e-4)
-    return {"ours": lambda: gf.track_geometry(x), "definition": lambda: gf.track_geometry_reference(x)}
+    return {"ours": lambda: gf.track_geometry(x), "definition": lambda: gf.reference.track_geometry(x)}
 
 
 @room("tracks", "eager", "m x m")
@@ -294,7 +294,7 @@ def ots_curve(size: Size) -> Ways:
 def soft_ots(size: Size) -> Ways:
     _, _, a, b = ends(size, "residual")
     blur = 2.0
-    exact = gf.soft_ots_reference(a, b, blur=blur, iterations=500)
+    exact = gf.reference.soft_ots(a, b, blur=blur, iterations=500)
     for backend in ("tiles", *(["geomloss"] if has_geomloss() else [])):
         assert math.isclose(
             gf.soft_ots(a, b, blur=blur, backend=backend, tolerance=1e-4).soft_score, exact, rel_tol=5e-3
@@ -331,7 +331,7 @@ def displacement_interpolation(size: Size) -> Ways:
 def geodesic_gap(size: Size) -> Ways:
     x = bench_geodesic_gap.make_tracks("half scrambled", *size, "cpu")
     found = gf.geodesic_gap(x)
-    exact = gf.geodesic_gap_reference(x)
+    exact = gf.reference.geodesic_gap(x)
     assert found.certified
     assert math.isclose(found.gap.item(), exact.gap.item(), rel_tol=1e-5)
     return {"ours": lambda: gf.geodesic_gap(x), "POT": lambda: bench_geodesic_gap.eager_gap(x)}
@@ -342,7 +342,7 @@ def wasserstein_curve(size: Size) -> Ways:
     x = bench_wasserstein_curve.make_tracks("residual", *size, "cpu")
     found = gf.wasserstein_curve(x)
     assert found.certified
-    distances = [math.sqrt(gf.ots_reference(a, b).optimal_cost) for a, b in itertools.pairwise(x)]
-    ratio = sum(distances) / math.sqrt(gf.ots_reference(x[0], x[-1]).optimal_cost)
+    distances = [math.sqrt(gf.reference.ots(a, b).optimal_cost) for a, b in itertools.pairwise(x)]
+    ratio = sum(distances) / math.sqrt(gf.reference.ots(x[0], x[-1]).optimal_cost)
     assert math.isclose(found.ratio.item(), ratio, rel_tol=1e-6)
     return {"ours": lambda: gf.wasserstein_curve(x), "POT": lambda: bench_wasserstein_curve.pot_ratio(x)}

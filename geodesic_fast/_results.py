@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""How results that hold tensors are compared: by their values, NaN equal to NaN."""
+"""What results have in common.
+
+They are frozen: a named tuple where every field is one more number of the same tracks or points, to be
+unpacked and mapped over, a dataclass where a verdict comes with what shows it. None has a field by the name
+of a tuple's method. They are compared by their values, NaN equal to NaN.
+"""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ def check_no_forward_mode(layers: Sequence[Tensor], metric: str = "lss") -> None
     ):
         raise NotImplementedError(
             f"tracks must not carry forward-mode tangents, got a dual tensor: {metric} has "
-            f"reverse-mode derivatives; use {metric}_reference for jvp and jacfwd."
+            f"reverse-mode derivatives; use geodesic_fast.reference.{metric} for jvp and jacfwd."
         )
 
 

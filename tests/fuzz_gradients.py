@@ -163,7 +163,7 @@ def check_geometry(case, engine, fields=gf.TrackGeometry._fields[:-1]):
         compare(
             case, name,
             [lambda x, dim, f=f, name=name: getattr(f(x, dim=dim), name)
-             for f in (gf.track_geometry, gf.track_geometry_reference)],
+             for f in (gf.track_geometry, gf.reference.track_geometry)],
             [w], truth, engine, terms,
         )  # fmt: skip
 
@@ -191,7 +191,7 @@ def check_chord(case, engine):
     truth[0] = -truth.sum(0) - of_chord
     truth[-1] += of_chord
     functions = [
-        lambda x, dim, f=f: f(x, dim=dim) for f in (gf.chord_deviation, gf.chord_deviation_reference)
+        lambda x, dim, f=f: f(x, dim=dim) for f in (gf.chord_deviation, gf.reference.chord_deviation)
     ]
     slant = length(w) / np.where(size == 0, np.inf, size) / np.where(c == 0, 1, c)
     compare(case, "chord_deviation", functions, [weights], truth, engine, (share[..., 0] * slant).max(0))
@@ -216,7 +216,7 @@ def check_line(case, engine):
         w = weights.movedim(-1, 0) if reduction == "none" else weights[..., 0]
         functions = [
             lambda x, dim, f=f, reduction=reduction: f(x, dim=dim, reduction=reduction)
-            for f in (gf.line_deviation, gf.line_deviation_reference)
+            for f in (gf.line_deviation, gf.reference.line_deviation)
         ]
         terms = (np.abs(both).sum(1) / s).max(0)
         compare(case, f"line_deviation {reduction}", functions, [w], truth, engine, terms)
@@ -255,7 +255,7 @@ def check_steps(case, engine):
             terms = (w / s[1:, :, None] + w / s[:-1, :, None]).max((0, 2))
         functions = [
             lambda x, dim, f=f, at=at: f(x, dim=dim)[at]
-            for f in (gf.step_geometry, gf.step_geometry_reference)
+            for f in (gf.step_geometry, gf.reference.step_geometry)
         ]
         truth = np.where(case.good[:, None], points_of_steps(g) + points, 0)
         compare(case, name, functions, [weights], truth, engine, terms)
@@ -282,10 +282,10 @@ def check_distance(case, engine):
         g = wide(weights[i, j]) * v[at, i, j] / each[at, i, j]
         truth[at, i] += g
         truth[at, j] -= g
-    functions = [lambda x, dim, f=f: f(x, dim=dim) for f in (gf.track_distance, gf.track_distance_reference)]
+    functions = [lambda x, dim, f=f: f(x, dim=dim) for f in (gf.track_distance, gf.reference.track_distance)]
     compare(case, "track_distance", functions, [weights], truth, engine)
-    found = case.call(gf.nearest_track if engine else gf.nearest_track_reference)
-    index, layer = found.index.numpy(), found.layer.numpy()
+    found = case.call(gf.nearest_track if engine else gf.reference.nearest_track)
+    index, layer = found.track.numpy(), found.layer.numpy()
     on = (index >= 0) & case.good & plain[np.arange(m), index]
     weights = torch.as_tensor(case.rng.random(m)).where(torch.as_tensor(on), 0.0).to(case.acc)
     truth = np.zeros_like(x)
@@ -295,7 +295,7 @@ def check_distance(case, engine):
         truth[at, i] += g
         truth[at, j] -= g
     functions = [
-        lambda x, dim, f=f: f(x, dim=dim).distance for f in (gf.nearest_track, gf.nearest_track_reference)
+        lambda x, dim, f=f: f(x, dim=dim).distance for f in (gf.nearest_track, gf.reference.nearest_track)
     ]
     compare(case, "nearest_track", functions, [weights], truth, engine)
 

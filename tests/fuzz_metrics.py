@@ -219,7 +219,7 @@ def compare(case, name, got, plain, truth, condition):
 
 
 def check_geometry(case, engine):
-    fast, plain = (gf.track_geometry, gf.track_geometry_reference)
+    fast, plain = (gf.track_geometry, gf.reference.track_geometry)
     got = case.call(fast if engine else plain, zero_step=case.zero_step)
     reference = case.call(plain, zero_step=case.zero_step)
     truth, condition = true_geometry(case)
@@ -230,7 +230,7 @@ def check_geometry(case, engine):
     assert not (got.lss < 1).any()
     assert not (got.straightness > 1).any()
     assert not (got.adjacent_cosine.abs() > 1).any()
-    score = case.call(gf.lss if engine else gf.lss_reference, zero_step=case.zero_step)
+    score = case.call(gf.lss if engine else gf.reference.lss, zero_step=case.zero_step)
     torch.testing.assert_close(score, got.lss, rtol=0, atol=0, equal_nan=True)
     if engine:
         check_accumulator(case, truth, condition, reference)
@@ -248,7 +248,7 @@ def check_accumulator(case, truth, condition, reference):
 
 
 def check_chord(case, engine):
-    plain = case.call(gf.chord_deviation_reference)
+    plain = case.call(gf.reference.chord_deviation)
     got = case.call(gf.chord_deviation) if engine else plain
     truth, reach = true_chord(case)
     compare(case, "chord_deviation", got, plain, truth, np.nan_to_num(reach, nan=1.0, posinf=1.0) + truth)
@@ -256,13 +256,13 @@ def check_chord(case, engine):
 
 def check_line(case, engine):
     options = {"reduction": "none", "zero_step": case.zero_step}
-    plain = case.call(gf.line_deviation_reference, **options)
+    plain = case.call(gf.reference.line_deviation, **options)
     got = case.call(gf.line_deviation, **options) if engine else plain
     truth, absent = true_line(case)
     compare(case, "line_deviation", got, plain, truth, 1)
     assert not (got < 0).any()
     options["reduction"] = "mean"
-    plain = case.call(gf.line_deviation_reference, **options)
+    plain = case.call(gf.reference.line_deviation, **options)
     got = case.call(gf.line_deviation, **options) if engine else plain
     if case.zero_step == "skip":
         truth = np.where(absent, 0, truth).sum(0) / (~absent).sum(0)
@@ -272,12 +272,12 @@ def check_line(case, engine):
 
 
 def check_distance(case, engine):
-    plain = case.call(gf.track_distance_reference)
+    plain = case.call(gf.reference.track_distance)
     got = case.call(gf.track_distance) if engine else plain
     each, truth = true_distance(case)
     compare(case, "track_distance", got, plain, truth, truth)
     leaf = case.x.clone().requires_grad_()
-    distance = (gf.track_distance if engine else gf.track_distance_reference)(leaf)
+    distance = (gf.track_distance if engine else gf.reference.track_distance)(leaf)
     pick = torch.as_tensor(case.rng.random(distance.shape)).where(distance.isfinite() & (distance > 0), 0.0)
     (found,) = torch.autograd.grad((distance.nan_to_num(0, 0, 0) * pick).sum(), leaf)
     used = (found != 0).any(-1)  # (n+1, m)
@@ -289,7 +289,7 @@ def check_distance(case, engine):
 
 
 def check_nearest(case, engine):
-    plain = case.call(gf.nearest_track_reference)
+    plain = case.call(gf.reference.nearest_track)
     got = case.call(gf.nearest_track) if engine else plain
     each, pairs = true_distance(case)
     m = len(pairs)
@@ -297,7 +297,7 @@ def check_nearest(case, engine):
     truth = np.where(left_out, np.inf, pairs).min(1)
     truth = np.where(np.isnan(case.wide).any((0, 2)), np.nan, truth)
     compare(case, "nearest_track", got.distance, plain.distance, truth, truth)
-    index, layer = got.index.numpy(), got.layer.numpy()
+    index, layer = got.track.numpy(), got.layer.numpy()
     found = np.flatnonzero(index >= 0)
     assert (index[left_out.all(1)] == -1).all(), "an index where there is no other track"
     assert not left_out[found, index[found]].any(), "an index that is left out"
@@ -328,7 +328,7 @@ def true_steps(case):
 
 
 def check_steps(case, engine):
-    plain = case.call(gf.step_geometry_reference)
+    plain = case.call(gf.reference.step_geometry)
     got = case.call(gf.step_geometry) if engine else plain
     truth, condition = true_steps(case)
     for name, value in truth.items():

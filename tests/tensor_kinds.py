@@ -132,9 +132,10 @@ def accumulated(x):
 
 def functions():
     """Every public function as one of tracks (n+1, m, d)."""
-    found = {name: getattr(gf, name) for name in gf.__all__ if inspect.isfunction(getattr(gf, name))}
-    for name, function in found.items():
-        stem = name.removesuffix("_reference")
+    found = [(name, getattr(gf, name)) for name in gf.__all__ if inspect.isfunction(getattr(gf, name))]
+    found += [(f"reference.{name}", getattr(gf.reference, name)) for name in gf.reference.__all__]
+    for name, function in found:
+        stem = name.removeprefix("reference.")
         options = OPTIONS.get(stem, {})
         if stem in OF_ENDS:
             yield name, lambda x, f=function, o=options: f(x[0], x[-1], **o)
@@ -184,7 +185,7 @@ def main():
     expected = {name: values_of(function(x)) for name, function in every.items()}
     for kind, make in kinds(mesh).items():
         for name, function in every.items():
-            if name.endswith("_reference") and kind in ("DTensor over features", "DTensor of copies"):
+            if name.startswith("reference.") and kind in ("DTensor over features", "DTensor of copies"):
                 continue  # plain torch, which takes a second for each
             if name == "record" and kind == "freed":
                 continue  # torch's own clone crashes

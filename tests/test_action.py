@@ -8,7 +8,7 @@ from assert_accurate import assert_accurate
 from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
 from scipy.spatial.distance import sqeuclidean
 
-from geodesic_fast import action, action_reference
+from geodesic_fast import action, reference
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -23,7 +23,7 @@ def test_matches_scipy(shape, dtype, layout, device):
         for track in np.moveaxis(points, 1, 0)
     ]
     truth = torch.tensor(truth).reshape(tracks.shape[1:-1])
-    assert_accurate(action(arranged, dim=dim), action_reference(tracks), truth)
+    assert_accurate(action(arranged, dim=dim), reference.action(tracks), truth)
 
 
 def test_even_straight_tracks_cost_their_squared_chord(device):
@@ -44,7 +44,7 @@ def test_uneven_times_match_scipy(dtype, layout, device):
         for t in np.moveaxis(points, 1, 0)
     ]
     got = action(arranged, dim=dim, times=times)
-    assert_accurate(got, action_reference(tracks, times=times), torch.tensor(truth))
+    assert_accurate(got, reference.action(tracks, times=times), torch.tensor(truth))
 
 
 def test_even_times_are_no_times_and_their_unit_does_not_matter(device):
@@ -57,7 +57,7 @@ def test_a_track_with_nan_is_nan_alone_whatever_the_times(device):
     tracks = random_tracks((3, 4, 5), torch.float32, device)
     tracks[1, 2, 3] = float("inf")
     for times in (None, [0.0, 1.0, 3.0, 4.0]):
-        for function in (action, action_reference):
+        for function in (action, reference.action):
             assert function(tracks, times=times).isnan().tolist() == [False, False, True, False]
 
 

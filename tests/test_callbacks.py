@@ -171,7 +171,7 @@ def test_lightning_measures_once_per_optimizer_step(tmp_path, accumulate, every,
 
 def profile_of(states) -> dict[str, float]:
     """What is logged of each step of the tracks (n+1, m, d) of `blocks.0` to `blocks.<n-1>`."""
-    steps = geodesic_fast.step_geometry_reference(torch.stack(list(states)).double())
+    steps = geodesic_fast.reference.step_geometry(torch.stack(list(states)).double())
     return {
         f"{layer}/{field}": value
         for field, rows in zip(steps._fields, steps, strict=True)
@@ -280,7 +280,7 @@ def remembering(model_class, seen):
         def forward(self, *args, attention_mask=None, **kwargs):
             with record(self) as recording:
                 output = super().forward(*args, attention_mask=attention_mask, **kwargs)
-            geometry = geodesic_fast.track_geometry_reference(recording.tracks)
+            geometry = geodesic_fast.reference.track_geometry(recording.tracks)
             seen.append(torch.stack([field[attention_mask.bool()].double() for field in geometry]))
             return output
 

@@ -96,7 +96,8 @@ def definitions(module: str) -> list[str]:
 
 
 def public_names():
-    names = {f"geodesic_fast.{name}" for name in geodesic_fast.__all__ if name != "plot"}
+    names = {f"geodesic_fast.{name}" for name in geodesic_fast.__all__ if name not in ("plot", "reference")}
+    names |= {f"geodesic_fast.reference.{name}" for name in geodesic_fast.reference.__all__}
     inner = set(geodesic_fast.recording.__all__) - set(geodesic_fast.__all__)
     names |= {f"geodesic_fast.recording.{name}" for name in inner}
     modules = [

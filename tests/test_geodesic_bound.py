@@ -11,13 +11,7 @@ from known_tracks import DTYPES, LAYOUTS, SHAPES, laid_out, random_tracks
 from peak_memory import peak_above_now
 from scipy.spatial.distance import cdist
 
-from geodesic_fast import (
-    geodesic_bound,
-    geodesic_bound_reference,
-    geodesic_bound_summary,
-    geodesic_bound_summary_reference,
-    track_distance,
-)
+from geodesic_fast import geodesic_bound, geodesic_bound_summary, reference, track_distance
 
 
 def true_bound(tracks):
@@ -50,7 +44,7 @@ def test_matches_scipy_and_the_float64_reference(shape, dtype, layout, device):
     got, truth = geodesic_bound(arranged, dim=dim), true_bound(tracks)
     assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.equal(got, got.mT)
-    assert_accurate(got, geodesic_bound_reference(tracks), truth)
+    assert_accurate(got, reference.geodesic_bound(tracks), truth)
 
 
 def test_known_answers(device):
@@ -86,7 +80,7 @@ def test_the_summary_is_that_of_the_matrices(device, monkeypatch):
     tracks = random_tracks((5, 40, 3), torch.float32, device)
     tracks[0, 7] = tracks[0, 3]
     arranged = [tracks, list(tracks), tracks.reshape(6, 8, 5, 3)]
-    expected = geodesic_bound_summary_reference(tracks)
+    expected = reference.geodesic_bound_summary(tracks)
     for same in arranged:
         whole = geodesic_bound_summary(same)
         monkeypatch.setattr("geodesic_fast.metrics.geodesic_bound._BLOCK_PAIRS", 300)
@@ -114,7 +108,7 @@ def test_the_summary_holds_no_matrix(monkeypatch):
 def test_tracks_far_from_the_origin(dtype, device):
     tracks = (1e4 + torch.randn(5, 90, 12, dtype=torch.float64)).to(dtype).to(device)
     truth = true_bound(tracks)
-    assert_accurate(geodesic_bound(tracks), geodesic_bound_reference(tracks), truth)
+    assert_accurate(geodesic_bound(tracks), reference.geodesic_bound(tracks), truth)
     each = np.stack([cdist(x, x) for x in tracks.double().cpu().numpy()]).min(0)
     upper = np.triu_indices(90, 1)
     ratio = each[upper] / truth.numpy()[upper]
@@ -128,7 +122,7 @@ def test_tracks_far_from_the_origin(dtype, device):
 def test_huge_and_tiny_coordinates_in_float32(scale, device):
     tracks = (torch.rand(3, 30, 20, dtype=torch.float64) * 2 - 1).mul(scale).float()
     got = geodesic_bound(tracks.to(device))
-    assert_accurate(got, geodesic_bound_reference(tracks), geodesic_bound_reference(tracks.double()))
+    assert_accurate(got, reference.geodesic_bound(tracks), reference.geodesic_bound(tracks.double()))
     assert geodesic_bound_summary(tracks.to(device)).pairs == 435
 
 
@@ -156,7 +150,7 @@ def test_gradients(device):
     away = ~torch.eye(4, dtype=torch.bool, device=device)
     assert torch.autograd.gradcheck(lambda x: geodesic_bound(x)[away], tracks)
     (got,) = torch.autograd.grad(geodesic_bound(list(tracks)).sum(), tracks)
-    (expected,) = torch.autograd.grad(geodesic_bound_reference(tracks).sum(), tracks)
+    (expected,) = torch.autograd.grad(reference.geodesic_bound(tracks).sum(), tracks)
     torch.testing.assert_close(got, expected)
     assert (got[1:-1] == 0).all()
 

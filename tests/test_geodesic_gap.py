@@ -10,7 +10,7 @@ from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from geodesic_fast import geodesic_gap, geodesic_gap_reference
+from geodesic_fast import geodesic_gap, reference
 
 
 def geodesic(m, d, steps, device):
@@ -90,7 +90,7 @@ def test_uneven_times_take_the_time_of_each_step(device):
     assert geodesic_gap(tracks).gap.item() > 0.5
     assert geodesic_gap(tracks, times=times.tolist()).gap == geodesic_gap(tracks, times=times * 8).gap
     for got, expected in zip(
-        geodesic_gap(tracks, times=times), geodesic_gap_reference(tracks, times=times), strict=True
+        geodesic_gap(tracks, times=times), reference.geodesic_gap(tracks, times=times), strict=True
     ):
         assert float(got) == pytest.approx(float(expected), rel=1e-12, abs=1e-13)
 
@@ -105,7 +105,7 @@ def test_rectified_straightness_is_the_time_integral_of_its_definition(device):
 
 def test_matches_the_reference(device):
     tracks = random_tracks((5, 80, 12), torch.float32, device)
-    for got, expected in zip(geodesic_gap(tracks), geodesic_gap_reference(tracks), strict=True):
+    for got, expected in zip(geodesic_gap(tracks), reference.geodesic_gap(tracks), strict=True):
         assert float(got) == pytest.approx(float(expected), rel=1e-6)
 
 

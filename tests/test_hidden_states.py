@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from geodesic_fast import lss_reference, track_geometry_reference
+from geodesic_fast import reference
 from geodesic_fast.integrations.hugging_face import hidden_state_geometry, hidden_state_tracks
 
 
@@ -45,7 +45,7 @@ def test_geometry_goes_through_the_layers_that_are_there():
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     got = hidden_state_geometry(given, attention_mask=mask, final_norm="include", missing="skip")
     there = torch.stack([state for state in given if state is not None])
-    for field, expected in zip(got, track_geometry_reference(there), strict=True):
+    for field, expected in zip(got, reference.track_geometry(there), strict=True):
         torch.testing.assert_close(field, expected[mask.bool()], rtol=1e-10, atol=1e-10)
 
 
@@ -62,7 +62,7 @@ def test_encoder_and_decoder(side):
     real = torch.ones(chosen[0].shape[:-1])
     real[1, 1:] = 0
     got = hidden_state_geometry(output, attention_mask=real, final_norm="exclude", side=side)
-    torch.testing.assert_close(got.lss, lss_reference(torch.stack(chosen[:-1]))[real.bool()])
+    torch.testing.assert_close(got.lss, reference.lss(torch.stack(chosen[:-1]))[real.bool()])
     other = output[f"{'decoder' if side == 'encoder' else 'encoder'}_hidden_states"]
     with pytest.raises(ValueError, match=r"attention_mask must have one value per track, shape \(2, \d\)"):
         hidden_state_geometry(

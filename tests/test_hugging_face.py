@@ -100,7 +100,7 @@ def test_the_tuple_goes_into_lss_as_it_is():
     model, inputs, _ = build("llama")
     states = model(**inputs, output_hidden_states=True).hidden_states
     score = geodesic_fast.lss(states)
-    torch.testing.assert_close(score, geodesic_fast.lss_reference(states))
+    torch.testing.assert_close(score, geodesic_fast.reference.lss(states))
     score.mean().backward()
     assert model.model.embed_tokens.weight.grad.abs().sum() > 0
 
@@ -166,7 +166,7 @@ def test_every_pass_of_a_training_loop_is_that_of_the_stored_states(autocast):
             loss = model(**inputs, labels=inputs["input_ids"]).loss / 2
         real = inputs["attention_mask"].bool()
         plain, truth = (
-            geodesic_fast.lss_reference([state.to(dtype) for state in stored.tracks])[real]
+            geodesic_fast.reference.lss([state.to(dtype) for state in stored.tracks])[real]
             for dtype in (torch.float32, torch.float64)
         )
         assert_accurate(w.geometry.lss, plain, truth)
@@ -192,7 +192,7 @@ def test_bf16_models():
     model = model.bfloat16()
     with torch.no_grad(), watch(model) as w, record(model) as recording:
         model(**inputs)
-    expected = geodesic_fast.lss_reference([state.double() for state in recording.tracks])
+    expected = geodesic_fast.reference.lss([state.double() for state in recording.tracks])
     torch.testing.assert_close(
         w.geometry.lss.double(), expected[inputs["attention_mask"].bool()], rtol=2e-6, atol=0
     )

@@ -14,17 +14,12 @@ from assert_accurate import assert_accurate
 
 from geodesic_fast import (
     chord_deviation,
-    chord_deviation_reference,
     line_deviation,
-    line_deviation_reference,
     lss,
-    lss_reference,
     nearest_track,
-    nearest_track_reference,
+    reference,
     track_distance,
-    track_distance_reference,
     track_geometry,
-    track_geometry_reference,
 )
 
 pytestmark = pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
@@ -64,8 +59,8 @@ def gradient(metric, x, weights):
     return torch.stack(found) if listed else found[0]
 
 
-def assert_accurate_gradient(metric, reference, arranged, x, weights):
-    plain, truth = (gradient(reference, each, weights) for each in (x, x.double()))
+def assert_accurate_gradient(metric, definition, arranged, x, weights):
+    plain, truth = (gradient(definition, each, weights) for each in (x, x.double()))
     assert_accurate(gradient(metric, arranged, weights), plain, truth, condition=20)
 
 
@@ -74,12 +69,12 @@ def assert_accurate_gradient(metric, reference, arranged, x, weights):
 @pytest.mark.parametrize("d", WIDTHS)
 def test_lss_and_track_geometry(d, dtype, layout, device):
     x = tracks_of(6, 5, d, dtype, device)
-    arranged, truth, plain = laid(x, layout), lss_reference(x.double()), lss_reference(x)
+    arranged, truth, plain = laid(x, layout), reference.lss(x.double()), reference.lss(x)
     assert_accurate(lss(arranged), plain, truth, condition=truth)
     got, plain, truth = (
         track_geometry(arranged),
-        track_geometry_reference(x),
-        track_geometry_reference(x.double()),
+        reference.track_geometry(x),
+        reference.track_geometry(x.double()),
     )
     for name in got._fields[:-1]:
         values = (getattr(each, name) for each in (got, plain, truth))
@@ -88,8 +83,8 @@ def test_lss_and_track_geometry(d, dtype, layout, device):
     if d == 1:
         return  # on a line the turning angle has no derivative
     weights = torch.randn(5, dtype=torch.float64, device=device)
-    assert_accurate_gradient(lss, lss_reference, arranged, x, weights)
-    assert_accurate_gradient(mixed(track_geometry), mixed(track_geometry_reference), arranged, x, weights)
+    assert_accurate_gradient(lss, reference.lss, arranged, x, weights)
+    assert_accurate_gradient(mixed(track_geometry), mixed(reference.track_geometry), arranged, x, weights)
 
 
 def mixed(geometry):
@@ -109,14 +104,14 @@ def mixed(geometry):
 @pytest.mark.parametrize("points", [2, 3, 9])
 def test_steps_of_length_zero(points, d, dtype, policy, device):
     x = tracks_of(points, 4, d, dtype, device, zero_steps=True)
-    truth, plain = (lss_reference(each, zero_step=policy) for each in (x.double(), x))
+    truth, plain = (reference.lss(each, zero_step=policy) for each in (x.double(), x))
     assert_accurate(lss(x, zero_step=policy), plain, truth, condition=truth.nan_to_num(1))
     got, plain, truth = (
         f(each, zero_step=policy)
         for f, each in (
             (track_geometry, x),
-            (track_geometry_reference, x),
-            (track_geometry_reference, x.double()),
+            (reference.track_geometry, x),
+            (reference.track_geometry, x.double()),
         )
     )
     for name in got._fields[:-1]:
@@ -130,17 +125,17 @@ def test_steps_of_length_zero(points, d, dtype, policy, device):
 def test_what_is_no_number_stays_in_its_track(d, dtype, device):
     x = tracks_of(5, 6, d, dtype, device, broken=True)
     for got, truth in (
-        (lss(x), lss_reference(x.double())),
-        (chord_deviation(x), chord_deviation_reference(x.double())),
+        (lss(x), reference.lss(x.double())),
+        (chord_deviation(x), reference.chord_deviation(x.double())),
     ):
         assert torch.equal(got.isnan(), truth.isnan())
     for reduction in ("none", "mean"):
         got, truth = (
             line_deviation(x, reduction=reduction),
-            line_deviation_reference(x.double(), reduction=reduction),
+            reference.line_deviation(x.double(), reduction=reduction),
         )
         assert torch.equal(got.isnan(), truth.isnan())
-    got, truth = track_distance(x), track_distance_reference(x.double())
+    got, truth = track_distance(x), reference.track_distance(x.double())
     assert torch.equal(got.isnan(), truth.isnan())
     assert torch.equal(got.isinf(), truth.isinf())
 
@@ -154,7 +149,7 @@ def test_no_track_and_one(m, dtype, device):
     assert chord_deviation(x).shape == (4, m)
     assert line_deviation(x, reduction="none").shape == (m, 3, 3)
     assert track_distance(x).shape == (m, m)
-    assert nearest_track(x).index.tolist() == [-1] * m
+    assert nearest_track(x).track.tolist() == [-1] * m
     leaf = x.clone().requires_grad_()
     lss(leaf).sum().backward()
     assert leaf.grad.shape == x.shape
@@ -167,15 +162,15 @@ def test_line_deviation(n, d, dtype, layout, device):
     x = tracks_of(n + 1, 7, d, dtype, device)
     arranged = laid(x, layout)
     for reduction in ("none", "mean"):
-        truth, plain = (line_deviation_reference(each, reduction=reduction) for each in (x.double(), x))
+        truth, plain = (reference.line_deviation(each, reduction=reduction) for each in (x.double(), x))
         got = line_deviation(arranged, reduction=reduction)
         assert_accurate(got, plain, truth)
         assert torch.equal(got, got.mT)
         weights = torch.randn(got.shape, dtype=torch.float64, device=device)
-        metric, reference = (
-            partial(f, reduction=reduction) for f in (line_deviation, line_deviation_reference)
+        metric, definition = (
+            partial(f, reduction=reduction) for f in (line_deviation, reference.line_deviation)
         )
-        assert_accurate_gradient(metric, reference, arranged, x, weights)
+        assert_accurate_gradient(metric, definition, arranged, x, weights)
 
 
 @pytest.mark.parametrize("layout", ["stacked", "list", "offset"])
@@ -186,10 +181,10 @@ def test_line_deviation(n, d, dtype, layout, device):
 def test_chord_deviation(points, d, dtype, layout, device):
     x = tracks_of(points, 9, d, dtype, device)
     arranged = laid(x, layout)
-    truth, plain = (chord_deviation_reference(each) for each in (x.double(), x))
+    truth, plain = (reference.chord_deviation(each) for each in (x.double(), x))
     assert_accurate(chord_deviation(arranged), plain, truth)
     weights = torch.randn(truth.shape, dtype=torch.float64, device=device)
-    assert_accurate_gradient(chord_deviation, chord_deviation_reference, arranged, x, weights)
+    assert_accurate_gradient(chord_deviation, reference.chord_deviation, arranged, x, weights)
 
 
 @pytest.mark.parametrize("layout", ["stacked", "list", "offset"])
@@ -201,17 +196,17 @@ def test_chord_deviation(points, d, dtype, layout, device):
 def test_track_distance_and_nearest_track(points, m, d, dtype, layout, device):
     x = torch.randn(points, m, d, dtype=torch.float64).to(dtype).to(device)
     arranged = laid(x, layout)
-    truth, plain = track_distance_reference(x.double()), track_distance_reference(x)
+    truth, plain = reference.track_distance(x.double()), reference.track_distance(x)
     assert_accurate(track_distance(arranged), plain, truth)
     weights = torch.randn(m, m, dtype=torch.float64, device=device)
-    assert_accurate_gradient(track_distance, track_distance_reference, arranged, x, weights)
+    assert_accurate_gradient(track_distance, reference.track_distance, arranged, x, weights)
     labels = torch.arange(m, device=device) % 3
     for chosen in (None, labels):
         got, wanted = (
             nearest_track(arranged, labels=chosen),
-            nearest_track_reference(x.double(), labels=chosen),
+            reference.nearest_track(x.double(), labels=chosen),
         )
-        assert torch.equal(got.index, wanted.index)
+        assert torch.equal(got.track, wanted.track)
         assert torch.equal(got.layer, wanted.layer)
         assert_accurate(got.distance, wanted.distance.to(got.distance.dtype), wanted.distance)
 
@@ -248,9 +243,9 @@ def test_lss_is_that_of_track_geometry_to_the_last_bit(points, d, device):
 def test_the_gradient_of_deep_tracks(points, d, dtype, device):
     """A sum of many directions is taken in runs; their ends lie at multiples of 64."""
     x = torch.randn(points, 2, d, dtype=torch.float64).cumsum(0).to(dtype).to(device)
-    truth, weights = lss_reference(x.double()), torch.ones(2, dtype=torch.float64, device=device)
+    truth, weights = reference.lss(x.double()), torch.ones(2, dtype=torch.float64, device=device)
     found, plain, exact = (
         gradient(metric, each, weights)
-        for metric, each in ((lss, x), (lss_reference, x), (lss_reference, x.double()))
+        for metric, each in ((lss, x), (reference.lss, x), (reference.lss, x.double()))
     )
     assert_accurate(found, plain, exact, condition=truth.max())

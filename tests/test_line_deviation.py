@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from known_tracks import DTYPES, LAYOUTS, SHAPES, laid_out, line, random_tracks
 from scipy.spatial.distance import cdist
 
-from geodesic_fast import line_deviation, line_deviation_reference, lss
+from geodesic_fast import line_deviation, lss, reference
 
 REDUCTIONS = ("mean", "none")
 TENSOR_SHAPES = (
@@ -48,7 +48,7 @@ def test_matches_scipy_and_the_float64_reference(shape, dtype, layout, device):
         assert got.device == tracks.device
         assert torch.equal(got, got.mT)
         assert (got.diagonal(dim1=-2, dim2=-1) == 0).all()
-        assert_accurate(got, line_deviation_reference(tracks, reduction=reduction), truth)
+        assert_accurate(got, reference.line_deviation(tracks, reduction=reduction), truth)
 
 
 def test_agrees_with_the_line_shape_score(device):
@@ -92,8 +92,8 @@ def test_an_offset_costs_no_more_than_its_rounding(device):
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 1.5e38, 1e-38])
 def test_huge_and_tiny_coordinates_in_float32(scale, reduction, device):
     tracks = (torch.rand(8, 5, 300, dtype=torch.float64) * 2 - 1).mul(scale).float()
-    truth = line_deviation_reference(tracks.double(), reduction=reduction)
-    plain = line_deviation_reference(tracks, reduction=reduction)
+    truth = reference.line_deviation(tracks.double(), reduction=reduction)
+    plain = reference.line_deviation(tracks, reduction=reduction)
     assert_accurate(line_deviation(tracks.to(device), reduction=reduction), plain, truth)
 
 
@@ -104,8 +104,8 @@ def test_halves_of_any_magnitude(scale, steps, reduction, device):
     tracks = (torch.rand(steps + 1, 3, 136, dtype=torch.float64) * 2 - 1).mul(scale)
     tracks = tracks.to(torch.float16 if scale == 60000.0 else torch.bfloat16)
     tracks[2] = tracks[0]  # a step back, exactly opposite
-    truth = line_deviation_reference(tracks.double(), reduction=reduction)
-    plain = line_deviation_reference(tracks, reduction=reduction)
+    truth = reference.line_deviation(tracks.double(), reduction=reduction)
+    plain = reference.line_deviation(tracks, reduction=reduction)
     assert_accurate(line_deviation(tracks.to(device), reduction=reduction), plain, truth)
 
 
@@ -154,8 +154,8 @@ def test_zero_steps_match_the_reference(shape, dtype, policy, reduction, device)
         rests = torch.rand(50, device=device) < 0.3
         tracks[layer, rests] = tracks[layer - 1, rests]
     options = {"zero_step": policy, "reduction": reduction}
-    truth = line_deviation_reference(tracks.double(), **options)
-    assert_accurate(line_deviation(tracks, **options), line_deviation_reference(tracks, **options), truth)
+    truth = reference.line_deviation(tracks.double(), **options)
+    assert_accurate(line_deviation(tracks, **options), reference.line_deviation(tracks, **options), truth)
 
 
 @pytest.mark.parametrize("policy", ["skip", "keep", "propagate"])
@@ -168,7 +168,7 @@ def test_nan_beside_a_step_of_length_zero(dtype, reduction, policy, device):
     first = found[0] if reduction == "none" else found
     assert first[6].isnan().all()
     assert first[:, 6].isnan().all()
-    expected = line_deviation_reference(tracks, reduction=reduction, zero_step=policy)
+    expected = reference.line_deviation(tracks, reduction=reduction, zero_step=policy)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
@@ -201,8 +201,8 @@ def test_any_shape_and_stride(steps, m, features, seed, layout):
     tracks = random_tracks((steps, m, features), torch.float32)
     arranged, dim = laid_out(tracks, layout)
     for reduction in REDUCTIONS:
-        truth = line_deviation_reference(tracks.double(), reduction=reduction)
-        plain = line_deviation_reference(tracks, reduction=reduction)
+        truth = reference.line_deviation(tracks.double(), reduction=reduction)
+        plain = reference.line_deviation(tracks, reduction=reduction)
         assert_accurate(line_deviation(arranged, dim=dim, reduction=reduction), plain, truth)
 
 

@@ -7,7 +7,7 @@ from assert_accurate import assert_accurate
 from known_tracks import DTYPES, LAYOUTS, gradient, laid_out, random_tracks
 from torch.library import opcheck
 
-from geodesic_fast import line_deviation, line_deviation_reference
+from geodesic_fast import line_deviation, reference
 from geodesic_fast.operations import line_deviation as operation
 
 REDUCTIONS = ("mean", "none")
@@ -26,11 +26,11 @@ def test_matches_the_float64_reference(shape, dtype, layout, reduction, device):
     found = gradient(lambda x: line_deviation(x, dim=dim, reduction=reduction), arranged, weights)
     found = found.movedim(dim, 0)
 
-    def reference(x):
-        return line_deviation_reference(x, reduction=reduction)
+    def definition(x):
+        return reference.line_deviation(x, reduction=reduction)
 
-    plain = gradient(reference, tracks.clone(), weights)
-    truth = gradient(reference, tracks.double(), weights)
+    plain = gradient(definition, tracks.clone(), weights)
+    truth = gradient(definition, tracks.double(), weights)
     subnormal = 1 + (dtype == torch.float16) * 6e-5 / truth.abs().max()  # where halves are evenly spaced
     assert_accurate(found, plain, truth, condition=subnormal)
 
@@ -57,7 +57,7 @@ def test_a_step_of_length_zero_passes_no_gradient(policy, device):
     tracks[3, 1] = tracks[2, 1]
     weights = torch.randn(6, 6, dtype=torch.float64, device=device)
     found = gradient(lambda x: line_deviation(x, zero_step=policy), tracks.clone(), weights)
-    expected = gradient(lambda x: line_deviation_reference(x, zero_step=policy), tracks.clone(), weights)
+    expected = gradient(lambda x: reference.line_deviation(x, zero_step=policy), tracks.clone(), weights)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
 
 
@@ -71,8 +71,8 @@ def test_a_pair_without_any_track_passes_no_gradient_to_the_others(policy, devic
         return lambda x: metric(x, zero_step=policy).nan_to_num()
 
     found = gradient(mean_of_defined(line_deviation), tracks.clone(), weights)
-    plain = gradient(mean_of_defined(line_deviation_reference), tracks.clone(), weights)
-    truth = gradient(mean_of_defined(line_deviation_reference), tracks.double(), weights)
+    plain = gradient(mean_of_defined(reference.line_deviation), tracks.clone(), weights)
+    truth = gradient(mean_of_defined(reference.line_deviation), tracks.double(), weights)
     assert_accurate(found, plain, truth)
 
 
@@ -89,17 +89,17 @@ def test_a_broken_track_leaves_the_gradients_of_the_others(device):
 def test_second_derivatives_say_what_to_do():
     tracks = random_tracks((4, 3, 5), torch.float64).requires_grad_()
     (first,) = torch.autograd.grad(line_deviation(tracks).sum(), tracks, create_graph=True)
-    with pytest.raises(NotImplementedError, match="use line_deviation_reference"):
+    with pytest.raises(NotImplementedError, match=r"use geodesic_fast\.reference\.line_deviation"):
         torch.autograd.grad(first.sum(), tracks)
 
 
 def test_autocast_leaves_it_alone(device):
     tracks = random_tracks((6, 3, 50), torch.float32, device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        got, plain = line_deviation(tracks), line_deviation_reference(tracks)
+        got, plain = line_deviation(tracks), reference.line_deviation(tracks)
     assert torch.equal(got, line_deviation(tracks))
-    assert torch.equal(plain, line_deviation_reference(tracks))
-    assert line_deviation_reference(tracks.to("meta")).shape == (6, 6)
+    assert torch.equal(plain, reference.line_deviation(tracks))
+    assert reference.line_deviation(tracks.to("meta")).shape == (6, 6)
 
 
 @pytest.mark.engine

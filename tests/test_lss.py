@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from known_tracks import DTYPES, LAYOUTS, SHAPES, arc, laid_out, line, random_tracks, true_lss
 from scipy.stats import directional_stats
 
-from geodesic_fast import lss, lss_reference
+from geodesic_fast import lss, reference
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -26,7 +26,7 @@ def test_matches_the_reference_in_higher_precision(shape, dtype, layout, device)
     assert got.device == tracks.device
     truth = true_lss(tracks)
     # the sum of n rounded unit vectors has length n / LSS: rounding counts LSS times
-    assert_accurate(got, lss_reference(tracks), truth, condition=truth)
+    assert_accurate(got, reference.lss(tracks), truth, condition=truth)
 
 
 @pytest.mark.parametrize("features", [1, 3, 64, 4096])
@@ -81,7 +81,7 @@ def test_an_offset_costs_no_more_than_its_rounding(device):
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 1.5e38, 1e-38])
 def test_huge_and_tiny_coordinates_in_float32(scale, device):
     tracks = (torch.rand(8, 5, 300, dtype=torch.float64) * 2 - 1).mul(scale).float()
-    assert_accurate(lss(tracks.to(device)), lss_reference(tracks), lss_reference(tracks.double()))
+    assert_accurate(lss(tracks.to(device)), reference.lss(tracks), reference.lss(tracks.double()))
 
 
 def test_zero_step_policies(device):
@@ -105,8 +105,8 @@ def test_zero_steps_match_the_reference(policy, device):
     for layer in range(1, 10):
         rests = torch.rand(50, device=device) < 0.3
         tracks[layer, rests] = tracks[layer - 1, rests]
-    truth = lss_reference(tracks.double(), zero_step=policy)
-    assert_accurate(lss(tracks, zero_step=policy), lss_reference(tracks, zero_step=policy), truth)
+    truth = reference.lss(tracks.double(), zero_step=policy)
+    assert_accurate(lss(tracks, zero_step=policy), reference.lss(tracks, zero_step=policy), truth)
 
 
 def test_nan_and_inf_stay_in_their_track(device):
@@ -159,4 +159,4 @@ def test_any_shape_and_stride(steps, batch, features, dtype, layout, seed):
         tracks = random_tracks((steps, *batch, features + 60), dtype)
     arranged, dim = laid_out(tracks, layout)
     truth = true_lss(tracks)
-    assert_accurate(lss(arranged, dim=dim), lss_reference(tracks), truth, condition=truth)
+    assert_accurate(lss(arranged, dim=dim), reference.lss(tracks), truth, condition=truth)

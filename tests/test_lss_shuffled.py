@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import directional_stats
 
-from geodesic_fast import lss, lss_shuffled, lss_shuffled_reference
+from geodesic_fast import lss, lss_shuffled, reference
 
 
 def scipys(x, shuffles, seed):
@@ -23,7 +23,7 @@ def test_is_the_mean_over_orders_by_scipy(dtype, kind):
     options = {"dim": 2} if kind == "last axis but one" else {}
     for shuffles, seed in ((1, 0), (5, 3)):
         expected = torch.from_numpy(scipys(x, shuffles, seed))
-        for function in (lss_shuffled, lss_shuffled_reference):
+        for function in (lss_shuffled, reference.lss_shuffled):
             got = function(given, shuffles=shuffles, seed=seed, **options)
             torch.testing.assert_close(
                 got.double(), expected, rtol=1e-12 if dtype is torch.float64 else 1e-5, atol=0

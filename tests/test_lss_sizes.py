@@ -9,7 +9,7 @@ from assert_accurate import assert_accurate
 from known_tracks import random_tracks, true_lss
 from peak_memory import peak_above_now
 
-from geodesic_fast import lss, lss_reference, track_geometry, track_geometry_reference
+from geodesic_fast import lss, reference, track_geometry
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -18,13 +18,13 @@ def test_wide_and_deep(shape, dtype, device):
     torch.manual_seed(0)
     tracks = random_tracks(shape, dtype, device)
     truth = true_lss(tracks)
-    assert_accurate(lss(tracks), lss_reference(tracks), truth, condition=truth)
+    assert_accurate(lss(tracks), reference.lss(tracks), truth, condition=truth)
     leaf = tracks.clone().requires_grad_()
     (found,) = torch.autograd.grad(lss(leaf).sum(), leaf)
     leaf = tracks.double().requires_grad_()
-    (exact,) = torch.autograd.grad(lss_reference(leaf).sum(), leaf)
+    (exact,) = torch.autograd.grad(reference.lss(leaf).sum(), leaf)
     leaf = tracks.clone().requires_grad_()
-    (plain,) = torch.autograd.grad(lss_reference(leaf).sum(), leaf)
+    (plain,) = torch.autograd.grad(reference.lss(leaf).sum(), leaf)
     assert_accurate(found, plain, exact, condition=truth.max())
 
 
@@ -32,12 +32,12 @@ def test_a_list_of_1024_layers(device):
     tracks = random_tracks((1023, 2, 40), torch.float32, device)
     layers = [layer.clone().requires_grad_() for layer in tracks]
     got = track_geometry(layers)
-    truth = track_geometry_reference(tracks.double())
+    truth = reference.track_geometry(tracks.double())
     torch.testing.assert_close(got.lss.double(), truth.lss, rtol=2e-6, atol=0)
     torch.testing.assert_close(got.path_length.double(), truth.path_length, rtol=1e-6, atol=0)
     found = torch.autograd.grad(got.lss.sum(), layers)
     leaf = tracks.double().requires_grad_()
-    (exact,) = torch.autograd.grad(lss_reference(leaf).sum(), leaf)
+    (exact,) = torch.autograd.grad(reference.lss(leaf).sum(), leaf)
     torch.testing.assert_close(torch.stack(found).double(), exact, rtol=1e-3, atol=2e-6 * exact.abs().max())
 
 
@@ -94,7 +94,7 @@ def test_gradients_of_huge_and_tiny_tracks(field, dtype, scale, device):
         return torch.autograd.grad(getattr(function(x), field).sum(), x)[0] * scale
 
     found = gradient(track_geometry, tracks).double()
-    exact = gradient(track_geometry_reference, tracks.double())
+    exact = gradient(reference.track_geometry, tracks.double())
     assert found.isfinite().all()
     rounding = torch.finfo(dtype).eps * exact.abs() + 1e-5 * exact.abs().max()
     assert ((found - exact).abs() <= rounding).all(), (found - exact).abs().max() / exact.abs().max()
@@ -103,8 +103,8 @@ def test_gradients_of_huge_and_tiny_tracks(field, dtype, scale, device):
 @pytest.mark.parametrize("policy", ["propagate", "raise"])
 def test_gradients_under_the_other_zero_step_policies(policy, device):
     tracks = random_tracks((6, 4, 9), torch.float64, device)
-    for function, reference in ((lss, lss_reference), (track_geometry, track_geometry_reference)):
-        found, truth = (gradient_of(f, tracks, policy) for f in (function, reference))
+    for function, definition in ((lss, reference.lss), (track_geometry, reference.track_geometry)):
+        found, truth = (gradient_of(f, tracks, policy) for f in (function, definition))
         torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12)
     tracks[3, 1] = tracks[2, 1]  # a step of length zero
     if policy == "propagate":

@@ -11,10 +11,10 @@ from peak_memory import peak_above_now
 from sklearn.metrics import calinski_harabasz_score
 from sklearn.neighbors import NearestCentroid
 
-from geodesic_fast import neural_collapse, neural_collapse_reference
+from geodesic_fast import neural_collapse, reference
 from geodesic_fast.metrics import neural_collapse as module
 
-BOTH = pytest.mark.parametrize("collapse", [neural_collapse, neural_collapse_reference])
+BOTH = pytest.mark.parametrize("collapse", [neural_collapse, reference.neural_collapse])
 
 
 def classes_on_their_way(m, d, dtype, device, count=4, layers=5):

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transport_problems import FAMILIES, assert_certificate, assert_equals_scipy, half_scrambled, residual
 
-from geodesic_fast import OTSResult, ots, ots_reference
+from geodesic_fast import OTSResult, ots, reference
 from geodesic_fast._extension import engine
 from geodesic_fast.transport import dense_assignment
 
@@ -180,7 +180,7 @@ def test_what_the_time_does_not_reach_is_an_interval():
 
 def test_the_reference_agrees():
     x, y = batch(residual, 4, 30, 3)
-    fast, plain = ots(x, y, batch_dims=1), ots_reference(x, y, batch_dims=1)
+    fast, plain = ots(x, y, batch_dims=1), reference.ots(x, y, batch_dims=1)
     assert torch.equal(fast.permutation, plain.permutation)
     assert torch.equal(fast.score, plain.score)
     torch.testing.assert_close(fast.optimal_cost, plain.optimal_cost, rtol=1e-13, atol=0)

@@ -145,7 +145,7 @@ def test_the_gradient_of_a_nearly_straight_track(steps, features, dtype, way):
         tracks = (line + bend * torch.randn(steps + 1, 50, features, dtype=torch.float64)).to(dtype)
         weights = torch.rand(steps + 1, 50, dtype=torch.float64)
         found = gradient(gf.chord_deviation, tracks.clone(), weights.to(dtype))
-        plain = gradient(gf.chord_deviation_reference, tracks.clone(), weights.to(dtype))
+        plain = gradient(gf.reference.chord_deviation, tracks.clone(), weights.to(dtype))
         truth = torch.as_tensor(true_chord_gradient(tracks, weights.to(dtype)))
         assert_accurate(found, plain, truth, condition=4.0)
 
@@ -186,10 +186,10 @@ def test_ties_have_their_gradient_at_the_lowest_layer(way):
 
 def test_references_have_second_derivatives():
     tracks = torch.randn(4, 5, 3, dtype=torch.float64).requires_grad_()
-    total = lambda x: sum(gf.track_geometry_reference(x)[:-1])  # noqa: E731
-    references = gf.track_distance_reference, gf.lss_reference, gf.chord_deviation_reference
-    for reference in (*references, gf.line_deviation_reference, total):
-        (first,) = torch.autograd.grad(reference(tracks).sum(), tracks, create_graph=True)
+    total = lambda x: sum(gf.reference.track_geometry(x)[:-1])  # noqa: E731
+    references = gf.reference.track_distance, gf.reference.lss, gf.reference.chord_deviation
+    for definition in (*references, gf.reference.line_deviation, total):
+        (first,) = torch.autograd.grad(definition(tracks).sum(), tracks, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), tracks)
         assert second.isfinite().all()
         assert (second != 0).any()
@@ -198,6 +198,6 @@ def test_references_have_second_derivatives():
 def test_gradients_of_long_rows(way):
     tracks = torch.randn(5, 1, 52_000).cumsum(0)
     found = gradient(gf.lss, tracks.clone(), 1.0)
-    plain = gradient(gf.lss_reference, tracks.clone(), 1.0)
-    truth = gradient(gf.lss_reference, tracks.double(), 1.0)
+    plain = gradient(gf.reference.lss, tracks.clone(), 1.0)
+    truth = gradient(gf.reference.lss, tracks.double(), 1.0)
     assert_accurate(found, plain, truth)

@@ -72,7 +72,7 @@ def test_gradients_flow_without_detach(x):
     geodesic_fast.lss(recording.tracks).mean().backward()
     got = [p.grad.clone() for p in net.parameters()]
     net.zero_grad()
-    geodesic_fast.lss_reference(list(net.states(x))).mean().backward()
+    geodesic_fast.reference.lss(list(net.states(x))).mean().backward()
     for a, p in zip(got, net.parameters(), strict=True):
         torch.testing.assert_close(a, p.grad, rtol=1e-4, atol=1e-6)
 

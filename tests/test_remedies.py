@@ -116,7 +116,7 @@ def test_labels_are_numbered(labels):
     remedy = message.rpartition(": ")[2].rpartition(" labels with ")[2].rstrip(".")
     remedy = remedy.removeprefix("number them with ").removeprefix("use ")
     numbered = eval(remedy, {"numpy": np, "labels": labels})
-    assert gf.nearest_track(steps(), labels=numbered).index.shape == (5,)
+    assert gf.nearest_track(steps(), labels=numbered).track.shape == (5,)
 
 
 def test_the_reference_named_for_second_derivatives_has_them():
@@ -131,7 +131,7 @@ def test_the_reference_named_for_second_derivatives_has_them():
     ):
 
         def loss(x, name=name):
-            result = getattr(gf, f"{name}_reference")(x)
+            result = getattr(gf.reference, name)(x)
             return sum(
                 f.nan_to_num().square().sum() for f in (result if isinstance(result, tuple) else [result])
             )
@@ -147,7 +147,7 @@ def test_any_integer_names_the_layer_axis(dim):
     by_track = stacked.transpose(0, int(dim)).contiguous()  # the layers of a track lie together
     exactly = {"rtol": 0, "atol": 0, "equal_nan": True}
     for name in METRICS:
-        for metric in (getattr(gf, name), getattr(gf, f"{name}_reference")):
+        for metric in (getattr(gf, name), getattr(gf.reference, name)):
             for tracks in (stacked, by_track):
                 found = metric(tracks, dim=dim)
                 torch.testing.assert_close(found, metric(tracks, dim=int(dim)), **exactly)

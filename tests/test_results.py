@@ -2,6 +2,7 @@
 """What holds for every result: compared by value, hashed, nobody's view, one break in a compiled graph."""
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
@@ -50,6 +51,16 @@ def test_results_are_compared_by_value_and_hashed(name):
     assert one != "a result"
     assert len({one, same, other}) == 2
     assert pickle.loads(pickle.dumps(one)) == copy.deepcopy(one) == one
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_are_frozen_and_hide_no_method_of_a_tuple(name):
+    result = RESULTS[name](tracks())
+    fields = getattr(result, "_fields", None) or [field.name for field in dataclasses.fields(result)]
+    assert not set(fields) & set(dir(tuple))
+    for field in fields:
+        with pytest.raises(AttributeError):  # of which dataclasses.FrozenInstanceError is one
+            setattr(result, field, getattr(result, field))
 
 
 def test_values_that_are_undefined_are_equal():
@@ -105,7 +116,7 @@ def test_a_track_that_is_masked_out_sends_no_nan(each, engine):
     x[2, 1, 0] = torch.nan
     x.requires_grad_()
     options = {"reduction": "none"} if each == "line_deviation" else {}
-    result = getattr(gf, each if engine else each + "_reference")(x, **options)
+    result = getattr(gf if engine else gf.reference, each)(x, **options)
     good = torch.tensor([0, *range(2, 8)])
     if each == "line_deviation":
         loss = result[good].sum()

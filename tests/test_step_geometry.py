@@ -10,7 +10,7 @@ from assert_accurate import assert_accurate
 from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
 from torch.nn.functional import cosine_similarity
 
-from geodesic_fast import step_geometry, step_geometry_reference, track_geometry
+from geodesic_fast import reference, step_geometry, track_geometry
 from geodesic_fast.metrics.step_geometry import StepGeometry
 from geodesic_fast.operations import step_geometry as operation
 
@@ -36,7 +36,7 @@ def truth_of(tracks):
 def test_matches_cosine_similarity_in_float64(shape, dtype, layout, device):
     tracks = random_tracks(shape, dtype, device)
     arranged, dim = laid_out(tracks, layout)
-    found, plain, truth = step_geometry(arranged, dim=dim), step_geometry_reference(tracks), truth_of(tracks)
+    found, plain, truth = step_geometry(arranged, dim=dim), reference.step_geometry(tracks), truth_of(tracks)
     for name, got, expected, exact in zip(found._fields, found, plain, truth, strict=True):
         assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32), name
         assert_accurate(got, expected, exact)
@@ -74,7 +74,7 @@ def test_cosines_never_pass_one(dtype, device):
 def test_what_is_not_finite_stays_where_it_is(device):
     tracks = random_tracks((5, 4, 6), torch.float32, device)
     tracks[2, 1, 3], tracks[0, 2, 0] = math.nan, math.inf
-    for function in (step_geometry, step_geometry_reference):
+    for function in (step_geometry, reference.step_geometry):
         found = function(tracks)
         for name, got in found._asdict().items():
             bad = torch.zeros_like(got, dtype=torch.bool)
@@ -133,7 +133,7 @@ def test_gradcheck(field, device):
 @pytest.mark.parametrize("shape", [(1, 5, 7), (12, 3, 64), (6, 2, 1111), (4, 2, 3, 50)], ids=str)
 def test_gradients_match_float64(shape, dtype, layout, device):
     tracks = random_tracks(shape, dtype, device)
-    weights = [torch.randn_like(value) for value in step_geometry_reference(tracks.double())]
+    weights = [torch.randn_like(value) for value in reference.step_geometry(tracks.double())]
 
     def gradient(function, given, dim=0):
         listed = isinstance(given, list)
@@ -144,8 +144,8 @@ def test_gradients_match_float64(shape, dtype, layout, device):
         return torch.stack(grads) if listed else grads[0].movedim(dim, 0)
 
     arranged, dim = laid_out(tracks, layout)
-    truth = gradient(step_geometry_reference, tracks.double())
-    assert_accurate(gradient(step_geometry, arranged, dim), gradient(step_geometry_reference, tracks), truth)
+    truth = gradient(reference.step_geometry, tracks.double())
+    assert_accurate(gradient(step_geometry, arranged, dim), gradient(reference.step_geometry, tracks), truth)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
@@ -154,7 +154,7 @@ def test_gradients_at_any_magnitude(scale, device):
     for field in StepGeometry._fields:
         leaf, exact = tracks.clone().requires_grad_(), tracks.double().requires_grad_()
         getattr(step_geometry(leaf), field).sum().backward()
-        getattr(step_geometry_reference(exact), field).sum().backward()
+        getattr(reference.step_geometry(exact), field).sum().backward()
         unit = exact.grad.abs().max()
         torch.testing.assert_close(leaf.grad.double() / unit, exact.grad / unit, rtol=1e-4, atol=2e-6)
 

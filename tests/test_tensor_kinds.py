@@ -30,7 +30,7 @@ def test_every_function_on_every_kind_of_tensor(outcomes):
     assert len(outcomes) > 500
     for (kind, name), got in outcomes.items():
         assert not got.startswith("DIFFERENT") or (kind, name) == ("sparse", "record"), (kind, name, got)
-        if name.endswith("_reference"):
+        if name.startswith("reference."):
             continue
         if kind in WHOLE and not (kind == "lazily zero" and name in OF_LISTS):
             assert got == "same", (kind, name, got)

@@ -8,7 +8,7 @@ import torch
 from assert_accurate import assert_accurate
 from scipy.stats import directional_stats
 
-from geodesic_fast import TrackGeometry, lss_reference, track_geometry, track_geometry_reference
+from geodesic_fast import TrackGeometry, reference, track_geometry
 from geodesic_fast.recording import TrackAccumulator
 from geodesic_fast.recording import accumulator as definition
 
@@ -56,7 +56,7 @@ def test_matches_the_stored_track(monkeypatch, engine, dtype, zero_step):
     assert got.lss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert got.lss.shape == (3, 5)
     finite = x.isfinite().all(-1).all(0)
-    expected = track_geometry_reference(x.double().where(finite[..., None], torch.nan), zero_step=zero_step)
+    expected = reference.track_geometry(x.double().where(finite[..., None], torch.nan), zero_step=zero_step)
     assert_same_geometry(got, expected, ACCURACY[dtype])
 
 
@@ -69,7 +69,7 @@ def test_keeps_the_accuracy_rule(width, bend):
         9, 300, width, generator=generator
     )
     x = steps.cumsum(0)
-    plain, exact = track_geometry_reference(x), track_geometry_reference(x.double())
+    plain, exact = reference.track_geometry(x), reference.track_geometry(x.double())
     plain = plain._replace(turning_angle=angle_by_cosines(x))
     for name, got, *others in zip(exact._fields[:-1], pushed(x)[:-1], plain, exact, strict=False):
         condition = exact.lss.where(exact.lss.isfinite(), 1.0) if name.startswith("lss") else 1.0
@@ -111,7 +111,7 @@ def test_last_direction_moves_between_the_ways_to_hold_it(monkeypatch, dtype):
     for layer in x[7:]:
         definition.update(state, layer.flatten(0, 1), "skip")
     finite = x.isfinite().all(-1).all(0)
-    expected = track_geometry_reference(x.double().where(finite[..., None], torch.nan).flatten(1, 2))
+    expected = reference.track_geometry(x.double().where(finite[..., None], torch.nan).flatten(1, 2))
     assert_same_geometry(definition.finish(state, "skip"), expected, ACCURACY[dtype])
 
 
@@ -154,7 +154,7 @@ def test_engine_may_hand_over_to_plain_torch(monkeypatch):
     for layer in x[5:]:
         accumulator.push(layer)
     finite = x.isfinite().all(-1).all(0)
-    expected = track_geometry_reference(x.double().where(finite[..., None], torch.nan))
+    expected = reference.track_geometry(x.double().where(finite[..., None], torch.nan))
     assert_same_geometry(accumulator.geometry, expected, 2e-6)
 
 
@@ -172,15 +172,15 @@ def test_numbers_are_there_after_every_push():
 
 def test_long_tracks_stay_exact():
     x = torch.randn(400, 6, 33, generator=torch.Generator().manual_seed(1)).cumsum(0)
-    assert_same_geometry(pushed(x), track_geometry_reference(x.double()), 4e-6)
+    assert_same_geometry(pushed(x), reference.track_geometry(x.double()), 4e-6)
 
 
 def test_layouts_and_dtypes_may_change_from_push_to_push():
     x = torch.randn(5, 4, 6, 8, generator=torch.Generator().manual_seed(2)).bfloat16().float()
     layers = [x[0], x[1].bfloat16(), x[2].transpose(0, 1).contiguous().transpose(0, 1), x[3].double()]
     layers.append(torch.cat([x[4], x[4]], -1)[..., :8])
-    assert_same_geometry(pushed(layers), track_geometry_reference(x.double()), 2e-6)
-    assert_same_geometry(pushed(layers, copy=False), track_geometry_reference(x.double()), 2e-6)
+    assert_same_geometry(pushed(layers), reference.track_geometry(x.double()), 2e-6)
+    assert_same_geometry(pushed(layers, copy=False), reference.track_geometry(x.double()), 2e-6)
 
 
 def test_mask_leaves_padding_out():
@@ -245,9 +245,9 @@ def test_memory_does_not_grow_with_depth():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_cpu_and_cuda_agree_and_layers_may_move(dtype):
     x = awkward_tracks(dtype)
-    assert_same_geometry(pushed(x.cuda()), track_geometry_reference(x.double()), 10 * ACCURACY[dtype])
+    assert_same_geometry(pushed(x.cuda()), reference.track_geometry(x.double()), 10 * ACCURACY[dtype])
     moving = [layer.cuda() if index > 3 else layer for index, layer in enumerate(x)]
-    assert_same_geometry(pushed(moving), track_geometry_reference(x.double()), 10 * ACCURACY[dtype])
+    assert_same_geometry(pushed(moving), reference.track_geometry(x.double()), 10 * ACCURACY[dtype])
 
 
 def test_empty_batch_gives_an_empty_result():
@@ -306,5 +306,5 @@ def test_a_copy_goes_on_by_itself():
     for twin in (copy.deepcopy(tracks), pickle.loads(pickle.dumps(tracks))):
         for layer in layers[4:]:
             twin.push(layer)
-        torch.testing.assert_close(twin.geometry.lss, lss_reference(layers), rtol=1e-12, atol=0)
+        torch.testing.assert_close(twin.geometry.lss, reference.lss(layers), rtol=1e-12, atol=0)
     assert tracks.points == 4

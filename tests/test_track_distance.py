@@ -13,7 +13,7 @@ from known_tracks import DTYPES, LAYOUTS, SHAPES, laid_out, random_tracks
 from peak_memory import peak_above_now
 from scipy.spatial.distance import cdist
 
-from geodesic_fast import track_distance, track_distance_reference
+from geodesic_fast import reference, track_distance
 
 
 def true_distance(tracks, other=None):
@@ -58,13 +58,13 @@ def test_matches_scipy_and_the_float64_reference(shape, layout, dtype, device):
     assert got.device == tracks.device
     assert torch.equal(got, got.mT)
     assert (got.diagonal() == 0).all()
-    plain = track_distance_reference(tracks)
+    plain = reference.track_distance(tracks)
     assert_accurate(got, plain, truth)
     assert_near_ones_right(got, truth, plain=plain)
     if layout in ("layer-major", "list"):
         second = laid_out(others, layout)[0]
         got, truth = track_distance(arranged, second), true_distance(tracks, others)
-        plain = track_distance_reference(tracks, others)
+        plain = reference.track_distance(tracks, others)
         assert_accurate(got, plain, truth)
         assert_near_ones_right(got, truth, plain=plain)
 
@@ -129,11 +129,11 @@ def test_huge_and_tiny_coordinates_in_float32(scale, device):
     truth = true_distance(tracks)
     finite = truth <= torch.finfo(torch.float32).max
     got = track_distance(tracks.to(device))
-    plain = track_distance_reference(tracks)
+    plain = reference.track_distance(tracks)
     assert_accurate(got, plain, truth.where(finite, torch.inf))
     mixed = tracks * torch.tensor([1.0, 1e-20, 1e-30, 1.0]).view(-1, 1, 1)  # layers of unlike scales
-    truth = track_distance_reference(mixed.double())
-    assert_accurate(track_distance(mixed.to(device)), track_distance_reference(mixed), truth)
+    truth = reference.track_distance(mixed.double())
+    assert_accurate(track_distance(mixed.to(device)), reference.track_distance(mixed), truth)
 
 
 @pytest.mark.parametrize("scale", [1e200, 1e-200, 1e308, 1e-308])
@@ -152,7 +152,7 @@ def test_nan_and_inf(device):
     broken[1, 4, 3] = math.inf
     broken[:, 5, 0] = -math.inf
     got = track_distance(broken)
-    truth = track_distance_reference(broken.double())
+    truth = reference.track_distance(broken.double())
     assert torch.equal(got.nan_to_num(-1.0), got.mT.nan_to_num(-1.0))
     assert got[2].isnan().all()
     assert torch.isinf(got[5, [0, 1, 3, 4, 6]]).all()  # infinite at every layer

@@ -12,7 +12,7 @@ from known_tracks import DTYPES, LAYOUTS, SHAPES, arc, laid_out, line, random_tr
 from scipy.spatial.distance import cosine, euclidean
 from scipy.stats import variation
 
-from geodesic_fast import TrackGeometry, lss, track_geometry, track_geometry_reference
+from geodesic_fast import TrackGeometry, lss, reference, track_geometry
 
 FLOAT_FIELDS = TrackGeometry._fields[:-1]
 # arccos magnifies the rounding of a cosine near +-1 to its square root
@@ -25,8 +25,8 @@ CONDITION = {"turning_angle": 40.0, "lss_normalized": 4.0, "step_cv": 8.0}
 def test_matches_the_float64_reference(shape, dtype, layout, device):
     tracks = random_tracks(shape, dtype, device)
     arranged, dim = laid_out(tracks, layout)
-    got, plain = track_geometry(arranged, dim=dim), track_geometry_reference(tracks)
-    truth = track_geometry_reference(tracks.double())
+    got, plain = track_geometry(arranged, dim=dim), reference.track_geometry(tracks)
+    truth = reference.track_geometry(tracks.double())
     bends = truth.lss.where(truth.lss.isfinite(), 1.0)
     for name in FLOAT_FIELDS:
         condition = 4 * bends * CONDITION.get(name, 1.0)
@@ -78,7 +78,7 @@ def test_zero_steps_match_the_reference(policy, device):
     for layer in range(1, 10):
         rests = torch.rand(60, device=device) < 0.35
         tracks[layer, rests] = tracks[layer - 1, rests]
-    got, truth = (f(tracks, zero_step=policy) for f in (track_geometry, track_geometry_reference))
+    got, truth = (f(tracks, zero_step=policy) for f in (track_geometry, reference.track_geometry))
     for name in TrackGeometry._fields:
         torch.testing.assert_close(
             getattr(got, name), getattr(truth, name), rtol=1e-10, atol=1e-12, equal_nan=True, msg=name
@@ -117,7 +117,7 @@ def test_nan_and_inf_stay_in_their_track(device):
 def test_huge_and_tiny_coordinates_in_float32(device):
     for scale in (1e30, 1e-30):
         tracks = (torch.rand(8, 5, 300, dtype=torch.float64) * 2 - 1).mul(scale).float()
-        got, truth = track_geometry(tracks.to(device)), track_geometry_reference(tracks.double())
+        got, truth = track_geometry(tracks.to(device)), reference.track_geometry(tracks.double())
         for name in FLOAT_FIELDS:
             expected = getattr(truth, name).float()
             torch.testing.assert_close(getattr(got, name).cpu(), expected, rtol=2e-6, atol=0, msg=name)
@@ -152,5 +152,5 @@ def test_gradient_of_any_weighted_sum(shape, policy, layout, device):
     found = torch.autograd.grad(total(track_geometry(arranged, dim=dim, zero_step=policy)), leaves)
     found = torch.stack(found) if layout == "list" else found[0].movedim(dim, 0)
     tracks.requires_grad_()
-    (truth,) = torch.autograd.grad(total(track_geometry_reference(tracks, zero_step=policy)), tracks)
+    (truth,) = torch.autograd.grad(total(reference.track_geometry(tracks, zero_step=policy)), tracks)
     torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12 * truth.abs().max().item())

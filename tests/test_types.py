@@ -56,7 +56,7 @@ values: list[Array] = [
 found: gf.OTSResult = gf.ots(states[0], states[-1])
 score: float = found.score
 many: gf.OTSBatchResult = gf.ots(states, states, batch_dims=1)
-numbers += [many.score, many.permutation, gf.ots_reference(states, states, batch_dims=1).score]
+numbers += [many.score, many.permutation, gf.reference.ots(states, states, batch_dims=1).score]
 values += [gf.ots(arrays, arrays, batch_dims=1).score]
 of_arrays: gf.OTSResult[Array] = gf.ots(arrays[0], arrays[-1], potentials=gf.ots(arrays).potentials)
 geometry: gf.TrackGeometry = gf.track_geometry(list(states))  # whose items torch leaves untyped
@@ -64,18 +64,17 @@ geometry = gf.track_geometry([states[0], arrays[1]])
 share: float = gf.geodesic_bound_summary(states).share_kept + gf.geodesic_bound_summary(arrays).share_kept
 profile: gf.StepProfile = gf.step_geometry(arrays).profile()
 references: list[torch.Tensor] = [
-    gf.action_reference(states), gf.chord_deviation_reference(states), gf.geodesic_bound_reference(states),
-    gf.displacement_interpolation_reference(states[0], states[1], 0.5), gf.line_deviation_reference(states),
-    gf.lss_reference(states), gf.lss_shuffled_reference(states),
-    gf.neural_collapse_reference(states, labels=torch.arange(10)).variability,
-    gf.nearest_track_reference(states).distance,
-    gf.geodesic_gap_reference(states).gap, gf.ots_curve_reference(states[0], states[1]).mean,
-    gf.step_geometry_reference(states).length, gf.track_distance_reference(states),
-    gf.track_geometry_reference(states).lss, gf.wasserstein_curve_reference(states).ratio,
-    gf.ots_reference(states).permutation,
+    gf.reference.action(states), gf.reference.chord_deviation(states), gf.reference.geodesic_bound(states),
+    gf.reference.displacement_interpolation(states[0], states[1], 0.5), gf.reference.line_deviation(states),
+    gf.reference.lss(states), gf.reference.lss_shuffled(states), gf.reference.nearest_track(states).distance,
+    gf.reference.neural_collapse(states, labels=torch.arange(10)).variability,
+    gf.reference.geodesic_gap(states).gap, gf.reference.ots_curve(states[0], states[1]).mean,
+    gf.reference.step_geometry(states).length, gf.reference.track_distance(states),
+    gf.reference.track_geometry(states).lss, gf.reference.wasserstein_curve(states).ratio,
+    gf.reference.ots(states).permutation,
 ]
-share += gf.geodesic_bound_summary_reference(states).share_kept
-share += gf.soft_ots_reference(states[0], states[-1], blur=1.0)
+share += gf.reference.geodesic_bound_summary(states).share_kept
+share += gf.reference.soft_ots(states[0], states[-1], blur=1.0)
 
 model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
 with gf.watch(model, profile=True, curve=True, ends=True) as w:

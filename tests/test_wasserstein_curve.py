@@ -12,7 +12,7 @@ from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from geodesic_fast import ots, wasserstein_curve, wasserstein_curve_reference
+from geodesic_fast import ots, reference, wasserstein_curve
 
 
 def scipy_distance(x, y):
@@ -158,7 +158,7 @@ def test_a_time_budget_leaves_upper_bounds(device):
 
 def test_matches_the_reference(device):
     tracks = random_tracks((5, 30, 12), torch.float32, device)
-    for got, expected in zip(wasserstein_curve(tracks), wasserstein_curve_reference(tracks), strict=True):
+    for got, expected in zip(wasserstein_curve(tracks), reference.wasserstein_curve(tracks), strict=True):
         torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(expected), rtol=1e-10, atol=1e-14)
 
 

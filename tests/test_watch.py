@@ -7,7 +7,7 @@ from assert_accurate import assert_accurate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from geodesic_fast import TrackGeometry, ots, track_geometry_reference, wasserstein_curve_reference
+from geodesic_fast import TrackGeometry, ots, reference
 from geodesic_fast.recording import record, watch
 
 
@@ -46,8 +46,8 @@ def stored(net: nn.Module, x: torch.Tensor, **options) -> list[torch.Tensor]:
 
 def assert_equal(got: TrackGeometry, tracks: list[torch.Tensor], mask: torch.Tensor | None = None) -> None:
     """Compare what was watched with the definition on stored tracks, in their own precision and in double."""
-    plain = track_geometry_reference(tracks)
-    truth = track_geometry_reference([state.double() for state in tracks])
+    plain = reference.track_geometry(tracks)
+    truth = reference.track_geometry([state.double() for state in tracks])
     for name, a, b, c in zip(TrackGeometry._fields, got, plain, truth, strict=True):
         b, c = (b, c) if mask is None else (b[mask], c[mask])
         assert torch.equal(a, b) if name == "zero_steps" else assert_accurate(a, b, c, name=name) is None
@@ -276,7 +276,7 @@ def test_the_curve_of_measures_is_that_of_the_stored_layers(x, mode, masked):
     mask[1, 4:] = not masked
     with mode(), watch(net, curve=True, mask=mask if masked else None) as w, record(net) as recording:
         net(x)
-    expected = wasserstein_curve_reference([state.detach()[mask] for state in recording.tracks])
+    expected = reference.wasserstein_curve([state.detach()[mask] for state in recording.tracks])
     assert (w.curve.certified, w.curve.m, w.curve.d) == (True, int(mask.sum()), 16)
     for name in ("ratio", "evenness", "length", "distance", "steps", "ots"):
         torch.testing.assert_close(getattr(w.curve, name), getattr(expected, name), rtol=1e-6, atol=1e-9)

@@ -13,6 +13,10 @@ ROOMS = ("geodesic_fast", "geodesic_fast.recording")  # what the package itself 
 PARTS = {  # title, what it is, its modules; everything public of the package itself is found in __all__
     "scores": ("Scores and distances", "Each takes tracks and returns numbers.", ["geodesic_fast"]),
     "recording": ("Tracks out of networks", "Hooks; layer by layer.", ["geodesic_fast.recording"]),
+    "definitions": (
+        "Definitions", "What each number is, in plain torch; the kernels are held against it.",
+        ["geodesic_fast.reference"],
+    ),
     "plot": ("Pictures", "Each takes and returns a matplotlib ``ax``.", ["geodesic_fast.plot"]),
     "integrations": (
         "Other packages", "Imported only when asked for.",
@@ -23,11 +27,11 @@ PARTS = {  # title, what it is, its modules; everything public of the package it
 
 
 def public_names(module_name):
-    """Return the public functions and classes of a module: of the package, all in __all__ but references."""
+    """Return the public functions and classes of a module: of the package, all in __all__ but modules."""
     module = importlib.import_module(module_name)
     if module_name == "geodesic_fast":
         recording = set(public_names("geodesic_fast.recording"))
-        return [name for name in module.__all__ if name != "plot" and name not in recording]
+        return [name for name in module.__all__ if name not in {"plot", "reference", *recording}]
     names = getattr(module, "__all__", None) or [
         name
         for name, value in vars(module).items()

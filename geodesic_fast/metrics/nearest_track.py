@@ -23,7 +23,7 @@ class NearestTrack(NamedTuple, ResultOf[Array]):
     """The nearest other track of each track, (m) each."""
 
     distance: Array  # float32, or float64 for float64 tracks
-    index: Array  # type: ignore[assignment]  # int64: which track
+    track: Array  # int64: which one
     layer: Array  # int64: at which layer the two come nearest
 
 
@@ -58,16 +58,16 @@ def nearest_track(
         dim: the layer axis of a tensor; must be 0 for a list.
 
     Returns:
-        NearestTrack of distance, index and layer, (m) each. Of equally near tracks the lowest index is named,
-        of equally near layers of that pair the lowest, whatever the number of threads. A track without any
-        other, or without one of another label, is at distance inf, index -1, layer -1: the minimum over
-        nothing. A track that holds NaN has distance NaN, index -1, layer -1, and is nobody's neighbour; so is
+        NearestTrack of distance, track and layer, (m) each. Of equally near tracks the lowest is named, of
+        equally near layers of that pair the lowest, whatever the number of threads. A track without any
+        other, or without one of another label, is at distance inf, track -1, layer -1: the minimum over
+        nothing. A track that holds NaN has distance NaN, track -1, layer -1, and is nobody's neighbour; so is
         a pair infinite in the same coordinate of a layer.
 
     Raises:
         TypeError, ValueError: as `geodesic_fast.lss`, or labels are not one integer for each track.
 
-    The distance is differentiable, through the nearest pair and layer, with gradient 0 where it is 0; index
+    The distance is differentiable, through the nearest pair and layer, with gradient 0 where it is 0; track
     and layer are not. Larger is more robust.
 
     Source: Gai and Zhang, arXiv:2102.09235.
@@ -76,7 +76,7 @@ def nearest_track(
         >>> import torch, geodesic_fast
         >>> starts = torch.tensor([[0.0], [1.0], [5.0]])  # (m, d)
         >>> found = geodesic_fast.nearest_track([starts, 2 * starts], labels=torch.tensor([0, 0, 1]))
-        >>> found.distance, found.index
+        >>> found.distance, found.track
         (tensor([5., 4., 4.]), tensor([2, 2, 1]))
     """
     check_tracks(tracks, dim)

@@ -59,7 +59,8 @@ class Operation:
             verb = "has" if len(metrics) == 1 else "have"
             raise NotImplementedError(
                 f"{' and '.join(metrics)} {verb} first derivatives only: call backward without "
-                f"create_graph=True, or use {metrics[0]}_reference, which autograd can differentiate twice."
+                f"create_graph=True, or use geodesic_fast.reference.{metrics[0]}, which autograd can "
+                "differentiate twice."
             )
 
         self.differentiate(refuse, None)
