@@ -1,37 +1,171 @@
 # SPDX-License-Identifier: MIT
-"""From what a caller calls tracks to what a kernel is handed."""
+"""Tracks as a type: what a caller gives is looked at once, and everything after asks it.
+
+n+1 layers of m tracks in d features come as one tensor with a layer axis or as a list of layers, and neither
+is copied into the other. Here is also what can be wrong with them, one sentence each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from geodesic_fast._extension import engine
-from geodesic_fast._torch_internals import is_plain
+from geodesic_fast._torch_internals import forward_mode, is_transformed
+from geodesic_fast._validation import (
+    check_device,
+    check_finite_rows,
+    check_float_tensor,
+    how_to_convert,
+    in_memory,
+)
 
-_DTYPE_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-_MAX_BATCH_DIMS = 4
-ZERO_STEP_CODES = {"skip": 0, "keep": 1, "propagate": 2}
-
-
-def layers_of(tracks: Tensor | Sequence[Tensor], dim: int) -> list[Tensor]:
-    """Return tracks as the operations take them: one stacked (n+1, *batch, d), or n+1 of (*batch, d)."""
-    if isinstance(tracks, Tensor):
-        return [tracks.movedim(dim, 0) if dim else tracks]
-    return list(tracks)
+MAX_LISTED_LAYERS = 1024
 
 
-def batch_shape(layers: Sequence[Tensor]) -> torch.Size:
-    """Return the shape (*batch) that one number per track has."""
-    return layers[0].shape[1:-1] if len(layers) == 1 else layers[0].shape[:-1]
+class Tracks:
+    """m tracks of n+1 points in d features; `layers` is one tensor (n+1, *batch, d) or n+1 of (*batch, d)."""
 
+    __slots__ = ("layers", "name")
 
-def step_count(layers: Sequence[Tensor]) -> int:
-    """Return n, the number of steps."""
-    return (layers[0].shape[0] if len(layers) == 1 else len(layers)) - 1
+    def __init__(self, layers: Sequence[Tensor], name: str = "tracks") -> None:
+        """Take checked layers, of one point or more, as an operation takes them."""
+        self.layers, self.name = layers, name
+
+    @classmethod
+    def of(cls, given: object, dim: int = 0, name: str = "tracks") -> Tracks:
+        """Take what a caller calls `name`: a tensor with its layers along `dim`, or a list of layers."""
+        if isinstance(given, Tensor):
+            _check_stacked(given, dim, name)
+            return cls([given.movedim(dim, 0) if dim else given], name)
+        if isinstance(given, list | tuple):
+            _check_layers(given, dim, name)
+            return cls(list(given), name)
+        raise TypeError(
+            f"{name} must be a torch.Tensor with a layer axis, or a list or tuple of one tensor per layer, "
+            f"got {type(given).__name__}: " + how_to_convert(name, given, f"list({name})")
+        )
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether they are one tensor."""
+        return len(self.layers) == 1
+
+    @property
+    def points(self) -> int:
+        """n+1."""
+        return self.layers[0].shape[0] if self.is_stacked else len(self.layers)
+
+    @property
+    def steps(self) -> int:
+        """n."""
+        return self.points - 1
+
+    @property
+    def batch(self) -> torch.Size:
+        """The shape (*batch) that one number per track has."""
+        return self.layers[0].shape[1:-1] if self.is_stacked else self.layers[0].shape[:-1]
+
+    @property
+    def m(self) -> int:
+        """The number of tracks; not by numel(), which torch.export takes for a constant."""
+        return math.prod(self.batch)
+
+    @property
+    def d(self) -> int:
+        """The number of features."""
+        return self.layers[0].shape[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of every layer."""
+        return self.layers[0].dtype
+
+    @property
+    def sums_dtype(self) -> torch.dtype:
+        """What sums and scores are held in."""
+        return accumulation_dtype(self.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Of every layer."""
+        return self.layers[0].device
+
+    @property
+    def needs_grad(self) -> bool:
+        """Whether a gradient may be asked for."""
+        return torch.is_grad_enabled() and any(layer.requires_grad for layer in self.layers)
+
+    def states(self) -> Sequence[Tensor]:
+        """Return the n+1 layers (*batch, d)."""
+        return self.layers[0].unbind(0) if self.is_stacked else self.layers
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Return the first and the last layer, (*batch, d) each."""
+        if self.is_stacked:
+            return self.layers[0][0], self.layers[0][-1]
+        return self.layers[0], self.layers[-1]
+
+    def stacked(self) -> Tensor:
+        """Return (n+1, *batch, d)."""
+        return self.layers[0] if self.is_stacked else torch.stack(tuple(self.layers))
+
+    def in_sums_dtype(self) -> Tensor:
+        """Return (n+1, *batch, d), as the definitions take it."""
+        # A view, which torch refuses of memory that was freed, where arithmetic would crash.
+        return self.stacked().movedim(0, 0).to(self.sums_dtype)
+
+    def as_given(self) -> Tensor | list[Tensor]:
+        """Return them as a public function takes them."""
+        return self.layers[0] if self.is_stacked else list(self.layers)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Tracks:
+        """Return tracks of changed tensors, (n+1, *batch, d) or (*batch, d) each."""
+        return Tracks([change(layer) for layer in self.layers], self.name)
+
+    def flat(self) -> Tracks:
+        """Return them with m tracks in a row: (n+1, m, d) or (m, d) each."""
+        lead, m, d = 1 if self.is_stacked else 0, self.m, self.d
+        return self.map(lambda layer: layer.reshape(*layer.shape[:lead], m, d))
+
+    def check_no_forward_mode(self, metric: str) -> None:
+        """Refuse forward-mode derivatives, which the kernels would silently drop."""
+        if forward_mode() and any(
+            is_transformed(layer) or forward_ad.unpack_dual(layer).tangent is not None
+            for layer in self.layers
+        ):
+            raise NotImplementedError(
+                f"{self.name} must not carry forward-mode tangents, got a dual tensor: {metric} has "
+                f"reverse-mode derivatives; use geodesic_fast.reference.{metric} for jvp and jacfwd."
+            )
+
+    def check_population(self) -> None:
+        """Refuse a batch without a track, and ends that are no points of a transport problem."""
+        if self.m < 1:
+            shape = (self.points, *self.batch, self.d)
+            raise ValueError(
+                f"{self.name} must hold at least 1 track, got shape {shape}: there is nothing to score."
+            )
+        for number, end in zip((0, self.steps), self.ends(), strict=True):
+            name = f"layer {number} of {self.name}"
+            check_device(name, end)
+            points = in_memory(name, end.detach()).reshape(self.m, self.d)
+            check_finite_rows(name, points, "drop such tracks")
+
+    def check_like(self, tracks: Tracks) -> None:
+        """Refuse tracks that do not run through the same layers as `tracks`."""
+        for what in ("points", "d", "dtype", "device"):
+            expected, got = getattr(tracks, what), getattr(self, what)
+            if got != expected:
+                said = {"points": "number of layers", "d": "number of features"}.get(what, what)
+                raise ValueError(
+                    f"{self.name} must have the same {said} as {tracks.name}, got {got}, expected "
+                    f"{expected}: tracks are compared layer by layer, in one space."
+                )
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -39,88 +173,76 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def readable(layers: Sequence[Tensor]) -> list[Tensor]:
-    """Return layers that a kernel can read where they lie, copying only those it could not."""
-    if not layers:
-        return []
-    if len(layers) == 1:
-        stacked = layers[0]
-        return [stacked if _batch_layout(stacked, 1) is not None else stacked.contiguous()]
-    layouts = [_batch_layout(layer, 0) for layer in layers]
-    if layouts[0] is not None and all(layout == layouts[0] for layout in layouts):
-        return list(layers)
-    return [layer.contiguous() for layer in layers]
-
-
-def engine_tracks(layers: Sequence[Tensor]) -> Any:
-    """Return the engine's view of `readable` layers."""
-    stacked = len(layers) == 1
-    layout = _batch_layout(layers[0], 1 if stacked else 0)
-    assert engine is not None
-    assert layout is not None
-    first = layers[0]
-    return engine.Tracks(
-        [first_address(layer) for layer in layers],
-        first.stride(0) if stacked else 0,
-        step_count(layers) + 1,
-        *layout,
-        first.shape[-1],
-        _DTYPE_CODES[first.dtype],
-    )
-
-
-def gradient_like(layers: Sequence[Tensor]) -> list[Tensor]:
-    """Allocate the gradients of layers: laid out like them where a kernel can write that, else contiguous.
-
-    From shapes and strides alone, so that a fake tensor tells what the kernel will return.
-    """
-    gradient = [torch.empty_like(layer) for layer in layers]
-    first = gradient[0]
-    axes = first.ndim - (2 if len(layers) == 1 else 1)
-    strides = first.stride()
-    if (
-        axes <= _MAX_BATCH_DIMS
-        and strides[-1] == 1
-        and all(each.stride() == strides for each in gradient[1:])
-    ):
-        return gradient
-    return [torch.empty_like(layer, memory_format=torch.contiguous_format) for layer in layers]
-
-
-def address(tensor: Tensor | None) -> int:
-    """Return where a contiguous tensor lies, 0 for none."""
-    if tensor is None:
-        return 0
-    assert tensor.is_contiguous()
-    return first_address(tensor)
-
-
-def first_address(tensor: Tensor) -> int:
-    """Return where the first value of a tensor lies: the one place where the engine's addresses come from."""
-    found = tensor.data_ptr() if is_plain(tensor) else 0
-    if not found and tensor.numel():
-        raise TypeError(
-            f"the engine reads tensors whose values lie in memory, got {type(tensor).__name__} whose do not: "
-            "pass the tensor that it stands for, outside of torch's modes and transforms."
+def _check_stacked(tracks: Tensor, dim: int, name: str) -> None:
+    check_float_tensor(name, tracks)
+    shape = tuple(tracks.shape)
+    if tracks.ndim < 2:
+        raise ValueError(
+            f"{name} must have a layer axis and a feature axis, got shape {shape}: "
+            f"give a track of scalars a feature axis with {name}[..., None]."
         )
-    return found
+    if isinstance(dim, bool) or not isinstance(dim, Integral):
+        raise TypeError(f"dim must be an int, got {type(dim).__name__}: name the layer axis by its position.")
+    if not -tracks.ndim <= dim < tracks.ndim:
+        raise ValueError(f"dim must be an axis of {name} of shape {shape}, got {dim}: there is no such axis.")
+    if dim % tracks.ndim == tracks.ndim - 1:
+        raise ValueError(
+            f"dim must not be the last axis, got dim={dim} for shape {shape}: features come last, "
+            f"move them there with torch.movedim or numpy.moveaxis."
+        )
+    if tracks.shape[dim] < 2:
+        raise ValueError(
+            f"{name} must have at least 2 layers along dim {dim}, got shape {shape}: "
+            "a track needs a first and a last point."
+        )
+    _check_features(tracks.shape[-1], shape, name)
 
 
-def _batch_layout(layer: Tensor, first: int) -> tuple[list[int], list[int]] | None:
-    """Merge the batch axes from `first` on; None where features are not contiguous or axes too many."""
-    shape, steps = layer.shape, layer.stride()
-    if shape[-1] > 1 and steps[-1] != 1:
-        return None
-    sizes: list[int] = []
-    strides: list[int] = []
-    for axis in range(first, len(shape) - 1):
-        size, stride = shape[axis], steps[axis]
-        if size == 1:
-            continue
-        if sizes and strides[-1] == size * stride:
-            sizes[-1] *= size
-            strides[-1] = stride
-        else:
-            sizes.append(size)
-            strides.append(stride)
-    return (sizes, strides) if len(sizes) <= _MAX_BATCH_DIMS else None
+def _check_layers(layers: Sequence[object], dim: int, name: str) -> None:
+    if dim != 0:
+        raise ValueError(f"dim must be 0 for a list of layers, got {dim}: the list itself is the layer axis.")
+    if len(layers) < 2:
+        raise ValueError(
+            f"{name} must have at least 2 layers, got a list of {len(layers)}: "
+            "a track needs a first and a last point."
+        )
+    if len(layers) > MAX_LISTED_LAYERS:
+        raise ValueError(
+            f"{name} must list at most {MAX_LISTED_LAYERS} layers, got {len(layers)}: "
+            f"stack longer tracks with torch.stack([torch.as_tensor(layer) for layer in {name}])."
+        )
+    for index, layer in enumerate(layers):
+        check_float_tensor(f"{name}[{index}]", layer)
+    first = layers[0]
+    assert isinstance(first, Tensor)
+    if first.ndim < 1:
+        raise ValueError(f"{name}[0] must have a feature axis, got a scalar: use layer[..., None].")
+    for index, layer in enumerate(layers):
+        check_layer(name, index, layer, first)
+    _check_features(first.shape[-1], tuple(first.shape), name)
+
+
+_REMEDIES = {
+    "shape": "a track stays in one space, so measure each group of layers of equal width on its own.",
+    "dtype": "convert them with [torch.as_tensor(layer).float() for layer in {name}].",
+    "device": "move them with [torch.as_tensor(layer).to(device) for layer in {name}].",
+}
+
+
+def check_layer(name: str, index: int, layer: object, first: Tensor) -> None:
+    """Refuse layer `index` of a list where it is not like the first."""
+    for what, remedy in _REMEDIES.items():
+        expected, got = getattr(first, what), getattr(layer, what)
+        if got != expected:
+            expected, got = (tuple(v) if what == "shape" else v for v in (expected, got))
+            raise ValueError(
+                f"{name} must be layers of equal {what}: {name}[0] has {expected}, "
+                f"{name}[{index}] has {got}; " + remedy.format(name=name)
+            )
+
+
+def _check_features(features: int, shape: tuple[int, ...], name: str) -> None:
+    if features < 1:
+        raise ValueError(
+            f"{name} must have at least 1 feature, got shape {shape}: the last axis holds the features."
+        )

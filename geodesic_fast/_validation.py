@@ -11,13 +11,11 @@ from numbers import Integral, Real
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from geodesic_fast._torch_internals import forward_mode, is_plain, is_transformed
+from geodesic_fast._torch_internals import is_plain
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ZERO_STEPS = ("skip", "keep", "propagate", "raise")
-MAX_LISTED_LAYERS = 1024
 
 
 def check_zero_step(zero_step: str) -> None:
@@ -31,7 +29,7 @@ def check_float_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name} must be a torch.Tensor, got {type(value).__name__}: "
-            + _conversion(name, value, f"torch.stack([torch.as_tensor(part) for part in {name}])")
+            + how_to_convert(name, value, f"torch.stack([torch.as_tensor(part) for part in {name}])")
         )
     check_dense(name, value)
     if value.dtype not in FLOAT_DTYPES:
@@ -56,7 +54,7 @@ def check_dense(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}: use {name}.to_dense().")
 
 
-def _conversion(name: str, value: object, of_parts: str) -> str:
+def how_to_convert(name: str, value: object, of_parts: str) -> str:
     """Say how a tensor is made of what is none; `of_parts` makes one of what is iterated over."""
     if hasattr(value, "__array__"):
         return f"convert it with numpy.asarray({name})."
@@ -91,109 +89,7 @@ def in_memory(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def check_tracks(tracks: object, dim: int, name: str = "tracks") -> None:
-    """Refuse what is neither a tensor (n+1, *batch, d) nor a list of layers (*batch, d)."""
-    if isinstance(tracks, Tensor):
-        check_float_tensor(name, tracks)
-        _check_stacked(tracks, dim, name)
-    elif isinstance(tracks, list | tuple):
-        _check_layers(tracks, dim, name)
-    else:
-        raise TypeError(
-            f"{name} must be a torch.Tensor with a layer axis, or a list or tuple of one tensor per layer, "
-            f"got {type(tracks).__name__}: " + _conversion(name, tracks, f"list({name})")
-        )
-
-
-def _check_stacked(tracks: Tensor, dim: int, name: str) -> None:
-    shape = tuple(tracks.shape)
-    if tracks.ndim < 2:
-        raise ValueError(
-            f"{name} must have a layer axis and a feature axis, got shape {shape}: "
-            f"give a track of scalars a feature axis with {name}[..., None]."
-        )
-    if isinstance(dim, bool) or not isinstance(dim, Integral):
-        raise TypeError(f"dim must be an int, got {type(dim).__name__}: name the layer axis by its position.")
-    if not -tracks.ndim <= dim < tracks.ndim:
-        raise ValueError(f"dim must be an axis of {name} of shape {shape}, got {dim}: there is no such axis.")
-    if dim % tracks.ndim == tracks.ndim - 1:
-        raise ValueError(
-            f"dim must not be the last axis, got dim={dim} for shape {shape}: features come last, "
-            f"move them there with torch.movedim or numpy.moveaxis."
-        )
-    if tracks.shape[dim] < 2:
-        raise ValueError(
-            f"{name} must have at least 2 layers along dim {dim}, got shape {shape}: "
-            "a track needs a first and a last point."
-        )
-    _check_features(tracks.shape[-1], shape, name)
-
-
-def _check_layers(layers: Sequence[object], dim: int, name: str) -> None:
-    if dim != 0:
-        raise ValueError(f"dim must be 0 for a list of layers, got {dim}: the list itself is the layer axis.")
-    if len(layers) < 2:
-        raise ValueError(
-            f"{name} must have at least 2 layers, got a list of {len(layers)}: "
-            "a track needs a first and a last point."
-        )
-    if len(layers) > MAX_LISTED_LAYERS:
-        raise ValueError(
-            f"{name} must list at most {MAX_LISTED_LAYERS} layers, got {len(layers)}: "
-            f"stack longer tracks with torch.stack([torch.as_tensor(layer) for layer in {name}])."
-        )
-    for index, layer in enumerate(layers):
-        check_float_tensor(f"{name}[{index}]", layer)
-    first = layers[0]
-    assert isinstance(first, Tensor)
-    if first.ndim < 1:
-        raise ValueError(f"{name}[0] must have a feature axis, got a scalar: use layer[..., None].")
-    for index, layer in enumerate(layers):
-        assert isinstance(layer, Tensor)
-        for what in ("shape", "dtype", "device"):
-            expected, got = getattr(first, what), getattr(layer, what)
-            if got != expected:
-                expected, got = (tuple(v) if what == "shape" else v for v in (expected, got))
-                raise ValueError(
-                    f"{name} must be layers of equal {what}: {name}[0] has {expected}, "
-                    f"{name}[{index}] has {got}; " + _REMEDIES[what]
-                )
-    _check_features(first.shape[-1], tuple(first.shape), name)
-
-
-_REMEDIES = {
-    "shape": "a track stays in one space, so measure each group of layers of equal width on its own.",
-    "dtype": "convert them with [torch.as_tensor(layer).float() for layer in tracks].",
-    "device": "move them with [torch.as_tensor(layer).to(device) for layer in tracks].",
-}
-
-
-def _check_features(features: int, shape: tuple[int, ...], name: str) -> None:
-    if features < 1:
-        raise ValueError(
-            f"{name} must have at least 1 feature, got shape {shape}: the last axis holds the features."
-        )
-
-
-def check_alike(layers: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-    """Refuse two sets of tracks, stacked or listed, that do not run through the same layers."""
-
-    def traits(layers: Sequence[Tensor]) -> dict[str, object]:
-        first = layers[0]
-        points = first.shape[0] if len(layers) == 1 else len(layers)
-        return {"layers": points, "features": first.shape[-1], "dtype": first.dtype, "device": first.device}
-
-    for what, expected in traits(layers).items():
-        got = traits(others)[what]
-        if got != expected:
-            number = " number of" if what in ("layers", "features") else ""
-            raise ValueError(
-                f"other must have the same{number} {what} as tracks, got {got}, expected {expected}: "
-                "tracks are compared layer by layer, in one space."
-            )
-
-
-def check_labels(labels: object, layers: Sequence[Tensor]) -> None:
+def check_labels(labels: object, batch: torch.Size, device: torch.device) -> None:
     """Refuse labels that are not one integer for each track."""
     if labels is None:
         return
@@ -208,14 +104,13 @@ def check_labels(labels: object, layers: Sequence[Tensor]) -> None:
             f"labels must be integers, got {labels.dtype}: "
             "number them with numpy.unique(labels, return_inverse=True)[1]."
         )
-    batch = layers[0].shape[1:-1] if len(layers) == 1 else layers[0].shape[:-1]
     if labels.shape != batch and labels.shape != (batch.numel(),):
         raise ValueError(
             f"labels must have shape {(batch.numel(),)}, got {tuple(labels.shape)}: one label for each track."
         )
-    if labels.device != layers[0].device:
+    if labels.device != device:
         raise ValueError(
-            f"labels must be on the device of the tracks, {layers[0].device}, got {labels.device}: "
+            f"labels must be on the device of the tracks, {device}, got {labels.device}: "
             "move them with labels.to(device)."
         )
 
@@ -269,25 +164,12 @@ def check_points(x: object, y: object, batch_dims: int = 0) -> None:
         )
 
 
-def check_finite_rows(name: str, rows: Tensor) -> None:
+def check_finite_rows(name: str, rows: Tensor, remedy: str = "drop such rows from both x and y") -> None:
     """Refuse NaN and inf in (m, d), naming the first row that holds one."""
     finite = torch.isfinite(rows).all(dim=-1)
     if not bool(finite.all()):
         first = int((~finite).nonzero()[0, 0])
-        raise ValueError(
-            f"{name} must be finite, got NaN or inf first in row {first}: drop such rows from both x and y."
-        )
-
-
-def check_no_forward_mode(layers: Sequence[Tensor], metric: str = "lss") -> None:
-    """Refuse forward-mode derivatives, which the kernels would silently drop."""
-    if forward_mode() and any(
-        is_transformed(layer) or forward_ad.unpack_dual(layer).tangent is not None for layer in layers
-    ):
-        raise NotImplementedError(
-            f"tracks must not carry forward-mode tangents, got a dual tensor: {metric} has "
-            f"reverse-mode derivatives; use geodesic_fast.reference.{metric} for jvp and jacfwd."
-        )
+        raise ValueError(f"{name} must be finite, got NaN or inf first in row {first}: {remedy}.")
 
 
 def check_no_zero_step(lengths: Tensor) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import as_tensors
-from geodesic_fast._validation import check_choice, check_tracks
+from geodesic_fast._tracks import Tracks
+from geodesic_fast._validation import check_choice
 from geodesic_fast._validation_plot import (
     check_colors,
     check_history,
@@ -147,10 +148,7 @@ class _Plane:
 
 def _stacked(name: str, tracks: Tensor | Sequence[Tensor], dim: int) -> Tensor:
     """Return tracks as (n+1, m, d) on the CPU."""
-    tracks = as_tensors(tracks)
-    check_tracks(tracks, dim, name)
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    return x.detach().cpu().reshape(len(x), -1, x.shape[-1])
+    return Tracks.of(as_tensors(tracks), dim, name).flat().stacked().detach().cpu()
 
 
 def _main_directions(cloud: Tensor) -> tuple[Tensor, Tensor]:

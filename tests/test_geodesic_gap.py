@@ -166,11 +166,11 @@ def test_says_what_is_wrong():
         geodesic_gap("tracks")
     with pytest.raises(ValueError, match="at least 2 layers along dim 1"):
         geodesic_gap(torch.randn(4, 1, 4), dim=1)
-    with pytest.raises(ValueError, match="at least 1 point"):
+    with pytest.raises(ValueError, match="tracks must hold at least 1 track"):
         geodesic_gap(torch.zeros(3, 0, 4))
     broken = torch.randn(3, 5, 4)
     broken[2, 3, 1] = math.nan
-    with pytest.raises(ValueError, match="finite, got NaN or inf first in row 3"):
+    with pytest.raises(ValueError, match="layer 2 of tracks must be finite, got NaN or inf first in row 3"):
         geodesic_gap(broken)
     for target, message in (
         (torch.randn(4, 4), "shape of one layer"),

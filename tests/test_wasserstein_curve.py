@@ -174,7 +174,7 @@ def test_says_what_is_wrong():
         wasserstein_curve("tracks")
     with pytest.raises(ValueError, match="at least 2 layers"):
         wasserstein_curve(iter([torch.randn(4, 2)]))
-    with pytest.raises(ValueError, match="same width"):
+    with pytest.raises(ValueError, match=r"tracks\[0\] has \(4, 2\), tracks\[2\] has \(4, 3\)"):
         wasserstein_curve(iter([torch.randn(4, 2), torch.randn(4, 2), torch.randn(4, 3)]))
     with pytest.raises(ValueError, match="dim must be 0"):
         wasserstein_curve(iter([torch.randn(4, 2), torch.randn(4, 2)]), dim=1)

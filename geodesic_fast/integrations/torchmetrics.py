@@ -13,12 +13,13 @@ from geodesic_fast import StepGeometry, ots, step_geometry, track_geometry
 from geodesic_fast import StepProfile as Profile
 from geodesic_fast import TrackGeometry as Geometry
 from geodesic_fast import _validation_models as _validation
-from geodesic_fast._validation import check_points, check_tracks, check_zero_step
+from geodesic_fast._tracks import Tracks
+from geodesic_fast._validation import check_points, check_zero_step
 from geodesic_fast.integrations._packages import need
 
 Metric: Any = need("torchmetrics", "a metric class", "torchmetrics").Metric
 
-Tracks = Tensor | Sequence[Tensor] | Geometry
+Given = Tensor | Sequence[Tensor] | Geometry
 _UNDEFINED = ("propagate", "skip")
 
 
@@ -100,7 +101,7 @@ class TrackGeometry(_Metric):
             zeros = torch.zeros(len(self.fields), dtype=torch.float64)
             self.add_state(state, zeros, dist_reduce_fx="sum")
 
-    def update(self, tracks: Tracks, mask: Tensor | None = None) -> None:
+    def update(self, tracks: Given, mask: Tensor | None = None) -> None:
         """Add tracks (n+1, *batch, d), or numbers measured before."""
         if not isinstance(tracks, Geometry):
             tracks = track_geometry(tracks, dim=self.dim, zero_step=self.zero_step)
@@ -271,8 +272,7 @@ class OptimalTransportScore(_Metric):
     ) -> None:
         """Add points and their images, or the ends of tracks."""
         if y is None:
-            check_tracks(x, 0)
-            x, y = x[0], x[-1]
+            x, y = Tracks.of(x, name="x").ends()
         if _hold_no_points(x, y):
             return
         check_points(x, y)

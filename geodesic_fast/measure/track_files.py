@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from torch import Tensor
 from geodesic_fast import TrackGeometry, lss_shuffled, step_geometry, track_geometry
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._command_line import UserError
-from geodesic_fast._validation import MAX_LISTED_LAYERS, check_tracks
+from geodesic_fast._tracks import MAX_LISTED_LAYERS, Tracks
 from geodesic_fast.integrations._packages import need
 from geodesic_fast.measure.source import Options, Source
 
 KINDS = (".npy", ".npz", ".safetensors", ".pt", ".pth")
 _PIECE_BYTES = 64 << 20
-Layers = Tensor | list[Tensor]
 
 
 def open_source(path: Path, options: Options) -> Source:
@@ -32,44 +31,38 @@ def open_source(path: Path, options: Options) -> Source:
         _check_dense(tracks, path)
         if isinstance(tracks, list | tuple) and len(tracks) > MAX_LISTED_LAYERS:
             tracks = torch.stack(list(tracks)).movedim(0, options.dim)
-        check_tracks(tracks, options.dim)
+        given = Tracks.of(tracks, options.dim)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise UserError(f"{path}: {error}") from error
-    stacked = tracks.movedim(options.dim, 0) if isinstance(tracks, Tensor) else None  # (n+1, *batch, d)
-    layers = list(tracks) if stacked is None else stacked
-    shape, batch = tuple(layers[0].shape), layers[0].shape[:-1].numel()
-    about = f"{len(layers)} points per track, {batch} tracks {shape[:-1]}, {shape[-1]} features"
+    about = f"{given.points} points per track, {given.m} tracks {tuple(given.batch)}, {given.d} features"
 
     def measure() -> Iterator[tuple[int, str, TrackGeometry]]:
-        for rows in _pieces(layers):
-            piece = _rows(layers, rows, options.device)
+        for rows in _pieces(given):
+            some = given.map(rows).map(lambda x: x.to(options.device))
+            piece = some.as_given()
             geometry = track_geometry(piece, zero_step=options.zero_step)
-            source.take_ends("tracks", piece[0], piece[-1], options)
+            source.take_ends("tracks", *some.ends(), options)
             source.profiles.setdefault("tracks", []).append(step_geometry(piece).profile())
             shuffled = lss_shuffled(piece, seed=options.seed, zero_step=options.zero_step)
             source.shuffled.setdefault("tracks", []).append(shuffled.reshape(-1).cpu())
             yield geometry.lss.numel(), "tracks", geometry
 
-    names = [str(layer) for layer in range(1, len(layers))]
-    source = Source(path.name, about, batch, "track", measure, {"tracks": names})
+    names = [str(layer) for layer in range(1, given.points)]
+    source = Source(path.name, about, given.m, "track", measure, {"tracks": names})
     return source
 
 
-def _rows(layers: Layers, rows: slice, device: torch.device) -> Layers:
-    if isinstance(layers, Tensor):
-        return layers[:, rows].to(device) if layers.ndim > 2 else layers.to(device)
-    return [(layer[rows] if layer.ndim > 1 else layer).to(device) for layer in layers]
-
-
-def _pieces(layers: Layers) -> Iterator[slice]:
-    """Rows of the first axis of the batch, so many at a time as fit into a piece."""
-    if layers[0].ndim < 2:
-        yield slice(None)
+def _pieces(tracks: Tracks) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Cut rows of the first axis of the batch, so many at a time as fit into a piece."""
+    if not tracks.batch:
+        yield lambda layer: layer
         return
-    row = layers[0][:1].numel() * layers[0].element_size() * len(layers)
+    axis, bytes_each = 1 if tracks.is_stacked else 0, tracks.layers[0].element_size()
+    row = tracks.m // max(1, tracks.batch[0]) * tracks.d * tracks.points * bytes_each
     rows = max(1, _PIECE_BYTES // max(1, row))
-    for begin in range(0, len(layers[0]), rows):
-        yield slice(begin, begin + rows)
+    for begin in range(0, tracks.batch[0], rows):
+        count = min(rows, tracks.batch[0] - begin)
+        yield lambda layer, begin=begin, count=count: layer.narrow(axis, begin, count)  # type: ignore[misc]
 
 
 def _load(path: Path) -> Any:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
-from geodesic_fast._tracks import accumulation_dtype, layers_of
-from geodesic_fast._validation import check_tracks
-from geodesic_fast.metrics.directions import points_of, steps_of
+from geodesic_fast._tracks import Tracks
+from geodesic_fast.metrics.directions import steps_of
 from geodesic_fast.metrics.track_geometry import track_geometry
 
 
@@ -68,18 +67,14 @@ def action(
     """
     if times is None:
         return track_geometry(tracks, dim=dim).action
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
-    states = layers[0].unbind(0) if len(layers) == 1 else layers
-    return _timed_action(states, times)
+    return _timed_action(Tracks.of(tracks, dim), times)
 
 
 def action_reference(
     tracks: Tensor | Sequence[Tensor], *, dim: int = 0, times: Sequence[float] | Tensor | None = None
 ) -> Tensor:
     """Define `action` in plain torch: n times the sum of the squared steps, or each over its time."""
-    check_tracks(tracks, dim)
-    _, s, unit, broken = steps_of(points_of(tracks, dim))  # (n, *batch), in units of (*batch)
+    _, s, unit, broken = steps_of(Tracks.of(tracks, dim).in_sums_dtype())  # (n, *batch), in units of (*batch)
     weights = [float(len(s))] * len(s) if times is None else time_weights(times, len(s) + 1)
     total = torch.einsum("l,l...->...", s.new_tensor(weights), s.square())
     return (total * unit * unit).masked_fill(broken.any(0), torch.nan)
@@ -99,9 +94,9 @@ def time_weights(times: Sequence[float] | Tensor, points: int) -> list[float]:
     return [(values[-1] - values[0]) / gap for gap in gaps]
 
 
-def _timed_action(states: Sequence[Tensor], times: Sequence[float] | Tensor) -> Tensor:
+def _timed_action(tracks: Tracks, times: Sequence[float] | Tensor) -> Tensor:
     """Sum the squared steps over their shares of time, holding one step at a time."""
-    dtype = accumulation_dtype(states[0].dtype)
+    states, dtype = tracks.states(), tracks.sums_dtype
     before = states[0].to(dtype)
     total, finite = before.new_zeros(before.shape[:-1]), before.isfinite().all(-1)
     for state, weight in zip(states[1:], time_weights(times, len(states)), strict=True):

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
-from geodesic_fast._tracks import layers_of
-from geodesic_fast._validation import check_no_forward_mode, check_tracks
-from geodesic_fast.metrics.directions import differences, points_of, quotient
+from geodesic_fast._tracks import Tracks
+from geodesic_fast.metrics.directions import differences, quotient
 from geodesic_fast.operations import chord_deviation as operation
 
 
@@ -55,20 +54,18 @@ def chord_deviation(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tenso
         >>> geodesic_fast.chord_deviation(corner)
         tensor([0.0000, 0.5000, 0.0000])
     """
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
-    if not has_engine(layers[0].device):
+    given = Tracks.of(tracks, dim)
+    if not has_engine(given.device):
         return chord_deviation_reference(tracks, dim=dim)
-    check_no_forward_mode(layers, "chord_deviation")
-    keep = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
-    deviation = operation.chord_deviation(layers, keep)[0]
+    given.check_no_forward_mode("chord_deviation")
+    keep = given.needs_grad
+    deviation = operation.chord_deviation(given.layers, keep)[0]
     return deviation.clone() if keep else deviation  # backward reads its own
 
 
 def chord_deviation_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:
     """Define `chord_deviation` in plain torch: |w - <w, e> e| / c."""
-    check_tracks(tracks, dim)
-    x = points_of(tracks, dim)  # (n+1, *batch, d)
+    x = Tracks.of(tracks, dim).in_sums_dtype()  # (n+1, *batch, d)
     e, c, unit, broken = differences(x[-1], x[0])  # (*batch, d), (*batch)
     r, reach, reach_unit, off_chart = differences(
         x[1:-1], x[0]

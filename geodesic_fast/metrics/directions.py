@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from geodesic_fast._tracks import accumulation_dtype
 
 
 class Vectors(NamedTuple):
@@ -19,12 +16,6 @@ class Vectors(NamedTuple):
     length: Tensor  # (...), in units of `unit`; passes no gradient where it is 0
     unit: Tensor  # a power of two, (...) or broadcast to it, without a gradient
     broken: Tensor  # (...): whether v holds NaN or inf, in place of which a zero vector is taken
-
-
-def points_of(tracks: Tensor | Sequence[Tensor], dim: int) -> Tensor:
-    """Return (n+1, *batch, d) in the accumulation type."""
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    return x.to(accumulation_dtype(x.dtype))
 
 
 def differences(a: Tensor, b: Tensor) -> Vectors:

@@ -14,8 +14,7 @@ from tqdm import tqdm
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
-from geodesic_fast._tracks import accumulation_dtype, batch_shape, layers_of
-from geodesic_fast._validation import check_tracks
+from geodesic_fast._tracks import Tracks
 from geodesic_fast.metrics.track_distance import distances_of, layer_distances
 
 _BLOCK_PAIRS = 1 << 24
@@ -70,15 +69,13 @@ def geodesic_bound(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor
         >>> round(geodesic_bound[0, 1].item(), 4)
         2.4
     """
-    check_tracks(tracks, dim)
-    first, last = _ends(layers_of(tracks, dim))
+    first, last = _ends(Tracks.of(tracks, dim))
     return _bound(distances_of(first, None), distances_of(last, None))
 
 
 def geodesic_bound_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> Tensor:
     """Define `geodesic_bound` in plain torch: a b / sqrt(a^2 + b^2)."""
-    check_tracks(tracks, dim)
-    first, last = _ends(layers_of(tracks, dim))
+    first, last = _ends(Tracks.of(tracks, dim))
     return _bound(layer_distances(first, None)[0], layer_distances(last, None)[0])
 
 
@@ -117,16 +114,12 @@ def geodesic_bound_summary(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -
         >>> geodesic_fast.geodesic_bound_summary(halfway).share_kept
         0.0
     """
-    check_tracks(tracks, dim)
-    layers = [layer.detach() for layer in layers_of(tracks, dim)]
-    stacked = len(layers) == 1
-    m = batch_shape(layers).numel()
-    layers = [t.reshape(*t.shape[: 1 if stacked else 0], m, t.shape[-1]) for t in layers]
-    block = max(1, _BLOCK_PAIRS // max(m, 1))
-    summary = _Summary(accumulation_dtype(layers[0].dtype))
-    for start in tqdm(range(0, m, block), desc="geodesic bound", leave=False, delay=5, disable=None):
-        rows = [t[..., start : start + block, :] for t in layers]
-        columns = [t[..., start:, :] for t in layers]
+    given = Tracks.of(tracks, dim).map(Tensor.detach).flat()
+    block = max(1, _BLOCK_PAIRS // max(given.m, 1))
+    summary = _Summary(given.sums_dtype)
+    for start in tqdm(range(0, given.m, block), desc="geodesic bound", leave=False, delay=5, disable=None):
+        rows = given.map(lambda x, start=start: x[..., start : start + block, :])  # type: ignore[misc]
+        columns = given.map(lambda x, start=start: x[..., start:, :])  # type: ignore[misc]
         ends = [distances_of(a, b) for a, b in zip(_ends(rows), _ends(columns), strict=True)]
         summary.add(distances_of(rows, columns), _bound(*ends), start)
     return summary.result()
@@ -136,10 +129,10 @@ def geodesic_bound_summary_reference(
     tracks: Tensor | Sequence[Tensor], *, dim: int = 0
 ) -> GeodesicBoundSummary:
     """Define `geodesic_bound_summary` in plain torch, on whole matrices."""
-    check_tracks(tracks, dim)
-    layers = [layer.detach() for layer in layers_of(tracks, dim)]
-    summary = _Summary(accumulation_dtype(layers[0].dtype))
-    summary.add(layer_distances(layers, None).min(0).values, geodesic_bound_reference(tracks, dim=dim), 0)
+    given = Tracks.of(tracks, dim).map(Tensor.detach)
+    bound = geodesic_bound_reference(given.as_given())
+    summary = _Summary(given.sums_dtype)
+    summary.add(layer_distances(given, None).min(0).values, bound, 0)
     return summary.result()
 
 
@@ -170,11 +163,10 @@ class _Summary:
         return GeodesicBoundSummary(self.kept / self.pairs, self.worst, self.worst_pair, self.pairs)
 
 
-def _ends(layers: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the first and the last layer, each as tracks of one layer (1, *batch, d)."""
-    if len(layers) == 1:
-        return [layers[0][:1]], [layers[0][-1:]]
-    return [layers[0].unsqueeze(0)], [layers[-1].unsqueeze(0)]
+def _ends(tracks: Tracks) -> tuple[Tracks, Tracks]:
+    """Return the first and the last layer, each as tracks of one point."""
+    first, last = tracks.ends()
+    return Tracks([first.unsqueeze(0)]), Tracks([last.unsqueeze(0)])
 
 
 def _bound(a: Tensor, b: Tensor) -> Tensor:

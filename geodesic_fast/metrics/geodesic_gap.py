@@ -12,8 +12,8 @@ from torch import Tensor
 from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
-from geodesic_fast._tracks import batch_shape, layers_of
-from geodesic_fast._validation import check_float_tensor, check_points, check_tracks
+from geodesic_fast._tracks import Tracks
+from geodesic_fast._validation import check_float_tensor
 from geodesic_fast.metrics.action import action, action_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 
@@ -130,19 +130,19 @@ def geodesic_gap(
         >>> found.bending.item(), found.detour.item(), found.gap.item()
         (1.0, 1.25, 0.25)
     """
-    first, last, aim = _ends(tracks, dim, target)
+    given = Tracks.of(tracks, dim)
+    first, last, aim = _ends(given, target)
     found = ots(first, aim, memory_budget=memory_budget, time_budget=time_budget, verbose=verbose)
-    actions = _actions(tracks, dim, times)
+    actions = _actions(given.as_given(), times)
     return _gap(actions, first, last, aim, found)
 
 
-def _actions(tracks: Tensor | Sequence[Tensor], dim: int, times: Sequence[float] | Tensor | None) -> Tensor:
+def _actions(tracks: Tensor | Sequence[Tensor], times: Sequence[float] | Tensor | None) -> Tensor:
     """Return the action of each track (*batch), in float64 where squares leave the range of float32."""
-    found = action(tracks, dim=dim, times=times)
+    found = action(tracks, times=times)
     if found.dtype == torch.float64 or bool(((found > SMALLEST_SQUARE) & found.isfinite()).all()):
         return found
-    layers = [layer.double() for layer in layers_of(tracks, dim)]
-    return action(layers[0] if len(layers) == 1 else layers, times=times)
+    return action(Tracks.of(tracks).map(Tensor.double).as_given(), times=times)
 
 
 def geodesic_gap_reference(
@@ -156,21 +156,16 @@ def geodesic_gap_reference(
     verbose: bool = False,
 ) -> GeodesicGap:
     """Define `geodesic_gap` on the plain action and SciPy's dense solver, which takes no budgets."""
-    first, last, aim = _ends(tracks, dim, target)
-    layers = [layer.double() for layer in layers_of(tracks, dim)]
-    actions = action_reference(layers[0] if len(layers) == 1 else layers, times=times)
+    given = Tracks.of(tracks, dim)
+    first, last, aim = _ends(given, target)
+    actions = action_reference(given.map(Tensor.double).as_given(), times=times)
     return _gap(actions, first, last, aim, ots_reference(first, aim))
 
 
-def _ends(
-    tracks: Tensor | Sequence[Tensor], dim: int, target: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _ends(tracks: Tracks, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first layer, the last, and the points to reach, (m, d) each."""
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
-    ends = (layers[0][0], layers[0][-1]) if len(layers) == 1 else (layers[0], layers[-1])
-    first, last = (end.reshape(batch_shape(layers).numel(), end.shape[-1]) for end in ends)  # (m, d)
-    check_points(first, last)
+    first, last = (end.reshape(tracks.m, tracks.d) for end in tracks.ends())
+    tracks.check_population()
     if target is None:
         return first, last, last
     check_float_tensor("target", target)

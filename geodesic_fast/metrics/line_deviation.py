@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import overload
 
@@ -12,15 +11,9 @@ from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
-from geodesic_fast._tracks import accumulation_dtype, batch_shape, layers_of
-from geodesic_fast._validation import (
-    check_choice,
-    check_no_forward_mode,
-    check_no_zero_step,
-    check_tracks,
-    check_zero_step,
-)
-from geodesic_fast.metrics.directions import at_least, at_most, points_of, quotient, steps_of
+from geodesic_fast._tracks import Tracks
+from geodesic_fast._validation import check_choice, check_no_zero_step, check_zero_step
+from geodesic_fast.metrics.directions import at_least, at_most, quotient, steps_of
 from geodesic_fast.operations import line_deviation as operation
 from geodesic_fast.operations import track_geometry as lengths_operation
 
@@ -84,33 +77,31 @@ def line_deviation(
     """
     check_choice("reduction", reduction, REDUCTIONS)
     check_zero_step(zero_step)
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
-    if not has_engine(layers[0].device):
+    given = Tracks.of(tracks, dim)
+    if not has_engine(given.device):
         return line_deviation_reference(tracks, dim=dim, reduction=reduction, zero_step=zero_step)
-    check_no_forward_mode(layers, "line_deviation")
+    given.check_no_forward_mode("line_deviation")
     if zero_step == "raise":
         with torch.no_grad():
-            _, _, _, lengths = lengths_operation.track_geometry(layers, "propagate", True, True)
+            _, _, _, lengths = lengths_operation.track_geometry(given.layers, "propagate", True, True)
         assert lengths is not None
         check_no_zero_step(lengths)
     policy = "propagate" if zero_step == "raise" else zero_step
-    products, counts = operation.line_deviation(layers, policy, reduction == "none")
+    products, counts = operation.line_deviation(given.layers, policy, reduction == "none")
     if reduction == "none":
         return products
-    return _mean_of(products, counts, zero_step, layers)
+    return _mean_of(products, counts, zero_step, given)
 
 
-def _mean_of(products: Tensor, counts: Tensor, zero_step: str, layers: Sequence[Tensor]) -> Tensor:
+def _mean_of(products: Tensor, counts: Tensor, zero_step: str, tracks: Tracks) -> Tensor:
     """Turn sums of <u_k, u_l> over the tracks that have both directions into the mean deviation (n, n)."""
-    m = math.prod(batch_shape(layers))  # not numel(), which torch.export takes for a constant
     if zero_step == "keep":
-        mean = products / m
+        mean = products / tracks.m
     else:
-        needed = torch.sym_max(m, 1) if zero_step == "propagate" else 1
+        needed = torch.sym_max(tracks.m, 1) if zero_step == "propagate" else 1
         # Not 0 / 0, which autograd would carry from one pair into the gradient of every step.
         mean = (products / counts.clamp(min=1)).where(counts >= needed, torch.nan)
-    return (1 - mean).to(accumulation_dtype(layers[0].dtype))
+    return (1 - mean).to(tracks.sums_dtype)
 
 
 def line_deviation_reference(
@@ -123,8 +114,7 @@ def line_deviation_reference(
     """Define `line_deviation` in plain torch: 1 - <u_k, u_l>."""
     check_choice("reduction", reduction, REDUCTIONS)
     check_zero_step(zero_step)
-    check_tracks(tracks, dim)
-    x = points_of(tracks, dim)  # (n+1, *batch, d)
+    x = Tracks.of(tracks, dim).in_sums_dtype()  # (n+1, *batch, d)
     u, s, _, broken = steps_of(x)
     zero = (s == 0) & ~broken
     if zero_step == "raise":

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
-from geodesic_fast._tracks import layers_of
-from geodesic_fast._validation import check_no_forward_mode, check_no_zero_step, check_tracks, check_zero_step
-from geodesic_fast.metrics.directions import at_least, points_of, quotient, steps_of
+from geodesic_fast._tracks import Tracks
+from geodesic_fast._validation import check_no_zero_step, check_zero_step
+from geodesic_fast.metrics.directions import at_least, quotient, steps_of
 from geodesic_fast.operations import track_geometry as operation
 
 
@@ -65,15 +65,14 @@ def lss(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "sk
         1.4142
     """
     check_zero_step(zero_step)
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
-    if not has_engine(layers[0].device):
+    given = Tracks.of(tracks, dim)
+    if not has_engine(given.device):
         return lss_reference(tracks, dim=dim, zero_step=zero_step)
-    check_no_forward_mode(layers)
+    given.check_no_forward_mode("lss")
     strict = zero_step == "raise"
-    keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
+    keep = strict or given.needs_grad
     policy = "propagate" if strict else zero_step
-    score, _, _, lengths = operation.track_geometry(layers, policy, True, keep)
+    score, _, _, lengths = operation.track_geometry(given.layers, policy, True, keep)
     if strict:
         assert lengths is not None
         check_no_zero_step(lengths)
@@ -83,8 +82,7 @@ def lss(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "sk
 def lss_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0, zero_step: str = "skip") -> Tensor:
     """Define `lss` in plain torch: n / |u_1 + ... + u_n|."""
     check_zero_step(zero_step)
-    check_tracks(tracks, dim)
-    x = points_of(tracks, dim)  # (n+1, *batch, d)
+    x = Tracks.of(tracks, dim).in_sums_dtype()  # (n+1, *batch, d)
     u, s, _, broken = steps_of(x)  # (n, *batch, d), (n, *batch)
     zero = (s == 0) & ~broken  # (n, *batch)
     if zero_step == "raise":

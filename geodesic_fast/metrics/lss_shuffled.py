@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._torch_internals import constant_in_graphs
-from geodesic_fast._validation import MAX_LISTED_LAYERS, check_tracks
+from geodesic_fast._tracks import MAX_LISTED_LAYERS, Tracks
 from geodesic_fast.metrics.lss import lss, lss_reference
 
 
@@ -89,18 +89,18 @@ def _mean(
     seed: int,
     zero_step: str,
 ) -> Tensor:
-    check_tracks(tracks, dim)
+    given = Tracks.of(tracks, dim)
     if isinstance(shuffles, bool) or not isinstance(shuffles, int) or shuffles < 1:
         raise ValueError(f"shuffles must be an int of at least 1, got {shuffles!r}.")
-    layers = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else list(tracks)  # n+1 times (*batch, d)
-    scores = []
-    for order in _orders(len(layers), shuffles, seed):
-        if len(layers) > MAX_LISTED_LAYERS:
-            assert isinstance(layers, Tensor)
-            scores.append(score(layers[torch.tensor(order, device=layers.device)], zero_step=zero_step))
-        else:
-            scores.append(score([layers[at] for at in order], zero_step=zero_step))
-    return torch.stack(scores).mean(0)
+    orders = _orders(given.points, shuffles, seed)
+    return torch.stack([score(_in_order(given, order), zero_step=zero_step) for order in orders]).mean(0)
+
+
+def _in_order(tracks: Tracks, order: list[int]) -> Tensor | list[Tensor]:
+    if tracks.points > MAX_LISTED_LAYERS:  # then they are stacked
+        return tracks.stacked()[torch.tensor(order, device=tracks.device)]
+    states = tracks.states()
+    return [states[at] for at in order]
 
 
 @constant_in_graphs

@@ -12,8 +12,8 @@ from torch import Tensor
 from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._tracks import accumulation_dtype, layers_of
-from geodesic_fast._validation import check_labels, check_no_forward_mode, check_tracks
+from geodesic_fast._tracks import Tracks
+from geodesic_fast._validation import check_labels
 from geodesic_fast.metrics.track_distance import flat_points, layer_distances, norm
 from geodesic_fast.operations import nearest_track as operation
 
@@ -79,54 +79,53 @@ def nearest_track(
         >>> found.distance, found.track
         (tensor([5., 4., 4.]), tensor([2, 2, 1]))
     """
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
-    check_labels(labels, layers)
-    if not has_engine(layers[0].device):
+    given = Tracks.of(tracks, dim)
+    check_labels(labels, given.batch, given.device)
+    if not has_engine(given.device):
         return nearest_track_reference(tracks, labels=labels, dim=dim)
-    check_no_forward_mode(layers, "nearest_track")
-    distance, index, layer = operation.nearest_track([t.detach() for t in layers], labels)
-    return _result(layers, distance, index, layer.long())
+    given.check_no_forward_mode("nearest_track")
+    distance, track, layer = operation.nearest_track(given.map(Tensor.detach).layers, labels)
+    return _result(given, distance, track, layer.long())
 
 
 def nearest_track_reference(
     tracks: Tensor | Sequence[Tensor], *, labels: Tensor | None = None, dim: int = 0
 ) -> NearestTrack:
     """Define `nearest_track` in plain torch: the least entry of each row of the distances."""
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
-    check_labels(labels, layers)
-    each = layer_distances([t.detach() for t in layers], None)  # (n+1, m, m)
+    given = Tracks.of(tracks, dim)
+    check_labels(labels, given.batch, given.device)
+    detached = given.map(Tensor.detach)
+    each = layer_distances(detached, None)  # (n+1, m, m)
     distance = each.amin(0)
     m = len(distance)
     left_out = torch.eye(m, dtype=torch.bool, device=distance.device) | distance.isnan()
     if labels is not None:
         left_out |= labels.reshape(-1, 1) == labels.reshape(-1)
-    nan = flat_points(layers).detach().isnan().any(-1).any(0)
+    nan = flat_points(detached).isnan().any(-1).any(0)
     rows = torch.arange(m, device=distance.device)
-    index = rows
+    track = rows
     if m:
-        nearest, index = distance.masked_fill(left_out, torch.inf).min(1)
-        index = torch.where(nearest.isinf(), left_out.int().argmin(1), index)  # inf is nearer than nothing
-    none = left_out[rows, index]
-    layer = each[:, rows, index].argmin(0).masked_fill(none, -1)
-    found = distance[rows, index].masked_fill(none, torch.inf).masked_fill(nan, torch.nan)
-    return _result(layers, found, index.masked_fill(none, -1), layer)
+        nearest, track = distance.masked_fill(left_out, torch.inf).min(1)
+        track = torch.where(nearest.isinf(), left_out.int().argmin(1), track)  # inf is nearer than nothing
+    none = left_out[rows, track]
+    layer = each[:, rows, track].argmin(0).masked_fill(none, -1)
+    found = distance[rows, track].masked_fill(none, torch.inf).masked_fill(nan, torch.nan)
+    return _result(given, found, track.masked_fill(none, -1), layer)
 
 
-def _result(layers: Sequence[Tensor], found: Tensor, index: Tensor, layer: Tensor) -> NearestTrack:
+def _result(tracks: Tracks, found: Tensor, track: Tensor, layer: Tensor) -> NearestTrack:
     """Take the distances from the coordinates again, this time for autograd."""
-    m, first = index.shape[0], layers[0]  # not len(), which torch.export takes for a constant
-    rows, exists = torch.arange(m, device=index.device), index >= 0
-    column, at = index.clamp(min=0), layer.clamp(min=0)
-    if len(layers) == 1:
-        x = first.reshape(len(first), m, first.shape[-1])
+    rows, exists = torch.arange(track.shape[0], device=track.device), track >= 0
+    column, at = track.clamp(min=0), layer.clamp(min=0)
+    flat = tracks.flat()
+    if flat.is_stacked:
+        x = flat.stacked()
         a, b = x[at, rows], x[at, column]  # (m, d)
     else:
-        a = b = first.new_zeros((m, first.shape[-1]))
-        for number, x in enumerate(t.reshape(m, first.shape[-1]) for t in layers):
+        a = b = torch.zeros_like(flat.layers[0])
+        for number, x in enumerate(flat.layers):
             here = (at == number).unsqueeze(-1)
             a, b = torch.where(here, x, a), torch.where(here, x[column], b)
-    dtype = accumulation_dtype(first.dtype)
+    dtype = tracks.sums_dtype
     v = torch.where(exists.unsqueeze(-1), a.to(dtype) - b.to(dtype), 0.0)
-    return NearestTrack(torch.where(exists, norm(v), found.to(dtype)), index, layer)
+    return NearestTrack(torch.where(exists, norm(v), found.to(dtype)), track, layer)

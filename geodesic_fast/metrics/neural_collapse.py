@@ -12,8 +12,8 @@ from torch import Tensor
 from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
-from geodesic_fast._tracks import batch_shape, layers_of
-from geodesic_fast._validation import check_labels, check_tracks, in_memory
+from geodesic_fast._tracks import Tracks
+from geodesic_fast._validation import check_labels, in_memory
 from geodesic_fast.metrics.directions import power_of_two
 
 _BLOCK = 1 << 18  # values of a layer that are looked at together
@@ -105,16 +105,13 @@ def neural_collapse_reference(
 
 def _checked(tracks: Tensor | Sequence[Tensor], labels: Tensor, dim: int) -> tuple[Iterator[Tensor], Tensor]:
     """Return the layers, (m, d) each, and the class of each track, (m), numbered by its label's rank."""
-    check_tracks(tracks, dim)
-    layers = [in_memory("tracks", layer.detach()) for layer in layers_of(tracks, dim)]
+    given = Tracks.of(tracks, dim).map(lambda layer: in_memory("tracks", layer.detach()))
     if labels is None:
         raise TypeError("labels must be a torch.Tensor, got NoneType: pass the class of each track.")
-    check_labels(labels, layers)
-    if batch_shape(layers).numel() == 0:
+    check_labels(labels, given.batch, given.device)
+    if not given.m:
         raise ValueError("tracks must hold at least 1 track, got 0: pass the states of some samples.")
-    each = layers[0] if len(layers) == 1 else layers
-    flat = (layer.reshape(-1, layer.shape[-1]) for layer in each)
-    return flat, torch.unique(labels.reshape(-1), return_inverse=True)[1]
+    return iter(given.flat().states()), torch.unique(labels.reshape(-1), return_inverse=True)[1]
 
 
 def _collapse_of(layer: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

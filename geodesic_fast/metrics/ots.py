@@ -18,13 +18,13 @@ from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, tak
 from geodesic_fast._extension import engine, has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
+from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import (
     check_choice,
     check_device,
     check_finite_rows,
     check_points,
     check_positive,
-    check_tracks,
     in_memory,
 )
 from geodesic_fast.metrics.directions import power_of_two
@@ -297,8 +297,7 @@ def _problems_of(
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Return checked points (problems, m, d) without gradients, and the batch's shape."""
     if y is None:
-        check_tracks(x, 0)
-        x, y = x[0], x[-1]
+        x, y = Tracks.of(x, name="x").ends()
     check_points(x, y, batch_dims)
     assert isinstance(x, Tensor)
     check_device("x", x)

@@ -13,8 +13,7 @@ from torch import Tensor
 from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, as_tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._tracks import accumulation_dtype, layers_of
-from geodesic_fast._validation import check_no_forward_mode, check_tracks
+from geodesic_fast._tracks import Tracks
 from geodesic_fast.metrics.directions import differences
 from geodesic_fast.operations import step_geometry as operation
 
@@ -127,22 +126,18 @@ def step_geometry(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeo
         >>> steps.length.tolist(), steps.update_cosine.tolist(), steps.turning_cosine.tolist()
         ([2.0, 4.0], [1.0, 0.0], [0.0])
     """
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
-    if not has_engine(layers[0].device):
+    given = Tracks.of(tracks, dim)
+    if not has_engine(given.device):
         return step_geometry_reference(tracks, dim=dim)
-    check_no_forward_mode(layers, "step_geometry")
-    keep = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
-    fields, _ = operation.step_geometry(layers, keep)
+    given.check_no_forward_mode("step_geometry")
+    fields, _ = operation.step_geometry(given.layers, given.needs_grad)
     each: Any = torch.unbind_copy(fields)  # type: ignore[func-returns-value]  # nobody's views
     return StepGeometry._make([*each[:-1], each[-1][:-1].clone()])
 
 
 def step_geometry_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> StepGeometry:
     """Define `step_geometry` in plain torch."""
-    check_tracks(tracks, dim)
-    x = tracks.movedim(dim, 0) if isinstance(tracks, Tensor) else torch.stack(tuple(tracks))
-    x = x.to(accumulation_dtype(x.dtype))  # (n+1, *batch, d)
+    x = Tracks.of(tracks, dim).in_sums_dtype()  # (n+1, *batch, d)
     states = differences(x, torch.zeros_like(x))
     steps = differences(x[1:], x[:-1])
     nowhere, still = (states.length == 0) | states.broken, (steps.length == 0) | steps.broken

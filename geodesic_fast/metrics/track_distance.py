@@ -11,8 +11,7 @@ from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
-from geodesic_fast._tracks import accumulation_dtype, layers_of
-from geodesic_fast._validation import check_alike, check_no_forward_mode, check_tracks
+from geodesic_fast._tracks import Tracks
 from geodesic_fast.operations import track_distance as operation
 
 
@@ -66,31 +65,31 @@ def track_distance(
         tensor([[0., 3.],
                 [3., 0.]])
     """
-    layers, others = _checked(tracks, other, dim)
-    return distances_of(layers, others)
+    return distances_of(*_pair(tracks, other, dim))
 
 
 def track_distance_reference(
     tracks: Tensor | Sequence[Tensor], other: Tensor | Sequence[Tensor] | None = None, *, dim: int = 0
 ) -> Tensor:
     """Define `track_distance` in plain torch: the least |x_i^(l) - y_j^(l)|."""
-    layers, others = _checked(tracks, other, dim)
-    return layer_distances(layers, others).min(0).values
+    return layer_distances(*_pair(tracks, other, dim)).min(0).values
 
 
-def distances_of(layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> Tensor:
-    """Return the distances (m, m') of checked tracks, of one layer or more."""
-    if not has_engine(layers[0].device):
-        return layer_distances(layers, other).min(0).values
-    check_no_forward_mode([*layers, *(other or [])], "track_distance")
-    needs_layer = torch.is_grad_enabled() and any(t.requires_grad for t in (*layers, *(other or [])))
-    distance = operation.track_distance(layers, other, needs_layer)[0]
+def distances_of(tracks: Tracks, other: Tracks | None) -> Tensor:
+    """Return the distances (m, m') of tracks of one layer or more."""
+    if not has_engine(tracks.device):
+        return layer_distances(tracks, other).min(0).values
+    sets = [each for each in (tracks, other) if each is not None]
+    for each in sets:
+        each.check_no_forward_mode("track_distance")
+    needs_layer = any(each.needs_grad for each in sets)
+    distance = operation.track_distance(tracks.layers, other and other.layers, needs_layer)[0]
     return distance.clone() if needs_layer else distance  # backward reads its own
 
 
-def layer_distances(layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> Tensor:
+def layer_distances(tracks: Tracks, other: Tracks | None) -> Tensor:
     """Return |x_i^(l) - y_j^(l)| of each layer, (n+1, m, m'), in plain torch."""
-    x = flat_points(layers)
+    x = flat_points(tracks)
     y = x if other is None else flat_points(other)
     return torch.stack([norm(a.unsqueeze(1) - b) for a, b in zip(x, y, strict=True)])
 
@@ -107,21 +106,17 @@ def norm(v: Tensor) -> Tensor:
     return length.where(plain, largest).squeeze(-1)
 
 
-def flat_points(layers: Sequence[Tensor]) -> Tensor:
+def flat_points(tracks: Tracks) -> Tensor:
     """Return (n+1, m, d) in the accumulation type, so laid out that |a - b| is |b - a| to the last bit."""
-    x = layers[0] if len(layers) == 1 else torch.stack(tuple(layers))
-    x = x.reshape(x.shape[0], x.shape[1:-1].numel(), x.shape[-1])
-    return x.to(accumulation_dtype(x.dtype)).contiguous()
+    return tracks.flat().in_sums_dtype().contiguous()
 
 
-def _checked(
+def _pair(
     tracks: Tensor | Sequence[Tensor], other: Tensor | Sequence[Tensor] | None, dim: int
-) -> tuple[list[Tensor], list[Tensor] | None]:
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
+) -> tuple[Tracks, Tracks | None]:
+    given = Tracks.of(tracks, dim)
     if other is None:
-        return layers, None
-    check_tracks(other, dim, "other")
-    others = layers_of(other, dim)
-    check_alike(layers, others)
-    return layers, others
+        return given, None
+    others = Tracks.of(other, dim, "other")
+    others.check_like(given)
+    return given, others

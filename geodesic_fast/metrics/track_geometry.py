@@ -12,14 +12,13 @@ from torch import Tensor
 from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._tracks import layers_of
-from geodesic_fast._validation import check_no_forward_mode, check_no_zero_step, check_tracks, check_zero_step
+from geodesic_fast._tracks import Tracks
+from geodesic_fast._validation import check_no_zero_step, check_zero_step
 from geodesic_fast.metrics.directions import (
     angle_between,
     at_least,
     at_most,
     differences,
-    points_of,
     quotient,
     steps_of,
 )
@@ -102,15 +101,14 @@ def track_geometry(
         (7.0, 5.0)
     """
     check_zero_step(zero_step)
-    check_tracks(tracks, dim)
-    layers = layers_of(tracks, dim)
-    if not has_engine(layers[0].device):
+    given = Tracks.of(tracks, dim)
+    if not has_engine(given.device):
         return track_geometry_reference(tracks, dim=dim, zero_step=zero_step)
-    check_no_forward_mode(layers, "track_geometry")
+    given.check_no_forward_mode("track_geometry")
     strict = zero_step == "raise"
-    keep = strict or (torch.is_grad_enabled() and any(layer.requires_grad for layer in layers))
+    keep = strict or given.needs_grad
     policy = "propagate" if strict else zero_step
-    fields, zero_steps, _, lengths = operation.track_geometry(layers, policy, False, keep)
+    fields, zero_steps, _, lengths = operation.track_geometry(given.layers, policy, False, keep)
     if strict:
         assert lengths is not None
         check_no_zero_step(lengths)
@@ -123,8 +121,7 @@ def track_geometry_reference(
 ) -> TrackGeometry:
     """Define `track_geometry` in plain torch."""
     check_zero_step(zero_step)
-    check_tracks(tracks, dim)
-    x = points_of(tracks, dim)  # (n+1, *batch, d)
+    x = Tracks.of(tracks, dim).in_sums_dtype()  # (n+1, *batch, d)
     u, s, unit, broken = steps_of(x)  # (n, *batch, d), (n, *batch); lengths in units of (*batch)
     zero = (s == 0) & ~broken
     if zero_step == "raise":

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -16,8 +16,8 @@ from tqdm import tqdm
 from geodesic_fast._arrays import Array, NDArray, ResultOf, as_tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
-from geodesic_fast._tracks import layers_of
-from geodesic_fast._validation import check_points, check_positive, check_tracks
+from geodesic_fast._tracks import Tracks, check_layer
+from geodesic_fast._validation import check_float_tensor, check_positive
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 
 _BAR_AFTER = 5.0  # seconds
@@ -209,20 +209,18 @@ def _layers(tracks: Tensor | Iterable[Tensor], dim: int) -> tuple[int | None, It
         if dim != 0:
             raise ValueError(f"dim must be 0 for an iterator over layers, got {dim}.")
         return None, _checked(tracks)
-    check_tracks(tracks, dim)
-    assert isinstance(tracks, Tensor | Sequence)
-    given = layers_of(tracks, dim)
-    layers = given[0] if len(given) == 1 else given
-    return len(layers) - 1, iter(layers)
+    given = Tracks.of(tracks, dim)
+    return given.steps, iter(given.states())
 
 
 def _checked(layers: Iterator[Tensor]) -> Iterator[Tensor]:
     """Yield the layers of an iterator; refuse less than two of them, and any that is unlike the first two."""
     pair = [as_tensors(layer) for layer in itertools.islice(layers, 2)]
-    check_tracks(pair, 0)
+    Tracks.of(pair)
     yield from pair
-    for layer in map(as_tensors, layers):
-        check_points(pair[1], layer)
+    for index, layer in enumerate(map(as_tensors, layers), start=2):
+        check_float_tensor(f"tracks[{index}]", layer)
+        check_layer("tracks", index, layer, pair[1])
         yield layer
 
 

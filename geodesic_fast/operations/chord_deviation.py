@@ -12,20 +12,15 @@ from typing import Any
 from torch import Tensor
 
 from geodesic_fast._extension import engine, place_of
-from geodesic_fast._tracks import (
-    accumulation_dtype,
-    address,
-    batch_shape,
-    engine_tracks,
-    gradient_like,
-    step_count,
-)
+from geodesic_fast._tracks import Tracks
+from geodesic_fast.operations.handing import address, engine_tracks, gradient_like
 from geodesic_fast.operations.operation import LAYERS, Operation
 
 
 def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
-    shape, dtype = (step_count(layers) + 1, *batch_shape(layers)), accumulation_dtype(layers[0].dtype)
-    deviation = layers[0].new_empty(shape, dtype=dtype)
+    tracks = Tracks(layers)
+    shape = (tracks.points, *tracks.batch)
+    deviation = layers[0].new_empty(shape, dtype=tracks.sums_dtype)
     return deviation, deviation.new_empty((2, *shape)) if keep else None
 
 

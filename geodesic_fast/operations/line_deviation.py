@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,29 +13,23 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine, on_gpu, place_of
-from geodesic_fast._tracks import (
-    ZERO_STEP_CODES,
-    accumulation_dtype,
-    address,
-    batch_shape,
-    engine_tracks,
-    gradient_like,
-    step_count,
-)
+from geodesic_fast._tracks import Tracks
+from geodesic_fast.operations.handing import ZERO_STEP_CODES, address, engine_tracks, gradient_like
 from geodesic_fast.operations.operation import Operation
 
 
 def _allocate(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Tensor, Tensor | None]:
-    n, first = step_count(layers), layers[0]
+    tracks, first = Tracks(layers), layers[0]
+    n = tracks.steps
     if each:
-        return first.new_empty((*batch_shape(layers), n, n), dtype=accumulation_dtype(first.dtype)), None
+        return first.new_empty((*tracks.batch, n, n), dtype=tracks.sums_dtype), None
     return first.new_zeros((n, n), dtype=torch.float64), first.new_zeros((n, n), dtype=torch.int64)
 
 
 def _call(
     outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], zero_step: str, each: bool
 ) -> None:
-    if not math.prod(batch_shape(layers)):
+    if not Tracks(layers).m:
         return
     assert engine is not None
     result, counts = outputs
@@ -55,7 +48,8 @@ def _allocate_backward(weights: Tensor, layers: Sequence[Tensor], each: bool) ->
 
 def _call_backward(gradient: list[Tensor], weights: Tensor, layers: Sequence[Tensor], each: bool) -> None:
     assert engine is not None
-    per_step = 2 * math.prod(batch_shape(layers)) * step_count(layers) if on_gpu(weights.device) else 0
+    tracks = Tracks(layers)
+    per_step = 2 * tracks.m * tracks.steps if on_gpu(weights.device) else 0
     workspace = weights.new_empty(per_step)  # lengths and projections
     engine.line_deviation_backward(
         engine_tracks(layers), engine_tracks(gradient), address(weights), each, address(workspace),
@@ -73,7 +67,7 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], None, None]
     layers = ctx.saved_tensors
     if ctx.each:
         grad = -grad
-    weights = (grad + grad.mT).to(accumulation_dtype(layers[0].dtype))
+    weights = (grad + grad.mT).to(Tracks(layers).sums_dtype)
     weights = weights.masked_fill(torch.eye(weights.shape[-1], dtype=torch.bool, device=weights.device), 0.0)
     return line_deviation_backward(weights, layers, ctx.each), None, None
 

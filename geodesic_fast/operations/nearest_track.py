@@ -6,15 +6,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine, on_gpu, place_of
-from geodesic_fast._tracks import address, batch_shape, step_count
+from geodesic_fast._tracks import Tracks
 from geodesic_fast.operations._parts import triangle_parts
+from geodesic_fast.operations.handing import address
 from geodesic_fast.operations.operation import Operation
 from geodesic_fast.operations.track_distance import Pairs
 
@@ -22,7 +22,7 @@ _GPU_PAIRS, _GPU_ROWS = 1 << 26, 128  # distances held at once on a GPU, in whol
 
 
 def _allocate(layers: Sequence[Tensor], _: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    m, first = math.prod(batch_shape(layers)), layers[0]
+    m, first = Tracks(layers).m, layers[0]
     return (
         first.new_empty(m, dtype=torch.float64),
         first.new_empty(m, dtype=torch.int64),
@@ -42,7 +42,7 @@ def _call(outputs: tuple[Tensor, Tensor, Tensor], layers: Sequence[Tensor], labe
         parts = _rows_of_all(len(distance))
         workspace = pairs.squares.new_empty(min(len(distance), _gpu_rows(len(distance))) * len(distance))
     else:
-        work = (step_count(layers) + 1) * layers[0].shape[-1]
+        work = Tracks(layers).points * Tracks(layers).d
         parts = triangle_parts(len(distance), work, "nearest tracks")
         workspace = pairs.squares.new_empty(0)
     for rows, columns in parts:

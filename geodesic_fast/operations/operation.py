@@ -16,7 +16,8 @@ from torch import Tensor
 
 from geodesic_fast._extension import on_device
 from geodesic_fast._torch_internals import batch_level, goes_direct, in_transform, is_batched
-from geodesic_fast._tracks import readable
+from geodesic_fast._tracks import Tracks
+from geodesic_fast.operations.handing import readable
 
 Outputs = tuple[Tensor | None, ...] | list[Tensor]  # None: not asked for; a list: one gradient for each layer
 LAYERS = -1  # in place of an axis: that of the batch in a list of layers
@@ -206,7 +207,7 @@ def _with_batch_axis(
     assert call.operation.axes is not None
     of_inputs, of_outputs = call.operation.axes(*call.given)
     layers = next(arg for arg in call.given if _is_layers(arg))
-    batch_axis = 1 if len(layers) == 1 else 0
+    batch_axis = 1 if Tracks(layers).is_stacked else 0
     axes = iter(of_inputs)
     where = [
         axis

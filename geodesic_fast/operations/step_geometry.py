@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine, on_gpu, place_of
-from geodesic_fast._tracks import (
-    accumulation_dtype,
-    address,
-    batch_shape,
-    engine_tracks,
-    gradient_like,
-    step_count,
-)
+from geodesic_fast._tracks import Tracks
+from geodesic_fast.operations.handing import address, engine_tracks, gradient_like
 from geodesic_fast.operations.operation import LAYERS, Operation
 
 FIELD_COUNT = 5  # of StepGeometry
@@ -29,9 +23,10 @@ _TERM_COUNT = 7  # unit vectors that a point's gradient is a sum of
 
 
 def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
-    first, n, batch = layers[0], step_count(layers), batch_shape(layers)
-    fields = first.new_empty((FIELD_COUNT, n, *batch), dtype=accumulation_dtype(first.dtype))
-    return fields, first.new_empty((_KEPT_COUNT, n + 1, *batch), dtype=torch.float64) if keep else None
+    tracks = Tracks(layers)
+    fields = layers[0].new_empty((FIELD_COUNT, tracks.steps, *tracks.batch), dtype=tracks.sums_dtype)
+    kept = (_KEPT_COUNT, tracks.points, *tracks.batch)
+    return fields, fields.new_empty(kept, dtype=torch.float64) if keep else None
 
 
 def _call(outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], _: bool) -> None:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +13,9 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine, on_gpu, place_of
-from geodesic_fast._tracks import (
-    accumulation_dtype,
-    address,
-    batch_shape,
-    engine_tracks,
-    gradient_like,
-    step_count,
-)
+from geodesic_fast._tracks import Tracks
 from geodesic_fast.operations._parts import row_parts
+from geodesic_fast.operations.handing import address, engine_tracks, gradient_like
 from geodesic_fast.operations.operation import Operation
 
 
@@ -32,9 +25,8 @@ class Pairs:
     def __init__(self, layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> None:
         assert engine is not None
         self.symmetric = other is None
-        first, points = layers[0], step_count(layers) + 1
-        m, others = (math.prod(batch_shape(each)) for each in (layers, other or layers))
-        dtype = accumulation_dtype(first.dtype)
+        tracks, first = Tracks(layers), layers[0]
+        points, m, others, dtype = tracks.points, tracks.m, Tracks(other or layers).m, tracks.sums_dtype
         self.scale = first.new_empty(2, dtype=torch.float64)
         self.centre = first.new_empty((points, first.shape[-1]), dtype=dtype)  # (n+1, d)
         self.squares = first.new_empty((points, m), dtype=dtype)
@@ -59,9 +51,9 @@ class Pairs:
 def _allocate(
     layers: Sequence[Tensor], other: Sequence[Tensor] | None, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
-    m = math.prod(batch_shape(layers))
-    shape = (m, math.prod(batch_shape(other)) if other else m)
-    distance = layers[0].new_empty(shape, dtype=accumulation_dtype(layers[0].dtype))
+    tracks = Tracks(layers)
+    shape = (tracks.m, Tracks(other or layers).m)
+    distance = layers[0].new_empty(shape, dtype=tracks.sums_dtype)
     return distance, distance.new_empty(shape, dtype=torch.int32) if keep else None
 
 
@@ -74,7 +66,7 @@ def _call(
     if on_gpu(distance.device):  # a launch returns at once: nothing to show or to interrupt
         parts = iter([range(len(distance))])
     else:
-        work = (step_count(layers) + 1) * layers[0].shape[-1]
+        work = Tracks(layers).points * Tracks(layers).d
         parts = row_parts(len(distance), distance.shape[1], work, pairs.symmetric, "track distances")
     for rows in parts:
         engine.track_distance_forward(

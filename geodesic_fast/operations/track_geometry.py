@@ -14,15 +14,8 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine, on_gpu, place_of
-from geodesic_fast._tracks import (
-    ZERO_STEP_CODES,
-    accumulation_dtype,
-    address,
-    batch_shape,
-    engine_tracks,
-    gradient_like,
-    step_count,
-)
+from geodesic_fast._tracks import Tracks
+from geodesic_fast.operations.handing import ZERO_STEP_CODES, address, engine_tracks, gradient_like
 from geodesic_fast.operations.operation import LAYERS, Operation
 
 FIELD_COUNT = 9  # float fields of TrackGeometry
@@ -36,13 +29,14 @@ def _wide_on_gpu(layer: Tensor) -> bool:
 
 
 def _allocate(layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool) -> Outputs:
-    batch, first = batch_shape(layers), layers[0]
-    sums: dict[str, Any] = {"dtype": accumulation_dtype(first.dtype), "device": first.device}
+    tracks = Tracks(layers)
+    batch, device = tracks.batch, tracks.device
+    sums: dict[str, Any] = {"dtype": tracks.sums_dtype, "device": device}
     return (
         torch.empty(batch if only_lss else (FIELD_COUNT, *batch), **sums),
-        None if only_lss else torch.empty(batch, dtype=torch.int64, device=first.device),
-        torch.empty((*batch, first.shape[-1]), **sums) if keep else None,
-        torch.empty((step_count(layers), *batch), **sums) if keep else None,
+        None if only_lss else torch.empty(batch, dtype=torch.int64, device=device),
+        torch.empty((*batch, tracks.d), **sums) if keep else None,
+        torch.empty((tracks.steps, *batch), **sums) if keep else None,
     )
 
 
@@ -50,7 +44,7 @@ def _call(outputs: Outputs, layers: Sequence[Tensor], zero_step: str, only_lss: 
     assert engine is not None
     fields, zero_steps, direction_sum, lengths = outputs
     if lengths is None and _wide_on_gpu(layers[0]):
-        lengths = fields.new_empty((step_count(layers), *batch_shape(layers)))
+        lengths = fields.new_empty((Tracks(layers).steps, *Tracks(layers).batch))
     engine.track_geometry_forward(
         engine_tracks(layers), ZERO_STEP_CODES[zero_step], only_lss, address(fields), address(zero_steps),
         address(direction_sum), address(lengths), place_of(fields.device),

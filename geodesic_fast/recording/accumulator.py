@@ -17,11 +17,12 @@ from geodesic_fast import _validation_models as _validation
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._extension import engine, has_engine, on_device, on_gpu, place_of
 from geodesic_fast._torch_internals import outside_graphs
-from geodesic_fast._tracks import ZERO_STEP_CODES, accumulation_dtype, address, engine_tracks, readable
+from geodesic_fast._tracks import accumulation_dtype
 from geodesic_fast._validation import check_zero_step, in_memory
 from geodesic_fast.metrics.directions import angle_between, differences
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
+from geodesic_fast.operations.handing import ZERO_STEP_CODES, address, engine_tracks, readable
 from geodesic_fast.operations.track_geometry import FIELD_COUNT
 from geodesic_fast.recording.step_means import StepMeans
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geodesic_fast._extension import engine
-from geodesic_fast._tracks import first_address
+from geodesic_fast.operations.handing import first_address
 from geodesic_fast.transport.points import pair_costs
 
 SMALL = 600  # points up to which this is faster than the search, in 2 dimensions and in many

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine, on_device, place_of, why_not
-from geodesic_fast._tracks import first_address
+from geodesic_fast.operations.handing import first_address
 
 ROW_PARTS = 64
 LOWEST = -3.0e38

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._extension import engine
-from geodesic_fast._tracks import first_address
+from geodesic_fast.operations.handing import first_address
 from geodesic_fast.transport.equal_points import merge_equal
 
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
