@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Builds the source distribution and one wheel for each Python at hand into dist/, and tries each wheel in a fresh environment.
+# A wheel is for the CPU; GEODESIC_FAST_CUDA=1 adds the CUDA kernels, which take an hour to compile.
 # `PYTHONS="python3.12" bash tests/wheels.sh` names other Pythons, `TORCH="torch==2.4.*"` another torch to try them with.
 #
 # libgomp stays torch's. Torch brings libgomp.so.1 and is imported before the engine, whose need for that name is then met by
@@ -8,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=$(dirname "$(command -v "${PYTHON:-python3}")")
-export PATH="$tools:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
+export GEODESIC_FAST_CUDA="${GEODESIC_FAST_CUDA:-0}" PATH="$tools:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 
