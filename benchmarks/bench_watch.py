@@ -72,7 +72,7 @@ def time_ratios(rounds: int, threads: int) -> dict[str, Any]:
     """The watched over the plain pass, with plain passes on both sides of each; and the metric parts."""
     torch.set_num_threads(threads)
     model, ids = gpt2_small(head=False), torch.randint(0, 50257, (BATCH, TOKENS))
-    watching = watch(model)
+    watching, profiling = watch(model), watch(model, profile=True)
 
     def plain() -> None:
         model(input_ids=ids)
@@ -81,18 +81,34 @@ def time_ratios(rounds: int, threads: int) -> dict[str, Any]:
         with watching:
             model(input_ids=ids)
 
+    def profiled() -> None:
+        with profiling:
+            model(input_ids=ids)
+
     with torch.no_grad():
-        passes = take_turns({"before": plain, "watched": watched, "after": plain}, rounds)
+        turns = {"before": plain, "watched": watched, "between": plain, "profiled": profiled, "after": plain}
+        passes = take_turns(turns, rounds)
         states = model(input_ids=ids, output_hidden_states=True).hidden_states
-        ways = {"eager": lambda: eager_lss(states), "streamed": lambda: streamed(states)}
+        ways = {
+            "eager": lambda: eager_lss(states),
+            "streamed": lambda: streamed(states),
+            "profile": lambda: streamed(states, profile=True),
+        }
         parts = take_turns(ways, 3 * rounds)
-    columns = zip(passes["before"], passes["watched"], passes["after"], strict=True)
     median = statistics.median
+    plain_pass = median(passes["before"] + passes["between"] + passes["after"])
+
+    def over_plain(before: str, name: str, after: str) -> float:
+        columns = zip(passes[before], passes[name], passes[after], strict=True)
+        return median(2 * w / (a + b) for a, w, b in columns)
+
     return {
         "threads": threads,
-        "plain pass ms": 1e3 * median(passes["before"] + passes["after"]),
-        "watched/plain": median(2 * w / (a + b) for a, w, b in columns),
-        "streamed/plain pass": median(parts["streamed"]) / median(passes["before"] + passes["after"]),
+        "plain pass ms": 1e3 * plain_pass,
+        "watched/plain": over_plain("before", "watched", "between"),
+        "with profile/plain": over_plain("between", "profiled", "after"),
+        "streamed/plain pass": median(parts["streamed"]) / plain_pass,
+        "profile/plain pass": median(parts["profile"]) / plain_pass,
         "eager metric ms": 1e3 * median(parts["eager"]),
         "streamed metric ms": 1e3 * median(parts["streamed"]),
         "GB/s": traffic_bytes() / median(parts["streamed"]) / 1e9,
@@ -106,8 +122,8 @@ def traffic_bytes() -> int:
     return LAYERS * tracks * features * (4 + 4 + 2 * 4 + 2 * 3)
 
 
-def streamed(states: tuple[Tensor, ...]) -> Tensor:
-    accumulator = TrackAccumulator(copy=False)
+def streamed(states: tuple[Tensor, ...], profile: bool = False) -> Tensor:
+    accumulator = TrackAccumulator(copy=False, profile=profile)
     for state in states:
         accumulator.push(state)
     return accumulator.close().lss
