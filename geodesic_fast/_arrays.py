@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,11 @@ from geodesic_fast._torch_internals import is_wrapper, unwrapped
 NDArray = np.ndarray[Any, np.dtype[Any]]
 Tensors = Tensor | Sequence[Tensor]
 Arrays = NDArray | Sequence[NDArray]
+
+if sys.version_info >= (3, 11):
+    from typing import NamedTuple as NamedTuple
+else:  # that of Python 3.10 takes no other base
+    from typing_extensions import NamedTuple as NamedTuple
 
 if TYPE_CHECKING:
     from typing import Generic as ResultOf

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NamedTuple, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import Tracks

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from geodesic_fast._arrays import Array, NDArray, ResultOf, takes_arrays
+from geodesic_fast._arrays import Array, NamedTuple, NDArray, ResultOf, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import check_points, in_memory

@@ -7,13 +7,13 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from geodesic_fast._arrays import Array, NDArray, ResultOf, as_tensors, takes_arrays
+from geodesic_fast._arrays import Array, NamedTuple, NDArray, ResultOf, as_tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import Tracks, check_layer
