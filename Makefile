@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-EXTRAS := completion,demo,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
+EXTRAS := completion,demo,reproduce,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
 .PHONY: help demo test test-newest bench gpu-check lint walk fuzz sanitize emulate docs wheels clean
 

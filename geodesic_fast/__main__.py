@@ -14,10 +14,13 @@ from geodesic_fast import completion, info
 from geodesic_fast._command_line import Failure, Parser, UserError, is_out_of_memory
 from geodesic_fast.demo import command as demo
 from geodesic_fast.measure import command as measure
+from geodesic_fast.reproduce import command as reproduce
 
 PROG = "python -m geodesic_fast"
 # Each module gives HELP (one line), add_arguments(parser) and run(args) -> None.
-SUBCOMMANDS = {"demo": demo, "info": info, "measure": measure, "completion": completion}
+SUBCOMMANDS = {
+    "demo": demo, "reproduce": reproduce, "measure": measure, "info": info, "completion": completion,
+}  # fmt: skip
 # What a full disk or a reader that left says when the output is written.
 CANNOT_WRITE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 

@@ -9,6 +9,7 @@ import pytest
 OPTIONAL = (
     "torchmetrics", "lightning", "pytorch_lightning", "transformers", "accelerate", "safetensors", "sklearn",
     "matplotlib", "jax", "cupy", "geomloss", "pykeops", "tensorboard", "PIL", "torchvision", "timm", "ot",
+    "mlxtend",
 )  # fmt: skip
 MODULES = (
     "geodesic_fast",
