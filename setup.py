@@ -44,7 +44,7 @@ class CMakeBuild(build_ext):
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve().parent / "cmake"  # one for all Pythons: kernels know none
+        build = ROOT / "build" / "cmake"  # one for all Pythons, as kernels know none; not for two clones
         build.mkdir(parents=True, exist_ok=True)
         forget_tools(build)
         cmake = shutil.which("cmake") or "cmake"

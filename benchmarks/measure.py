@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 import geodesic_fast
-from geodesic_fast._extension import engine
+from geodesic_fast.engine.load import engine, is_loaded
 
 RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
 FLUSH_BYTES = 256 << 20  # larger than a GPU's second-level cache
@@ -103,7 +103,7 @@ def machine(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "instruction_set": engine.instruction_set if engine else "none",
+        "instruction_set": engine.instruction_set if is_loaded else "none",
         "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + dirty,
     }
 

@@ -11,8 +11,8 @@ namespace geodesic_fast {
 struct LineDeviation {
   TracksView tracks;
   ZeroStep zero_step = ZeroStep::kSkip;  // for `deviation` alone
-  double* sums =
-      nullptr;  // (n, n), out: sum of <u_k, u_l> over the tracks that have both; whole on the diagonal
+  double* sums = nullptr;  // (n, n), out: sum of <u_k, u_l> over the tracks that have both; on the diagonal
+                           // a whole number, how many have the one
   int64_t* counts = nullptr;  // (n, n), out: how many have both
   void* deviation = nullptr;  // (m, n, n), out, in the accumulation type; pairs without a direction: 1 under
                               // kKeep, NaN otherwise
@@ -24,7 +24,13 @@ struct LineDeviationBackward {
   TracksView tracks, gradient;
   const void* weights = nullptr;  // (n, n), or (m, n, n) if `each`; symmetric, in the accumulation type
   bool each = false;
-  void* workspace = nullptr;  // (2, m, n) in the accumulation type on a GPU, else unused
+  void* workspace =
+      nullptr;  // (2, m, n) in the accumulation type on a GPU, else unused: lengths, projections
 };
+
+// Bytes of that workspace on a GPU.
+inline int64_t line_deviation_backward_workspace(const TracksView& tracks) {
+  return 2 * tracks.tracks * tracks.steps() * sum_bytes_of(tracks.dtype);
+}
 
 }  // namespace geodesic_fast

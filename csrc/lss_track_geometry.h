@@ -32,9 +32,14 @@ struct GeometryForward {
   int64_t* zero_steps = nullptr;  // (m), with all fields
   void* direction_sum = nullptr;  // (m, d) Acc: u_1 + ... + u_n, kept for backward; may be null
   void* lengths = nullptr;        // (n, m) Acc: the step lengths, kept for backward, on a GPU as
-                                  // KeptLength has them; may be null up to
-                                  // kWideFeatures on a GPU, and on the CPU
+                                  // KeptLength has them; may be null where no workspace is asked for
 };
+
+// Bytes that stand in for `lengths` where these are not kept, on a GPU.
+inline int64_t track_geometry_forward_workspace(const TracksView& tracks) {
+  if (tracks.features <= kWideFeatures) return 0;
+  return tracks.steps() * tracks.tracks * sum_bytes_of(tracks.dtype);
+}
 
 struct GeometryBackward {
   TracksView tracks;
@@ -46,5 +51,11 @@ struct GeometryBackward {
   const void* lengths = nullptr;        // (n, m) Acc
   void* workspace = nullptr;            // (4 n + 2, m) Acc beyond kWideFeatures on a GPU, else unused
 };
+
+// Bytes of `workspace` on a GPU.
+inline int64_t track_geometry_backward_workspace(const TracksView& tracks) {
+  if (tracks.features <= kWideFeatures) return 0;
+  return (4 * tracks.steps() + 2) * tracks.tracks * sum_bytes_of(tracks.dtype);
+}
 
 }  // namespace geodesic_fast

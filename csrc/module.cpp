@@ -1,161 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Table of contents: every function Python can call, and what was built.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <cstdlib>
-#include <stdexcept>
-#include <string>
-
-#include "cpu_kernels.h"
-#include "cuda_kernels.h"
+#include "bind/launcher.h"
 
 namespace py = pybind11;
 using namespace geodesic_fast;
 
 namespace {
 
-#ifdef GEODESIC_FAST_X86
-// What the processor has, or the lesser one that the environment asks for.
-int instruction_level() {
-  const char* asked = std::getenv("GEODESIC_FAST_CPU");
-  const std::string most = asked == nullptr ? "" : asked;
-  if (most == "baseline") return 0;
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
-  if (most == "avx2") return 1;
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-             ? 2
-             : 1;
-}
-const int kLevel = instruction_level();
-#define GEODESIC_FAST_CPU(function) \
-  (kLevel == 2 ? avx512::function : kLevel == 1 ? avx2::function : baseline::function)
-#else
-const int kLevel = 0;
-#define GEODESIC_FAST_CPU(function) (baseline::function)
-#endif
-
-const char* instruction_set() { return kLevel == 2 ? "avx512" : kLevel == 1 ? "avx2" : "baseline"; }
-
-// Owns the table of layer addresses that its view points to.
-struct Tracks {
-  std::vector<char*> table;
-  TracksView view;
-};
-
-Tracks make_tracks(const std::vector<uintptr_t>& addresses, int64_t layer_stride, int64_t points,
-                   const std::vector<int64_t>& batch_size, const std::vector<int64_t>& batch_stride,
-                   int64_t features, int dtype) {
-  const size_t listed = addresses.size();
-  if ((listed != 1 && listed != static_cast<size_t>(points)) || listed > kMaxListedLayers || points < 1 ||
-      features < 1 || dtype < 0 || dtype > 3 || batch_size.size() != batch_stride.size() ||
-      batch_size.size() > kMaxBatchDims) {
-    throw std::invalid_argument("layout out of range");
-  }
-  Tracks tracks;
-  TracksView& view = tracks.view;
-  view.dtype = static_cast<DType>(dtype);
-  const int64_t bytes = bytes_of(view.dtype);
-  view.base = reinterpret_cast<char*>(addresses[0]);
-  view.layer_stride = layer_stride * bytes;
-  view.points = points;
-  view.features = features;
-  view.tracks = 1;
-  view.batch_dims = static_cast<int>(batch_size.size());
-  for (size_t axis = 0; axis < batch_size.size(); ++axis) {
-    view.batch_size[axis] = batch_size[axis];
-    view.batch_stride[axis] = batch_stride[axis] * bytes;
-    view.tracks *= batch_size[axis];
-  }
-  if (listed > 1) {
-    for (uintptr_t address : addresses) tracks.table.push_back(reinterpret_cast<char*>(address));
-  }
-  return tracks;
-}
-
-TracksView viewed(Tracks& tracks) {
-  tracks.view.table = tracks.table.empty() ? nullptr : tracks.table.data();
-  return tracks.view;
-}
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// Where a kernel runs: threads on the CPU, a device and its stream on a GPU.
-struct Place {
-  int threads;
-  int device;  // -1: the CPU
-  uintptr_t stream;
-};
-
-void track_geometry_forward(Tracks& tracks, int zero_step, bool only_lss, uintptr_t fields,
-                            uintptr_t zero_steps, uintptr_t direction_sum, uintptr_t lengths,
-                            const Place& place) {
-  GeometryForward args;
-  args.tracks = viewed(tracks);
-  args.zero_step = static_cast<ZeroStep>(zero_step);
-  args.only_lss = only_lss;
-  args.fields = pointer<void>(fields);
-  args.zero_steps = pointer<int64_t>(zero_steps);
-  args.direction_sum = pointer<void>(direction_sum);
-  args.lengths = pointer<void>(lengths);
-  py::gil_scoped_release release;
-  if (place.device < 0) return GEODESIC_FAST_CPU(track_geometry_forward)(args, place.threads);
-  cuda::track_geometry_forward(args, place.device, pointer<void>(place.stream));
-}
-
-void track_geometry_backward(Tracks& tracks, Tracks& gradient, int zero_step, bool only_lss,
-                             uintptr_t grad_fields, uintptr_t direction_sum, uintptr_t lengths,
-                             uintptr_t workspace, const Place& place) {
-  GeometryBackward args;
-  args.tracks = viewed(tracks);
-  args.gradient = viewed(gradient);
-  args.zero_step = static_cast<ZeroStep>(zero_step);
-  args.only_lss = only_lss;
-  args.grad_fields = pointer<void>(grad_fields);
-  args.direction_sum = pointer<void>(direction_sum);
-  args.lengths = pointer<void>(lengths);
-  args.workspace = pointer<void>(workspace);
-  py::gil_scoped_release release;
-  if (place.device < 0) return GEODESIC_FAST_CPU(track_geometry_backward)(args, place.threads);
-  cuda::track_geometry_backward(args, place.device, pointer<void>(place.stream));
-}
-
-// `finish`: write the numbers of the tracks instead of taking a step.
-void track_accumulator(Tracks& tracks, int zero_step, bool finish, uintptr_t direction_sum,
-                       uintptr_t direction, uintptr_t direction_low, uintptr_t sums, uintptr_t fields,
-                       uintptr_t zero_steps, const Place& place) {
-  Accumulator args;
-  args.tracks = viewed(tracks);
-  args.zero_step = static_cast<ZeroStep>(zero_step);
-  args.direction_sum = pointer<void>(direction_sum);
-  args.direction = pointer<void>(direction);
-  args.direction_low = pointer<uint8_t>(direction_low);
-  args.sums = pointer<double>(sums);
-  args.fields = pointer<void>(fields);
-  args.zero_steps = pointer<int64_t>(zero_steps);
-  py::gil_scoped_release release;
-  if (place.device < 0) {
-    return finish ? GEODESIC_FAST_CPU(track_accumulator_finish)(args, place.threads)
-                  : GEODESIC_FAST_CPU(track_accumulator_update)(args, place.threads);
-  }
-  const auto launch = finish ? cuda::track_accumulator_finish : cuda::track_accumulator_update;
-  launch(args, place.device, pointer<void>(place.stream));
-}
-
-}  // namespace
-
-#include "chord_deviation_bindings.h"
-#include "line_deviation_bindings.h"
-#include "ots_bindings.h"
-#include "step_geometry_bindings.h"
-#include "track_distance_nearest_track_bindings.h"
-
-PYBIND11_MODULE(_C, m) {
-  m.doc() = "The compiled engine of geodesic_fast: CPU and CUDA kernels over plain addresses.";
+void bind_build(py::module_& m) {
   m.attr("version") = GEODESIC_FAST_VERSION;
   m.attr("instruction_set") = instruction_set();
 #ifdef __clang__
@@ -168,23 +20,93 @@ PYBIND11_MODULE(_C, m) {
 #else
   m.attr("openmp") = false;
 #endif
-  m.attr("wide_features") = kWideFeatures;
-  m.attr("cuda_archs") = cuda::architectures();
+  m.attr("cuda_archs") = cuda_architectures();
   m.def("cuda_runtime_version", &cuda::runtime_version);
   m.def("cuda_driver_version", &cuda::driver_version);
   m.def("cuda_device_count", &cuda::device_count);
+}
 
+void bind_tracks(py::module_& m) {
+  using F = GeometryForward;
+  m.def("track_geometry_forward",
+        launcher(&Kernels::track_geometry_forward, &F::tracks, &F::zero_step, &F::only_lss, &F::fields,
+                 &F::zero_steps, &F::direction_sum, &F::lengths));
+  m.def("track_geometry_forward_workspace", workspace(&track_geometry_forward_workspace));
+  using B = GeometryBackward;
+  m.def("track_geometry_backward",
+        launcher(&Kernels::track_geometry_backward, &B::tracks, &B::gradient, &B::zero_step, &B::only_lss,
+                 &B::grad_fields, &B::direction_sum, &B::lengths, &B::workspace));
+  m.def("track_geometry_backward_workspace", workspace(&track_geometry_backward_workspace));
+  using A = Accumulator;
+  m.def("track_accumulator_update", launcher(&Kernels::track_accumulator_update, &A::tracks, &A::zero_step,
+                                             &A::direction_sum, &A::direction, &A::direction_low, &A::sums));
+  m.def("track_accumulator_finish",
+        launcher(&Kernels::track_accumulator_finish, &A::tracks, &A::zero_step, &A::direction_sum,
+                 &A::direction, &A::direction_low, &A::sums, &A::fields, &A::zero_steps));
+  using C = ChordDeviation;
+  m.def("chord_deviation_forward",
+        launcher(&Kernels::chord_deviation_forward, &C::tracks, &C::deviation, &C::along));
+  using D = ChordDeviationBackward;
+  m.def("chord_deviation_backward", launcher(&Kernels::chord_deviation_backward, &D::tracks, &D::gradient,
+                                             &D::grad, &D::deviation, &D::along));
+  using S = StepGeometry;
+  m.def("step_geometry_forward", launcher(&Kernels::step_geometry_forward, &S::tracks, &S::fields, &S::kept));
+  using T = StepGeometryBackward;
+  m.def("step_geometry_backward", launcher(&Kernels::step_geometry_backward, &T::tracks, &T::gradient,
+                                           &T::grad_fields, &T::fields, &T::kept, &T::workspace));
+  m.def("step_geometry_backward_workspace", workspace(&step_geometry_backward_workspace));
+}
+
+void bind_line_deviation(py::module_& m) {
+  using F = LineDeviation;  // sums over tracks where `deviation` is 0, else each track's own matrix
+  m.def("line_deviation_forward", launcher(&Kernels::line_deviation_forward, &F::tracks, &F::zero_step,
+                                           &F::sums, &F::counts, &F::deviation, &F::workspace));
+  m.def("line_deviation_forward_workspace", [](Tracks& tracks, bool each, const Place& place) {
+    return place.device < 0 ? 0 : cuda::line_deviation_workspace(tracks.view(), each, place.device);
+  });
+  using B = LineDeviationBackward;
+  m.def("line_deviation_backward", launcher(&Kernels::line_deviation_backward, &B::tracks, &B::gradient,
+                                            &B::weights, &B::each, &B::workspace));
+  m.def("line_deviation_backward_workspace", workspace(&line_deviation_backward_workspace));
+}
+
+void bind_pairs(py::module_& m) {
+  m.def("track_pairs_prepare", [](Pairs& pairs, const Place& place) {
+    const TrackPairs args = pairs.view();
+    const py::gil_scoped_release release;
+    kernels_at(place).track_pairs_prepare(args, place);
+  });
+  using F = TrackDistance;
+  m.def("track_distance_forward", launcher(&Kernels::track_distance_forward, &F::pairs, &F::row_begin,
+                                           &F::row_end, &F::distance, &F::layer));
+  using B = TrackDistanceBackward;
+  m.def("track_distance_backward", launcher(&Kernels::track_distance_backward, &B::tracks, &B::other,
+                                            &B::gradient, &B::of_other, &B::weights, &B::layer));
+  using N = NearestTrack;
+  m.def("nearest_track",
+        launcher(&Kernels::nearest_track, &N::pairs, &N::row_begin, &N::row_end, &N::column_begin,
+                 &N::column_end, &N::labels, &N::distance, &N::index, &N::layer, &N::workspace));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The compiled engine of geodesic_fast: CPU and CUDA kernels over plain addresses.";
+  bind_build(m);
   py::class_<Tracks>(m, "Tracks")
       .def(py::init(&make_tracks), py::arg("addresses"), py::arg("layer_stride"), py::arg("points"),
            py::arg("batch_size"), py::arg("batch_stride"), py::arg("features"), py::arg("dtype"));
+  py::class_<Pairs>(m, "Pairs")
+      .def(py::init(&make_pairs), py::arg("tracks"), py::arg("other"), py::arg("symmetric"), py::arg("scale"),
+           py::arg("centre"), py::arg("squares"), py::arg("other_squares"), py::arg("kinds"),
+           py::arg("other_kinds"));
   py::class_<Place>(m, "Place")
-      .def(py::init<int, int, uintptr_t>(), py::arg("threads"), py::arg("device"), py::arg("stream"));
-  m.def("track_geometry_forward", &track_geometry_forward);
-  m.def("track_geometry_backward", &track_geometry_backward);
-  m.def("track_accumulator", &track_accumulator);
-  bind_chord_deviation(m);
+      .def(py::init([](int threads, int device, uintptr_t stream) {
+             return Place{threads, device, pointer<void>(stream)};
+           }),
+           py::arg("threads"), py::arg("device"), py::arg("stream"));
+  bind_tracks(m);
   bind_line_deviation(m);
+  bind_pairs(m);
   bind_ots(m);
-  bind_step_geometry(m);
-  bind_track_distance_nearest_track(m);
 }

@@ -18,6 +18,7 @@ struct ProductTile {
 
 // One annealed Sinkhorn iteration: rows are normalised, columns are summed for the caller to normalise.
 struct SoftminArgs {
+  ProductTile tile;
   const float* b;           // (cols)
   const float* log_supply;  // (rows), what each row is normalised to
   float epsilon;
@@ -26,12 +27,20 @@ struct SoftminArgs {
   float* col_best;  // (cols), raised to: max_i S_ij - a_i
 };
 
+// The tightest column potentials, and the sweep that proves the identity.
+struct ColumnBest {
+  ProductTile tile;
+  const float* a;  // (rows)
+  float* best;     // (cols), raised to: max_i S_ij - a_i
+};
+
 // Lists the columns of each row whose product comes near or above the potentials: j with t_ij >= threshold_i,
 // where t_ij = S_ij - b_j + p_i q_j and best_i = max_j t_ij. With keep = 0, threshold_i = low_i + theta
 // max(0, best_i - low_i). With keep = k, it is the k-th largest maximum of 64 parts of the row, so that at
 // least k columns are listed and few more.
 constexpr int kRowParts = 64;
 struct ListArgs {
+  ProductTile tile;
   const float *b, *q;    // (cols)
   const float *p, *low;  // (rows)
   float theta;

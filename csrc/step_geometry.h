@@ -47,6 +47,11 @@ struct StepGeometryBackward {
   double* workspace = nullptr;        // (kStepTermCount, n+1, m) on a GPU, else unused
 };
 
+// Bytes of `workspace` on a GPU.
+inline int64_t step_geometry_backward_workspace(const TracksView& tracks) {
+  return kStepTermCount * tracks.points * tracks.tracks * static_cast<int64_t>(sizeof(double));
+}
+
 GEODESIC_FAST_INLINE double within_one(double cosine) {
   return cosine > 1 ? 1.0 : cosine < -1 ? -1.0 : cosine;  // NaN stays
 }

@@ -6,7 +6,7 @@
 
 namespace geodesic_fast {
 
-// The rows of `sums`, as in geodesic_fast/recording/accumulator_state.py.
+// The rows of `sums`, as in geodesic_fast/recording/accumulator.py.
 enum SumRow : int {
   kSumPath = 0,
   kSumSquares,

@@ -29,6 +29,9 @@ GEODESIC_FAST_INLINE int64_t bytes_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
 
+// Of what sums and scores of tracks are held in.
+GEODESIC_FAST_INLINE int64_t sum_bytes_of(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
+
 // (n+1, *batch, d), features contiguous. Layers lie at `base + l * layer_stride` bytes, or, where `table`
 // is set, each at its own address. Gradients are written through a view of the same kind.
 struct TracksView {

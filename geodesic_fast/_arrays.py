@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._torch_internals import is_wrapper, unwrapped
+from geodesic_fast.engine.torch_internals import is_wrapper, unwrapped
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
 Tensors = Tensor | Sequence[Tensor]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from geodesic_fast._torch_internals import forward_mode, is_transformed
 from geodesic_fast._validation import (
     check_device,
     check_finite_rows,
@@ -23,6 +22,7 @@ from geodesic_fast._validation import (
     how_to_convert,
     in_memory,
 )
+from geodesic_fast.engine.torch_internals import forward_mode, is_transformed
 
 MAX_LISTED_LAYERS = 1024
 

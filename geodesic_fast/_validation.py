@@ -12,7 +12,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-from geodesic_fast._torch_internals import is_plain
+from geodesic_fast.engine.torch_internals import is_plain, resolved
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ZERO_STEPS = ("skip", "keep", "propagate", "raise")
@@ -80,7 +80,7 @@ def in_memory(name: str, value: Tensor) -> Tensor:
     """
     if value.device.type not in ("cpu", "cuda"):
         return value
-    value = torch.zeros_like(value) if value._is_zerotensor() else value.resolve_neg()
+    value = resolved(value)
     if not is_plain(value):
         raise TypeError(
             f"{name} must be a tensor whose values lie in memory, got {type(value).__name__} that stands for "

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from geodesic_fast._torch_internals import is_transformed
 from geodesic_fast._validation import check_choice as check_choice  # for the importers of this module
 from geodesic_fast._validation import check_float_tensor
+from geodesic_fast.engine.torch_internals import is_transformed
 
 _LISTED = 5
 
@@ -185,12 +185,13 @@ def layers_did_not_run(missing: Sequence[str], total: int) -> RuntimeError:
 
 def layers_not_seen(missing: Sequence[str]) -> RuntimeError:
     """Say that a training step went by without the layers that should have been measured."""
-    listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "") or "no whole pass"
+    listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+    got = f"none of {listed}" if missing else "a step without a whole forward pass"
     return RuntimeError(
-        f"every layer must run in a measured training step, got none of {listed}: nothing is logged for "
-        "this step. Name layers that run in training, pass missing='skip' for networks that drop layers and "
-        "when='always' for layers that train in evaluation mode or without gradients, or start the callback "
-        "before the model is compiled."
+        f"every layer must run in a measured training step, got {got}: nothing is logged for this step. Name "
+        "layers that run in training, pass missing='skip' for networks that drop layers and when='always' for "
+        "layers that train in evaluation mode or without gradients, or start the callback before the model "
+        "is compiled."
     )
 
 

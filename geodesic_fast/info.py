@@ -7,7 +7,6 @@ import argparse
 import json
 import platform
 from importlib import metadata
-from types import ModuleType
 from typing import Any
 
 import numpy
@@ -15,7 +14,7 @@ import scipy
 import torch
 
 import geodesic_fast
-from geodesic_fast import _extension
+from geodesic_fast.engine import load
 
 HELP = "Show versions, the compiled engine, CUDA, the CPU path and which optional packages are present."
 
@@ -54,8 +53,8 @@ def gather() -> dict[str, Any]:
     """Return everything `info` shows, as plain JSON values."""
     return {
         "versions": versions(),
-        "engine": describe_engine(_extension.engine, _extension.engine_error),
-        "cuda": describe_cuda(_extension.engine),
+        "engine": this_engine(),
+        "cuda": describe_cuda(load.engine if load.is_loaded else None),
         "threads": torch.get_num_threads(),
         "optional_packages": {name: _first_version(names) for name, names in OPTIONAL_PACKAGES.items()},
     }
@@ -73,7 +72,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def describe_engine(engine: ModuleType | None, error: str) -> dict[str, Any]:
+def this_engine() -> dict[str, Any]:
+    """Say whether the engine of this installation is compiled, how, or why not."""
+    return describe_engine(load.engine if load.is_loaded else None, load.engine_error)
+
+
+def describe_engine(engine: Any, error: str) -> dict[str, Any]:
     """Say whether the engine is compiled, how, or why not."""
     if engine is None:
         return {"compiled": False, "why_not": error}
@@ -86,7 +90,7 @@ def describe_engine(engine: ModuleType | None, error: str) -> dict[str, Any]:
     }
 
 
-def describe_cuda(engine: ModuleType | None) -> dict[str, Any]:
+def describe_cuda(engine: Any) -> dict[str, Any]:
     """Say what of CUDA the engine holds, what the driver offers, and which GPUs are visible."""
     compiled = engine is not None and bool(engine.cuda_archs)
     found: dict[str, Any] = {
@@ -97,7 +101,7 @@ def describe_cuda(engine: ModuleType | None) -> dict[str, Any]:
         "engine_gpus": None,
         "torch_cuda": torch.version.cuda,
         "gpus": _visible_gpus(),
-        "why_not": _extension.why_not("cuda"),
+        "why_not": load.why_not("cuda"),
     }
     if engine is not None and compiled:
         found["architectures"] = engine.cuda_archs

@@ -16,7 +16,7 @@ if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
 import pytest
 import torch
 
-from geodesic_fast import _extension
+from geodesic_fast.engine import load
 
 pytest_plugins = ["in_background"]
 
@@ -28,13 +28,13 @@ def pytest_configure():
 
 
 def pytest_runtest_setup(item):
-    if item.get_closest_marker("engine") and _extension.engine is None:
+    if item.get_closest_marker("engine") and not load.is_loaded:
         pytest.skip("needs the compiled engine")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
-    found = torch.device(_extension.gpu_type if request.param == "cuda" else "cpu")
+    found = torch.device(load.gpu_type if request.param == "cuda" else "cpu")
     if found.type == "cuda" and not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU is visible")
     return found

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 import geodesic_fast
-from geodesic_fast._extension import engine, engine_error
+from geodesic_fast.engine.load import engine, engine_error, is_loaded
 
-assert engine is not None, engine_error
+assert is_loaded, engine_error
 corner = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]], requires_grad=True)
 score = geodesic_fast.lss(corner)
 score.backward()

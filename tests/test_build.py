@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import geodesic_fast
-from geodesic_fast._extension import engine
+from geodesic_fast.engine.load import engine
 
 ROOT = Path(__file__).parent.parent
 TRACKED = subprocess.run(
@@ -73,6 +73,20 @@ def test_without_the_engine_the_reference_answers_after_one_warning():
         == 1
     )
     assert "Install a C++ compiler" in result.stderr
+
+
+def test_without_the_engine_no_limit_is_dropped_in_silence():
+    result = run(
+        "import sys; sys.modules['geodesic_fast._C'] = None\n"
+        "import torch, geodesic_fast as g\n"
+        "x = torch.arange(4.0)[:, None]\n"
+        "g.ots(x, x + 1); print('silent so far', file=sys.stderr)\n"
+        "print(g.ots(x, x + 1, method='tiles', memory_budget=1 << 20, time_budget=5).score)"
+    )
+    assert result.stdout.strip() == "1.0", result.stderr
+    before, _, after = result.stderr.partition("silent so far")
+    assert "which it does not follow" not in before
+    assert "got method='tiles', memory_budget=1048576, time_budget=5, which it does not follow" in after
 
 
 def test_other_devices_get_the_reference_and_a_warning():

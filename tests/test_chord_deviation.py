@@ -13,7 +13,7 @@ from known_tracks import DTYPES, LAYOUTS, SHAPES, gradient, laid_out, line, rand
 from torch.library import opcheck
 
 from geodesic_fast import chord_deviation, reference
-from geodesic_fast.operations import chord_deviation as operation
+from geodesic_fast.engine import chord_deviation as operation
 
 
 def true_deviation(tracks):

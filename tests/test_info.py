@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import geodesic_fast
-from geodesic_fast import _extension, info
+from geodesic_fast import info
 from geodesic_fast.__main__ import main
+from geodesic_fast.engine import load
 
 # What an engine built with CUDA says of itself; a CPU-only machine cannot load a driver to say it.
 CUDA_ENGINE = SimpleNamespace(
@@ -29,13 +30,13 @@ def test_json_tells_the_versions_and_the_engine_that_is_loaded(capsys):
     assert found["versions"]["geodesic_fast"] == geodesic_fast.__version__
     assert found["versions"]["torch"] == torch.__version__
     assert found["threads"] == torch.get_num_threads()
-    assert found["engine"]["compiled"] == (_extension.engine is not None)
-    if _extension.engine is None:
-        assert found["engine"]["why_not"] == _extension.engine_error != ""
+    assert found["engine"]["compiled"] == load.is_loaded
+    if not load.is_loaded:
+        assert found["engine"]["why_not"] == load.engine_error != ""
         assert not found["cuda"]["compiled_in"]
     else:
-        assert found["engine"]["instruction_set"] == _extension.engine.instruction_set
-        assert found["cuda"]["compiled_in"] == bool(_extension.engine.cuda_archs)
+        assert found["engine"]["instruction_set"] == load.engine.instruction_set
+        assert found["cuda"]["compiled_in"] == bool(load.engine.cuda_archs)
     assert len(found["cuda"]["gpus"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
 
@@ -45,8 +46,7 @@ def test_text_says_the_same_as_json(capsys):
     for section in ("versions", "compiled engine", "CUDA", "optional packages"):
         assert f"\n{section}\n" in "\n" + text
     assert torch.__version__ in text
-    engine = _extension.engine
-    assert (_extension.engine_error if engine is None else engine.instruction_set) in text
+    assert (load.engine.instruction_set if load.is_loaded else load.engine_error) in text
 
 
 def test_a_missing_engine_is_named_with_its_reason():

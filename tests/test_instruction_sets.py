@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from in_background import quietly
 
-from geodesic_fast._extension import engine
+from geodesic_fast.engine.load import is_loaded
 
 HERE = Path(__file__).parent
 FILES = [
@@ -58,7 +58,7 @@ def run_without_engine() -> subprocess.CompletedProcess:
     return run("", *words, SHARE_OF_TESTS="0/6")
 
 
-IN_BACKGROUND = {name: partial(run_share, name) for name in SHARES} if engine is not None else {}
+IN_BACKGROUND = {name: partial(run_share, name) for name in SHARES} if is_loaded else {}
 IN_BACKGROUND |= {"without engine": run_without_engine}
 
 
@@ -66,7 +66,7 @@ IN_BACKGROUND |= {"without engine": run_without_engine}
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("instructions", ["avx2", "baseline"])
 def test_the_kernels_of_lesser_processors(instructions, background):
-    asked = "from geodesic_fast._extension import engine; print(engine.instruction_set)"
+    asked = "from geodesic_fast.engine.load import engine; print(engine.instruction_set)"
     assert run(instructions, "-c", asked).stdout.strip() in (instructions, "baseline")
     done = background[instructions].result()
     assert done.returncode == 0, done.stdout[-3000:]

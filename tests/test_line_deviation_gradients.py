@@ -8,7 +8,7 @@ from known_tracks import DTYPES, LAYOUTS, gradient, laid_out, random_tracks
 from torch.library import opcheck
 
 from geodesic_fast import line_deviation, reference
-from geodesic_fast.operations import line_deviation as operation
+from geodesic_fast.engine import line_deviation as operation
 
 REDUCTIONS = ("mean", "none")
 

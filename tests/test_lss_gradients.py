@@ -8,7 +8,7 @@ from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
 from torch.library import opcheck
 
 from geodesic_fast import lss, reference
-from geodesic_fast.operations import track_geometry as operation
+from geodesic_fast.engine import track_geometry as operation
 
 
 def gradient(score, tracks, weights):

@@ -121,6 +121,21 @@ def test_layer_axis_key_and_table(tmp_path, capsys, tracks):
     assert "it holds good, other" in refusal(capsys, path, "--key", "bad")
 
 
+@pytest.mark.parametrize("how", ["array", "layers"])
+def test_more_layers_than_a_list_may_name(tmp_path, capsys, how):
+    long = torch.randn(1030, 2, 3)
+    found = measure(tmp_path, capsys, save(tmp_path / "long.npz", long, how))
+    told = found["groups"][0]["fields"]["lss"]["mean"]
+    assert told == pytest.approx(geodesic_fast.lss(long).mean().item(), rel=1e-6)
+
+
+def test_an_output_folder_that_cannot_be_is_told_before_anything_is_measured(tmp_path, capsys):
+    (tmp_path / "taken").touch()
+    told = refusal(capsys, tmp_path / "missing.npy", "--output", tmp_path / "taken")
+    assert "taken" in told
+    assert "missing.npy" not in told
+
+
 def test_undefined_tracks_are_counted(tmp_path, capsys, tracks):
     broken = tracks.clone()
     broken[3, 5] = torch.nan

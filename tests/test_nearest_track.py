@@ -14,8 +14,8 @@ from scipy.spatial.distance import cdist
 from torch.library import opcheck
 
 from geodesic_fast import nearest_track, reference, track_distance
-from geodesic_fast.operations import _parts
-from geodesic_fast.operations import nearest_track as operation
+from geodesic_fast.engine import nearest_track as operation
+from geodesic_fast.engine import parts
 
 
 def true_nearest(tracks, labels=None):
@@ -133,13 +133,13 @@ def test_the_parts_of_long_work_add_up(monkeypatch):
     tracks = random_tracks((3, 900, 6), torch.float32)
     expected, distances = nearest_track(tracks), track_distance(tracks)
     against = track_distance(tracks, tracks[:, :100])
-    monkeypatch.setattr(_parts, "_FIRST_PART", 1.0)
-    monkeypatch.setattr(_parts, "_PART_SECONDS", 0.0)
-    parts = list(_parts.triangle_parts(900, 1, ""))
-    assert len(parts) == 15
-    assert sum(_parts.pairs_above(*part) for part in parts) == 900 * 899 // 2
+    monkeypatch.setattr(parts, "_FIRST_PART", 1.0)
+    monkeypatch.setattr(parts, "_PART_SECONDS", 0.0)
+    cut = list(parts.triangle_parts(900, 1, ""))
+    assert len(cut) == 15
+    assert sum(parts.pairs_above(*part) for part in cut) == 900 * 899 // 2
     assert all(torch.equal(a, b) for a, b in zip(nearest_track(tracks), expected, strict=True))
-    assert [rows.stop for rows in _parts.row_parts(900, 900, 1, True, "")] == [192, 384, 576, 768, 900]
+    assert [rows.stop for rows in parts.row_parts(900, 900, 1, True, "")] == [192, 384, 576, 768, 900]
     assert torch.equal(track_distance(tracks), distances)
     assert torch.equal(track_distance(tracks, tracks[:, :100]), against)
 

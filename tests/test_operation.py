@@ -10,7 +10,6 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 import geodesic_fast
-from geodesic_fast import _torch_internals as internals
 from geodesic_fast import (
     action,
     chord_deviation,
@@ -22,13 +21,14 @@ from geodesic_fast import (
     track_distance,
     track_geometry,
 )
-from geodesic_fast.operations import chord_deviation as chord_operation
-from geodesic_fast.operations import line_deviation as line_operation
-from geodesic_fast.operations import nearest_track as nearest_operation
-from geodesic_fast.operations import step_geometry as step_operation
-from geodesic_fast.operations import track_distance as distance_operation
-from geodesic_fast.operations import track_geometry as geometry_operation
-from geodesic_fast.operations.operation import Operation
+from geodesic_fast.engine import chord_deviation as chord_operation
+from geodesic_fast.engine import line_deviation as line_operation
+from geodesic_fast.engine import nearest_track as nearest_operation
+from geodesic_fast.engine import step_geometry as step_operation
+from geodesic_fast.engine import torch_internals as internals
+from geodesic_fast.engine import track_distance as distance_operation
+from geodesic_fast.engine import track_geometry as geometry_operation
+from geodesic_fast.engine.operation import Operation
 
 pytestmark = pytest.mark.engine
 
@@ -280,7 +280,7 @@ def test_a_torch_without_a_private_name_takes_the_plain_route(name, monkeypatch)
             assert not internals.in_backward()
         patched = {key: getattr(internals, key) for key in ("goes_direct", "in_transform", "is_batched")}
         for key, value in patched.items():
-            monkeypatch.setattr(geodesic_fast.operations.operation, key, value)
+            monkeypatch.setattr(geodesic_fast.engine.operation, key, value)
         assert torch.equal(gradient_of(lss, x), expected)
     finally:
         importlib.reload(internals)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from geodesic_fast import line_deviation, lss, track_geometry
-from geodesic_fast._torch_internals import goes_direct
+from geodesic_fast.engine.torch_internals import goes_direct
 
 pytestmark = pytest.mark.engine
 OPERATION = "geodesic_fast::track_geometry"

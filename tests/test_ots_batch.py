@@ -14,10 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transport_problems import FAMILIES, assert_certificate, assert_equals_scipy, half_scrambled, residual
 
 from geodesic_fast import OTSResult, ots, reference
-from geodesic_fast._extension import engine
+from geodesic_fast.engine.load import is_loaded
 from geodesic_fast.transport import dense_assignment
 
-needs_engine = pytest.mark.skipif(engine is None, reason="the engine is not built: certificates come from it")
+needs_engine = pytest.mark.skipif(not is_loaded, reason="the engine is not built: certificates come from it")
 pytestmark = [needs_engine, pytest.mark.usefixtures("one_thread")]
 FIELDS = (
     "score", "map_cost", "optimal_cost", "efficiency", "certified", "score_lower", "score_upper", "gap",

@@ -10,7 +10,7 @@ from assert_accurate import assert_accurate
 from known_tracks import DTYPES, gradient
 
 import geodesic_fast as gf
-from geodesic_fast import _extension
+from geodesic_fast.engine import load
 
 FIELDS = gf.TrackGeometry._fields[:-1]
 METRICS = {
@@ -26,8 +26,8 @@ METRICS = {
 def way(request, monkeypatch):
     """Take either way to an answer."""
     if request.param == "reference":
-        monkeypatch.setitem(_extension._REASONS, "cpu", "it is left out of this test.")
-        monkeypatch.setattr(_extension, "_warned", {"cpu"})
+        monkeypatch.setitem(load._REASONS, "cpu", "it is left out of this test.")
+        monkeypatch.setattr(load, "_warned", {"cpu"})
     return request.param
 
 

@@ -11,8 +11,8 @@ from known_tracks import DTYPES, LAYOUTS, laid_out, random_tracks
 from torch.nn.functional import cosine_similarity
 
 from geodesic_fast import reference, step_geometry, track_geometry
+from geodesic_fast.engine import step_geometry as operation
 from geodesic_fast.metrics.step_geometry import StepGeometry
-from geodesic_fast.operations import step_geometry as operation
 
 SHAPES = [(1, 5, 7), (12, 3, 64), (33, 2, 1111), (4, 2, 3, 50), (9, 4, 1), (3, 2, 2500), (2, 300, 3)]
 

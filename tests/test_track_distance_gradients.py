@@ -10,7 +10,7 @@ from known_tracks import DTYPES, LAYOUTS, gradient, laid_out, random_tracks
 from torch.library import opcheck
 
 from geodesic_fast import reference, track_distance
-from geodesic_fast.operations import track_distance as operation
+from geodesic_fast.engine import track_distance as operation
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -7,7 +7,7 @@
 // Bound:  memory bandwidth.
 #include "chord_deviation.h"
 
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "track_blocks.h"
 #include "track_groups.h"
 
@@ -311,14 +311,14 @@ class BackwardPass {
 
 }  // namespace
 
-void chord_deviation_forward(const ChordDeviation& args, int threads) {
+void chord_deviation_forward(const ChordDeviation& args, const Place& place) {
   with_dtype(args.tracks.dtype,
-             [&](auto zero) { run_blocks<ForwardPass<decltype(zero)>>(args, args.tracks, threads); });
+             [&](auto zero) { run_blocks<ForwardPass<decltype(zero)>>(args, args.tracks, place.threads); });
 }
 
-void chord_deviation_backward(const ChordDeviationBackward& args, int threads) {
+void chord_deviation_backward(const ChordDeviationBackward& args, const Place& place) {
   with_dtype(args.tracks.dtype,
-             [&](auto zero) { run_blocks<BackwardPass<decltype(zero)>>(args, args.tracks, threads); });
+             [&](auto zero) { run_blocks<BackwardPass<decltype(zero)>>(args, args.tracks, place.threads); });
 }
 
 }  // namespace GEODESIC_FAST_ISA

@@ -5,7 +5,7 @@
 //         projection needs all features first.
 // Numbers: float32 lanes (float64 for float64 tracks), projections in float64.
 // Bound:  multiply-adds.
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "panel_products.h"
 #include "track_panel.h"
 
@@ -147,8 +147,8 @@ void backward(const LineDeviationBackward& args, int threads) {
 
 }  // namespace
 
-void line_deviation_backward(const LineDeviationBackward& args, int threads) {
-  with_dtype(args.tracks.dtype, [&](auto zero) { backward<decltype(zero)>(args, threads); });
+void line_deviation_backward(const LineDeviationBackward& args, const Place& place) {
+  with_dtype(args.tracks.dtype, [&](auto zero) { backward<decltype(zero)>(args, place.threads); });
 }
 
 }  // namespace GEODESIC_FAST_ISA

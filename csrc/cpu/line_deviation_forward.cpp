@@ -4,7 +4,7 @@
 // Work:   n^2 / 2 multiply-adds a feature, and 6 operations more a value.
 // Numbers: products in float32 lanes (float64 for float64 tracks), sums over tracks in float64.
 // Bound:  multiply-adds from about 20 steps on, read bandwidth below.
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "panel_products.h"
 #include "track_panel.h"
 
@@ -147,10 +147,10 @@ void each_track(const LineDeviation& args, int threads) {
 
 }  // namespace
 
-void line_deviation_forward(const LineDeviation& args, int threads) {
+void line_deviation_forward(const LineDeviation& args, const Place& place) {
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
-    args.deviation != nullptr ? each_track<T>(args, threads) : mean_over_tracks<T>(args, threads);
+    args.deviation != nullptr ? each_track<T>(args, place.threads) : mean_over_tracks<T>(args, place.threads);
   });
 }
 

@@ -4,8 +4,8 @@
 // Work:   about 12 operations per value.
 // Numbers: float32 rows (float64 for float64 tracks), float64 scalars.
 // Bound:  read + write bandwidth; the gradient goes out past the cache.
-#include "cpu_kernels.h"
 #include "geometry_gradient.h"
+#include "kernels.h"
 #include "parallel.h"
 #include "track_blocks.h"
 #include "track_rows.h"
@@ -300,9 +300,9 @@ class BackwardPass {
 
 }  // namespace
 
-void track_geometry_backward(const GeometryBackward& args, int threads) {
+void track_geometry_backward(const GeometryBackward& args, const Place& place) {
   with_dtype(args.tracks.dtype,
-             [&](auto zero) { run_blocks<BackwardPass<decltype(zero)>>(args, args.tracks, threads); });
+             [&](auto zero) { run_blocks<BackwardPass<decltype(zero)>>(args, args.tracks, place.threads); });
 }
 
 }  // namespace GEODESIC_FAST_ISA

@@ -4,8 +4,8 @@
 // Work:   7 operations per value for lss, 8 for all fields.
 // Numbers: float32 sums in lanes (float64 for float64 tracks), float64 for what has one value per step.
 // Bound:  read bandwidth.
-#include "cpu_kernels.h"
 #include "geometry_sums.h"
+#include "kernels.h"
 #include "track_blocks.h"
 #include "track_groups.h"
 
@@ -210,11 +210,11 @@ class ForwardPass {
 
 }  // namespace
 
-void track_geometry_forward(const GeometryForward& args, int threads) {
+void track_geometry_forward(const GeometryForward& args, const Place& place) {
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
-    args.only_lss ? run_blocks<ForwardPass<T, false>>(args, args.tracks, threads)
-                  : run_blocks<ForwardPass<T, true>>(args, args.tracks, threads);
+    args.only_lss ? run_blocks<ForwardPass<T, false>>(args, args.tracks, place.threads)
+                  : run_blocks<ForwardPass<T, true>>(args, args.tracks, place.threads);
   });
 }
 

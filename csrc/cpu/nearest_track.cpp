@@ -6,7 +6,7 @@
 // Bound: multiply-adds.
 #include "nearest_track.h"
 
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "pair_tile.h"
 
 namespace geodesic_fast {
@@ -136,8 +136,8 @@ void run_part(const NearestTrack& args, int threads) {
 
 }  // namespace
 
-void nearest_track(const NearestTrack& args, int threads) {
-  with_dtype(args.pairs.tracks.dtype, [&](auto zero) { run_part<decltype(zero)>(args, threads); });
+void nearest_track(const NearestTrack& args, const Place& place) {
+  with_dtype(args.pairs.tracks.dtype, [&](auto zero) { run_part<decltype(zero)>(args, place.threads); });
 }
 
 }  // namespace GEODESIC_FAST_ISA

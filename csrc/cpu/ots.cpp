@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "ots.h"
+#include "kernels.h"
 
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
@@ -110,16 +110,17 @@ void add_rows(const float* s, int64_t stride, int64_t rows, int64_t cols, const 
 // Memory: reads S once; a row, its exponentials and the column sums stay in the second-level cache.
 // Work: one exponential a pair. Numbers: float32, each row shifted by its maximum; column sums per thread.
 // Bound: memory, 4 bytes a pair.
-void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int threads) {
+void ots_softmin(const SoftminArgs& args, const Place& place) {
+  const ProductTile& tile = args.tile;
   const int64_t cols = tile.cols;
   const int64_t bytes = cols * static_cast<int64_t>(sizeof(float));
-  Scratch scratch(threads, 3 * bytes);
-  for (int t = 0; t < threads; ++t) {
+  Scratch scratch(place.threads, 3 * bytes);
+  for (int t = 0; t < place.threads; ++t) {
     float* mine = reinterpret_cast<float*>(scratch.part(t));
     for (int64_t j = 0; j < cols; ++j) mine[j] = 0.0f;
     for (int64_t j = 0; j < cols; ++j) mine[cols + j] = kLowest;
   }
-  parallel_for(tile.rows, 16, threads, [&](int64_t begin, int64_t end, int thread) {
+  parallel_for(tile.rows, 16, place.threads, [&](int64_t begin, int64_t end, int thread) {
     float* sum = reinterpret_cast<float*>(scratch.part(thread));
     float *best = sum + cols, *e = best + cols, weight;
     for (int64_t i = begin; i < end; ++i) {
@@ -128,7 +129,7 @@ void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int threads)
       add_rows(s, tile.stride, 1, cols, args.a + i, e, &weight, sum, best);
     }
   });
-  for (int t = 0; t < threads; ++t) {
+  for (int t = 0; t < place.threads; ++t) {
     const float* mine = reinterpret_cast<const float*>(scratch.part(t));
     for (int64_t j = 0; j < cols; ++j) {
       args.col_sum[j] += mine[j];
@@ -140,12 +141,13 @@ void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int threads)
 // Memory: reads S once. Work: one subtraction and one maximum a pair. Numbers: float32. Bound: memory.
 // best_j is raised to max_i S_ij - a_i: the sweep that proves the identity, and the tightest column
 // potentials.
-void column_best_pass(const ProductTile& tile, const float* a, float* best, int threads) {
+void ots_column_best(const ColumnBest& args, const Place& place) {
+  const ProductTile& tile = args.tile;
   const int64_t cols = tile.cols;
-  Scratch scratch(threads, cols * static_cast<int64_t>(sizeof(float)));
-  for (int t = 0; t < threads; ++t) std::memcpy(scratch.part(t), best, cols * sizeof(float));
+  Scratch scratch(place.threads, cols * static_cast<int64_t>(sizeof(float)));
+  for (int t = 0; t < place.threads; ++t) std::memcpy(scratch.part(t), args.best, cols * sizeof(float));
   const int64_t groups = (tile.rows + kRowsTogether - 1) / kRowsTogether;
-  parallel_for(groups, 8, threads, [&](int64_t begin, int64_t end, int thread) {
+  parallel_for(groups, 8, place.threads, [&](int64_t begin, int64_t end, int thread) {
     float* mine = reinterpret_cast<float*>(scratch.part(thread));
     for (int64_t g = begin; g < end; ++g) {
       const float* s[kRowsTogether];
@@ -153,7 +155,7 @@ void column_best_pass(const ProductTile& tile, const float* a, float* best, int 
       for (int64_t r = 0; r < kRowsTogether; ++r) {  // a short last group repeats its last row
         const int64_t i = g * kRowsTogether + r < tile.rows ? g * kRowsTogether + r : tile.rows - 1;
         s[r] = tile.product + i * tile.stride;
-        ar[r] = a[i];
+        ar[r] = args.a[i];
       }
       over_columns(
           cols,
@@ -171,9 +173,9 @@ void column_best_pass(const ProductTile& tile, const float* a, float* best, int 
           });
     }
   });
-  for (int t = 0; t < threads; ++t) {
+  for (int t = 0; t < place.threads; ++t) {
     const float* mine = reinterpret_cast<const float*>(scratch.part(t));
-    for (int64_t j = 0; j < cols; ++j) best[j] = mine[j] > best[j] ? mine[j] : best[j];
+    for (int64_t j = 0; j < cols; ++j) args.best[j] = mine[j] > args.best[j] ? mine[j] : args.best[j];
   }
 }
 

@@ -3,6 +3,7 @@
 // (Jonker and Volgenant, Computing 38, 1987; Crouse, IEEE TAES 52, 2016).
 #include "cpu/dense_points.h"
 #include "cpu/parallel.h"
+#include "kernels.h"
 
 namespace geodesic_fast {
 namespace GEODESIC_FAST_ISA {
@@ -417,10 +418,10 @@ void go_on(const DenseProblems& args, int64_t index, char* scratch) {
 // Memory: reads a problem's costs some ten times, from cache where they fit. Work: 3 operations a pair and
 // reading. Numbers: float64; prices are taken as they are, and reduced costs bounded for the proof. Bound:
 // the chain of comparisons of each scan.
-bool dense_assignments(const DenseProblems& args, int threads) {
-  Scratch scratch(threads, Problem::bytes(args.stride));
+bool ots_dense_assignments(const DenseProblems& args, const Place& place) {
+  Scratch scratch(place.threads, Problem::bytes(args.stride));
   bool done = true;
-  parallel_for(args.problems, 1, threads, [&](int64_t begin, int64_t end, int thread) {
+  parallel_for(args.problems, 1, place.threads, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t index = begin; index < end; ++index) {
       const int64_t* status = args.status + index;
       if (*status <= kDenseBegun) go_on(args, index, scratch.part(thread));

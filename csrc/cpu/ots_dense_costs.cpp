@@ -3,6 +3,7 @@
 #include "cpu/dense_points.h"
 #include "cpu/parallel.h"
 #include "cpu/transpose.h"
+#include "kernels.h"
 
 namespace geodesic_fast {
 namespace GEODESIC_FAST_ISA {
@@ -163,11 +164,11 @@ void costs_of(const DenseProblems& args, int threads) {
 // Memory: x and y once for each block of rows; the costs written once for every 128 features. Work: 2 m^2 d a
 // problem. Numbers: float64 products of differences, each sum errs by at most d 2^-53 |x_i - s| |y_j - t|.
 // Bound: arithmetic.
-void dense_costs(const DenseProblems& args, int threads) {
+void ots_dense_costs(const DenseProblems& args, const Place& place) {
   if (args.is_double) {
-    costs_of<double>(args, threads);
+    costs_of<double>(args, place.threads);
   } else {
-    costs_of<float>(args, threads);
+    costs_of<float>(args, place.threads);
   }
 }
 

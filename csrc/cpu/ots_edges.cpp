@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "ots.h"
+#include "kernels.h"
 
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
@@ -53,11 +53,11 @@ void edge_costs_of(const EdgeArgs& args, int threads) {
 // Memory: two points of d values a listed pair, the row's own stays in cache. Work: 3 d a listed pair.
 // Numbers: float64 differences of the given values, relative error about d/2 units in the last place.
 // Bound: memory; the pairs listed are a few for each point, never all of them.
-void edge_costs(const EdgeArgs& args, int threads) {
+void ots_edge_costs(const EdgeArgs& args, const Place& place) {
   if (args.is_double) {
-    edge_costs_of<double>(args, threads);
+    edge_costs_of<double>(args, place.threads);
   } else {
-    edge_costs_of<float>(args, threads);
+    edge_costs_of<float>(args, place.threads);
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
-#include "ots.h"
+#include "kernels.h"
 
 namespace geodesic_fast {
 namespace GEODESIC_FAST_ISA {
@@ -84,9 +84,10 @@ int64_t list_row(const float* s, const ListArgs& args, float p, float threshold,
 
 // Memory: reads S once; a row is read again from cache. Work: two additions and a comparison a pair, twice.
 // Numbers: float32; the caller's p and q carry the bound on its rounding. Bound: memory.
-void list_pass(const ProductTile& tile, const ListArgs& args, int threads) {
-  Scratch scratch(threads, (tile.cols + 1) * static_cast<int64_t>(sizeof(int32_t)));
-  parallel_for(tile.rows, 16, threads, [&](int64_t begin, int64_t end, int thread) {
+void ots_list(const ListArgs& args, const Place& place) {
+  const ProductTile& tile = args.tile;
+  Scratch scratch(place.threads, (tile.cols + 1) * static_cast<int64_t>(sizeof(int32_t)));
+  parallel_for(tile.rows, 16, place.threads, [&](int64_t begin, int64_t end, int thread) {
     int32_t* found = reinterpret_cast<int32_t*>(scratch.part(thread));
     for (int64_t i = begin; i < end; ++i) {
       const float *s = tile.product + i * tile.stride, p = args.p[i], low = args.low[i];

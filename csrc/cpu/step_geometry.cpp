@@ -9,7 +9,7 @@
 // Bound:  memory bandwidth.
 #include "step_geometry.h"
 
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "track_blocks.h"
 #include "track_groups.h"
 
@@ -343,14 +343,14 @@ class BackwardPass {
 
 }  // namespace
 
-void step_geometry_forward(const StepGeometry& args, int threads) {
+void step_geometry_forward(const StepGeometry& args, const Place& place) {
   with_dtype(args.tracks.dtype,
-             [&](auto zero) { run_blocks<ForwardPass<decltype(zero)>>(args, args.tracks, threads); });
+             [&](auto zero) { run_blocks<ForwardPass<decltype(zero)>>(args, args.tracks, place.threads); });
 }
 
-void step_geometry_backward(const StepGeometryBackward& args, int threads) {
+void step_geometry_backward(const StepGeometryBackward& args, const Place& place) {
   with_dtype(args.tracks.dtype,
-             [&](auto zero) { run_blocks<BackwardPass<decltype(zero)>>(args, args.tracks, threads); });
+             [&](auto zero) { run_blocks<BackwardPass<decltype(zero)>>(args, args.tracks, place.threads); });
 }
 
 }  // namespace GEODESIC_FAST_ISA

@@ -8,8 +8,8 @@
 // Bound:  memory bandwidth.
 #include "track_accumulator.h"
 
-#include "cpu_kernels.h"
 #include "held_directions.h"
+#include "kernels.h"
 #include "parallel.h"
 #include "track_blocks.h"
 #include "track_rows.h"
@@ -167,10 +167,10 @@ void for_tracks(const Accumulator& args, int threads, const Body& body) {
 
 }  // namespace
 
-void track_accumulator_update(const Accumulator& args, int threads) {
+void track_accumulator_update(const Accumulator& args, const Place& place) {
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
-    for_tracks<T>(args, threads, [&](const Rows<T>& rows, int64_t track) {
+    for_tracks<T>(args, place.threads, [&](const Rows<T>& rows, int64_t track) {
       const HeldSums held{args.sums + track, args.tracks.tracks};
       held.at(kSumSteps) == 0 ? update_track<true>(rows, args.zero_step, held)
                               : update_track<false>(rows, args.zero_step, held);
@@ -178,10 +178,10 @@ void track_accumulator_update(const Accumulator& args, int threads) {
   });
 }
 
-void track_accumulator_finish(const Accumulator& args, int threads) {
+void track_accumulator_finish(const Accumulator& args, const Place& place) {
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
-    for_tracks<T>(args, threads,
+    for_tracks<T>(args, place.threads,
                   [&](const Rows<T>& rows, int64_t track) { finish_track<T>(args, rows, track); });
   });
 }

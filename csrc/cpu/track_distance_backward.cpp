@@ -3,7 +3,7 @@
 // Memory: the weights and layers once, and for each pair one row of either track; writes the gradient once.
 // Work:   two operations a pair and feature. Numbers: differences and sums in float32 (float64 for float64).
 // Bound:  the cache that holds the tracks.
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "track_blocks.h"
 #include "track_rows.h"
 
@@ -81,12 +81,12 @@ class Gradient {
 
 }  // namespace
 
-void track_distance_backward(const TrackDistanceBackward& args, int threads) {
+void track_distance_backward(const TrackDistanceBackward& args, const Place& place) {
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const int64_t count = args.of_other ? args.other.tracks : args.tracks.tracks;
-    const Scratch scratch(useful_threads(count, threads), Gradient<T>::scratch_bytes(args));
-    parallel_for(count, 1, threads,
+    const Scratch scratch(useful_threads(count, place.threads), Gradient<T>::scratch_bytes(args));
+    parallel_for(count, 1, place.threads,
                  [&](int64_t i, int64_t, int thread) { Gradient<T>(args, scratch.part(thread)).run(i); });
   });
 }

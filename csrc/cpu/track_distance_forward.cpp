@@ -6,7 +6,7 @@
 //          distance is taken anew in float64 from the coordinates, at every layer that the rounding of the
 //          products leaves in question.
 // Bound:  multiply-adds.
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "pair_tile.h"
 
 namespace geodesic_fast {
@@ -136,8 +136,8 @@ void run_tiles(const TrackDistance& args, int threads) {
 
 }  // namespace
 
-void track_distance_forward(const TrackDistance& args, int threads) {
-  with_dtype(args.pairs.tracks.dtype, [&](auto zero) { run_tiles<decltype(zero)>(args, threads); });
+void track_distance_forward(const TrackDistance& args, const Place& place) {
+  with_dtype(args.pairs.tracks.dtype, [&](auto zero) { run_tiles<decltype(zero)>(args, place.threads); });
 }
 
 }  // namespace GEODESIC_FAST_ISA

@@ -2,7 +2,7 @@
 // track_distance and nearest_track: what both need to know of the tracks beforehand.
 // Memory: reads the tracks twice. Work: a few operations a value, against m / 2 multiply-adds behind it.
 // Numbers: sums in float64. Bound: read bandwidth.
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "pair_distance.h"
 
 namespace geodesic_fast {
@@ -149,8 +149,8 @@ void prepare(const TrackPairs& pairs, int threads) {
 
 }  // namespace
 
-void track_pairs_prepare(const TrackPairs& pairs, int threads) {
-  with_dtype(pairs.tracks.dtype, [&](auto zero) { prepare<decltype(zero)>(pairs, threads); });
+void track_pairs_prepare(const TrackPairs& pairs, const Place& place) {
+  with_dtype(pairs.tracks.dtype, [&](auto zero) { prepare<decltype(zero)>(pairs, place.threads); });
 }
 
 }  // namespace GEODESIC_FAST_ISA

@@ -7,7 +7,7 @@
 // Bound:  memory bandwidth.
 #include "chord_deviation.h"
 
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "track_ring.cuh"
 
 namespace geodesic_fast {
@@ -300,26 +300,26 @@ dim3 team_of(int64_t features) {
 
 }  // namespace
 
-void chord_deviation_forward(const ChordDeviation& args, int device, void* stream) {
+void chord_deviation_forward(const ChordDeviation& args, const Place& place) {
   if (args.tracks.tracks == 0) return;
-  use_device(device);
+  use_device(place.device);
   const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = rows_on_16_bytes(args.tracks) ? forward_kernel<T, true> : forward_kernel<T, false>;
-    launch(kernel, grid, team, 0, stream, on_device(args.tracks), args);
+    launch(kernel, grid, team, 0, place.stream, on_device(args.tracks), args);
   });
 }
 
-void chord_deviation_backward(const ChordDeviationBackward& args, int device, void* stream) {
+void chord_deviation_backward(const ChordDeviationBackward& args, const Place& place) {
   if (args.tracks.tracks == 0) return;
-  use_device(device);
+  use_device(place.device);
   const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const bool aligned = rows_on_16_bytes(args.tracks) && rows_on_16_bytes(args.gradient);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = aligned ? backward_kernel<T, true> : backward_kernel<T, false>;
-    launch(kernel, grid, team, 0, stream, on_device(args.tracks), on_device(args.gradient), args);
+    launch(kernel, grid, team, 0, place.stream, on_device(args.tracks), on_device(args.gradient), args);
   });
 }
 

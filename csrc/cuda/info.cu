@@ -2,7 +2,7 @@
 // What the runtime compiled in and the driver installed say of themselves; nothing here needs a GPU.
 #include <cuda_runtime.h>
 
-#include "cuda_kernels.h"
+#include "kernels.h"
 
 namespace geodesic_fast {
 namespace cuda {

@@ -4,7 +4,7 @@
 // Work:   2 n^2 multiply-adds a feature, as the projection needs all features first.
 // Numbers: float32 mixtures (float64 for float64 tracks), projections in float64.
 // Bound:  multiply-adds.
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "line_deviation.h"
 #include "step.cuh"
 
@@ -214,10 +214,10 @@ void backward(const LineDeviationBackward& args, void* stream) {
 
 }  // namespace
 
-void line_deviation_backward(const LineDeviationBackward& args, int device, void* stream) {
+void line_deviation_backward(const LineDeviationBackward& args, const Place& place) {
   if (args.tracks.tracks == 0) return;
-  use_device(device);
-  with_dtype(args.tracks.dtype, [&](auto zero) { backward<decltype(zero)>(args, stream); });
+  use_device(place.device);
+  with_dtype(args.tracks.dtype, [&](auto zero) { backward<decltype(zero)>(args, place.stream); });
 }
 
 }  // namespace cuda

@@ -5,7 +5,7 @@
 //         elsewhere.
 // Numbers: cosines in float32 or wider, their sums over tracks in float64, added in a fixed order.
 // Bound:  read bandwidth up to 80 steps in half precision, multiply-adds above and in float32 and float64.
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "line_deviation_gram.cuh"
 
 namespace geodesic_fast {
@@ -63,21 +63,22 @@ int64_t line_deviation_workspace(const TracksView& tracks, bool each, int device
   return bytes_of_roots(tracks, plan) + (each ? 0 : slab_entries(plan) * 16);
 }
 
-void line_deviation_forward(const LineDeviation& args, int device, void* stream) {
+void line_deviation_forward(const LineDeviation& args, const Place& place) {
   if (args.tracks.tracks == 0) return;
-  use_device(device);
+  use_device(place.device);
   GramWork work;
   work.args = args;
-  work.plan = plan_of(args.tracks, device);
+  work.plan = plan_of(args.tracks, place.device);
   work.roots = args.workspace;
   work.sums =
       reinterpret_cast<double*>(static_cast<char*>(args.workspace) + bytes_of_roots(args.tracks, work.plan));
   work.missing = reinterpret_cast<int64_t*>(work.sums + slab_entries(work.plan));
-  work.plan.tensor_cores ? tensor_gram(work, device, stream) : simt_gram(work, device, stream);
+  work.plan.tensor_cores ? tensor_gram(work, place.device, place.stream)
+                         : simt_gram(work, place.device, place.stream);
   if (args.sums == nullptr) return;
   const int64_t entries = args.tracks.steps() * args.tracks.steps();
   launch(add_slabs, dim3(static_cast<unsigned>((entries + kSumThreads - 1) / kSumThreads)), dim3(kSumThreads),
-         0, stream, work);
+         0, place.stream, work);
 }
 
 }  // namespace cuda

@@ -4,9 +4,9 @@
 // Work:   about 8 operations per value for lss, 14 for all fields.
 // Numbers: float32 rows (float64 for float64 tracks), float64 for what has one value per track.
 // Bound:  read + write bandwidth; one barrier per step.
-#include "cuda_kernels.h"
 #include "geometry_gradient.h"
 #include "kept_length.cuh"
+#include "kernels.h"
 #include "track_ring.cuh"
 #include "wide.cuh"
 
@@ -264,6 +264,7 @@ __global__ void __launch_bounds__(kMaxTeam, 1)
 template <class T, bool kAligned, bool kAll>
 void launch_backward(const GeometryBackward& args, int device, void* stream) {
   constexpr int kBytes = BackwardTeam<T, kAligned, kAll>::kBytes;
+  static_assert(kWidestRow<T, kBytes> >= kWideFeatures, "wide rows find a workspace");
   if (args.tracks.features > kWidestRow<T, kBytes>) return wide_backward(args, stream);
   const dim3 team = team_of<T, kBytes>(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const int stages = stages_of<T, kBytes>(team, device);
@@ -273,13 +274,13 @@ void launch_backward(const GeometryBackward& args, int device, void* stream) {
 
 }  // namespace
 
-void track_geometry_backward(const GeometryBackward& args, int device, void* stream) {
-  use_device(device);
+void track_geometry_backward(const GeometryBackward& args, const Place& place) {
+  use_device(place.device);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const bool aligned = rows_on_16_bytes(args.tracks) && rows_on_16_bytes(args.gradient);
     with_bools(aligned, !args.only_lss, [&](auto is_aligned, auto all) {
-      launch_backward<T, decltype(is_aligned)::value, decltype(all)::value>(args, device, stream);
+      launch_backward<T, decltype(is_aligned)::value, decltype(all)::value>(args, place.device, place.stream);
     });
   });
 }

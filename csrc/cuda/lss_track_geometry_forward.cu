@@ -6,9 +6,9 @@
 //         what has one value per step. Products that join a square are fused by name: lss and track_geometry
 //         agree to the last bit whatever the compiler does.
 // Bound:  read bandwidth; one barrier per step, hidden by the other blocks and by the points in flight.
-#include "cuda_kernels.h"
 #include "geometry_sums.h"
 #include "kept_length.cuh"
+#include "kernels.h"
 #include "track_ring.cuh"
 #include "wide.cuh"
 
@@ -233,6 +233,7 @@ template <class T, bool kAligned, bool kAll>
 void launch_forward(const GeometryForward& args, int device, void* stream) {
   constexpr int kBytes = ForwardTeam<T, kAligned, kAll>::kBytes;
   using Acc = typename AccOf<T>::type;
+  static_assert(kWidestRow<T, kBytes> >= kWideFeatures, "wide rows find a workspace");
   if (args.tracks.features > kWidestRow<T, kBytes>) return wide_forward(args, stream);
   const dim3 team = team_of<T, kBytes>(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const size_t run_bytes = RunTotals<Acc, kOwned<T, kBytes>>::bytes(team, args.tracks.steps());
@@ -244,12 +245,12 @@ void launch_forward(const GeometryForward& args, int device, void* stream) {
 
 }  // namespace
 
-void track_geometry_forward(const GeometryForward& args, int device, void* stream) {
-  use_device(device);
+void track_geometry_forward(const GeometryForward& args, const Place& place) {
+  use_device(place.device);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     with_bools(rows_on_16_bytes(args.tracks), !args.only_lss, [&](auto aligned, auto all) {
-      launch_forward<T, decltype(aligned)::value, decltype(all)::value>(args, device, stream);
+      launch_forward<T, decltype(aligned)::value, decltype(all)::value>(args, place.device, place.stream);
     });
   });
 }

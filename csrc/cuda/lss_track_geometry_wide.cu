@@ -3,9 +3,9 @@
 // to, then the features, a slice at a time.
 // Memory: forward reads the tracks twice; backward reads them three times and writes the gradient once.
 // Work, Numbers: as the narrow kernels. Bound: read bandwidth.
-#include "cuda_kernels.h"
 #include "geometry_gradient.h"
 #include "geometry_sums.h"
+#include "kernels.h"
 #include "step.cuh"
 #include "wide.cuh"
 

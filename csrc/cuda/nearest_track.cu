@@ -7,7 +7,7 @@
 // Bound:  multiply-adds.
 #include "nearest_track.h"
 
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "pair_distance.cuh"
 
 namespace geodesic_fast {
@@ -98,14 +98,14 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
-void nearest_track(const NearestTrack& args, int device, void* stream) {
+void nearest_track(const NearestTrack& args, const Place& place) {
   const int64_t rows = args.row_end - args.row_begin;
   if (rows == 0) return;
-  use_device(device);
+  use_device(place.device);
   distance_rows({args.pairs, false, args.row_begin, args.row_end, args.row_begin, args.workspace, nullptr},
-                device, stream);
+                place.device, place.stream);
   with_dtype(args.pairs.tracks.dtype, [&](auto zero) {
-    launch(nearest_kernel<decltype(zero)>, grid_of(rows), dim3(kThreads), 0, stream,
+    launch(nearest_kernel<decltype(zero)>, grid_of(rows), dim3(kThreads), 0, place.stream,
            on_device(args.pairs.tracks), args);
   });
 }

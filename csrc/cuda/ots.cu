@@ -2,7 +2,7 @@
 // Sinkhorn's row and column steps, and column maxima. Listing: ots_list.cu.
 #include "ots.h"
 
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "ots_row.cuh"
 
 namespace geodesic_fast {
@@ -100,21 +100,23 @@ dim3 column_grid(const ProductTile& tile) {
 
 }  // namespace
 
-void softmin_pass(const ProductTile& tile, const SoftminArgs& args, int device, void* stream) {
+void ots_softmin(const SoftminArgs& args, const Place& place) {
+  const ProductTile& tile = args.tile;
   if (tile.rows == 0) return;
-  use_device(device);
+  use_device(place.device);
   const float inv_epsilon = 1.0f / args.epsilon;
-  launch(softmin_rows, dim3(static_cast<unsigned>(tile.rows)), dim3(kRowThreads), 0, stream, tile, args,
+  launch(softmin_rows, dim3(static_cast<unsigned>(tile.rows)), dim3(kRowThreads), 0, place.stream, tile, args,
          inv_epsilon);
-  launch(column_step<true>, column_grid(tile), dim3(kColumnThreads), 0, stream, tile,
+  launch(column_step<true>, column_grid(tile), dim3(kColumnThreads), 0, place.stream, tile,
          static_cast<const float*>(args.a), args.b, inv_epsilon, args.col_sum, args.col_best);
 }
 
-void column_best_pass(const ProductTile& tile, const float* a, float* best, int device, void* stream) {
+void ots_column_best(const ColumnBest& args, const Place& place) {
+  const ProductTile& tile = args.tile;
   if (tile.rows == 0) return;
-  use_device(device);
-  launch(column_step<false>, column_grid(tile), dim3(kColumnThreads), 0, stream, tile, a,
-         static_cast<const float*>(nullptr), 0.0f, static_cast<float*>(nullptr), best);
+  use_device(place.device);
+  launch(column_step<false>, column_grid(tile), dim3(kColumnThreads), 0, place.stream, tile, args.a,
+         static_cast<const float*>(nullptr), 0.0f, static_cast<float*>(nullptr), args.best);
 }
 
 }  // namespace cuda

@@ -3,7 +3,7 @@
 // certificate.
 #include "ots.h"
 
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "ots_row.cuh"
 
 namespace geodesic_fast {
@@ -119,10 +119,11 @@ __global__ void __launch_bounds__(kRowThreads) list_rows(ProductTile tile, ListA
 
 }  // namespace
 
-void list_pass(const ProductTile& tile, const ListArgs& args, int device, void* stream) {
+void ots_list(const ListArgs& args, const Place& place) {
+  const ProductTile& tile = args.tile;
   if (tile.rows == 0) return;
-  use_device(device);
-  launch(list_rows, dim3(static_cast<unsigned>(tile.rows)), dim3(kRowThreads), 0, stream, tile, args);
+  use_device(place.device);
+  launch(list_rows, dim3(static_cast<unsigned>(tile.rows)), dim3(kRowThreads), 0, place.stream, tile, args);
 }
 
 }  // namespace cuda

@@ -9,7 +9,7 @@
 // Bound:  memory bandwidth.
 #include "step_geometry.h"
 
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "track_ring.cuh"
 
 namespace geodesic_fast {
@@ -374,29 +374,29 @@ dim3 team_of(int64_t features) {
 
 }  // namespace
 
-void step_geometry_forward(const StepGeometry& args, int device, void* stream) {
+void step_geometry_forward(const StepGeometry& args, const Place& place) {
   if (args.tracks.tracks == 0) return;
-  use_device(device);
+  use_device(place.device);
   const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = rows_on_16_bytes(args.tracks) ? forward_kernel<T, true> : forward_kernel<T, false>;
-    launch(kernel, grid, team, 0, stream, on_device(args.tracks), args);
+    launch(kernel, grid, team, 0, place.stream, on_device(args.tracks), args);
   });
 }
 
-void step_geometry_backward(const StepGeometryBackward& args, int device, void* stream) {
+void step_geometry_backward(const StepGeometryBackward& args, const Place& place) {
   if (args.tracks.tracks == 0) return;
-  use_device(device);
+  use_device(place.device);
   const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const bool aligned = rows_on_16_bytes(args.tracks) && rows_on_16_bytes(args.gradient);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const dim3 flat(kThreads);
     const int64_t points = args.tracks.tracks * args.tracks.points;
-    launch(terms_kernel<typename AccOf<T>::type>, grid_of(points, kThreads), flat, 0, stream, args);
+    launch(terms_kernel<typename AccOf<T>::type>, grid_of(points, kThreads), flat, 0, place.stream, args);
     const auto kernel = aligned ? backward_kernel<T, true> : backward_kernel<T, false>;
-    launch(kernel, grid, team, 0, stream, on_device(args.tracks), on_device(args.gradient), args);
+    launch(kernel, grid, team, 0, place.stream, on_device(args.tracks), on_device(args.gradient), args);
   });
 }
 

@@ -9,7 +9,7 @@
 // Bound:  memory bandwidth.
 #include "track_accumulator.h"
 
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "track_ring.cuh"
 
 namespace geodesic_fast {
@@ -212,16 +212,16 @@ void launch_tracks(const Kernel& kernel, const Accumulator& args, void* stream) 
 
 }  // namespace
 
-void track_accumulator_update(const Accumulator& args, int device, void* stream) {
-  use_device(device);
+void track_accumulator_update(const Accumulator& args, const Place& place) {
+  use_device(place.device);
   with_dtype(args.tracks.dtype,
-             [&](auto zero) { launch_tracks(update_kernel<decltype(zero)>, args, stream); });
+             [&](auto zero) { launch_tracks(update_kernel<decltype(zero)>, args, place.stream); });
 }
 
-void track_accumulator_finish(const Accumulator& args, int device, void* stream) {
-  use_device(device);
+void track_accumulator_finish(const Accumulator& args, const Place& place) {
+  use_device(place.device);
   with_dtype(args.tracks.dtype,
-             [&](auto zero) { launch_tracks(finish_kernel<decltype(zero)>, args, stream); });
+             [&](auto zero) { launch_tracks(finish_kernel<decltype(zero)>, args, place.stream); });
 }
 
 }  // namespace cuda

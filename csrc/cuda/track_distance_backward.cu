@@ -5,7 +5,7 @@
 //         the gradient once.
 // Work:   two operations a pair and feature. Numbers: differences and sums in float32 (float64 for float64).
 // Bound:  the cache that holds the tracks.
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "track_distance.h"
 #include "track_ring.cuh"
 
@@ -55,15 +55,15 @@ __global__ void __launch_bounds__(kThreads, 4)
 
 }  // namespace
 
-void track_distance_backward(const TrackDistanceBackward& args, int device, void* stream) {
-  use_device(device);
+void track_distance_backward(const TrackDistanceBackward& args, const Place& place) {
+  use_device(place.device);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const TracksView &own = args.of_other ? args.other : args.tracks,
                      &against = args.of_other ? args.tracks : args.other;
     const int64_t slices = (own.features + kThreads - 1) / kThreads;
     launch(gradient_kernel<T>, grid_of(own.tracks * slices), dim3(kThreads),
-           sizeof(typename AccOf<T>::type) * kLayersAtOnce * kThreads, stream,
+           sizeof(typename AccOf<T>::type) * kLayersAtOnce * kThreads, place.stream,
            GradientTracks{on_device(own), on_device(against), on_device(args.gradient)}, args, slices);
   });
 }

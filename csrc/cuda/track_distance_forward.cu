@@ -5,7 +5,7 @@
 // Numbers: products of centred points in float32 (float64 for float64 tracks); where they cancel, the
 //          distance is taken anew in float64 from the coordinates.
 // Bound:  multiply-adds.
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "pair_end.cuh"
 
 namespace geodesic_fast {
@@ -202,12 +202,12 @@ void distance_rows(const DistanceRows& work, int device, void* stream) {
              [&](auto zero) { launch_rows<decltype(zero)>(work, shares_work, stream); });
 }
 
-void track_distance_forward(const TrackDistance& args, int device, void* stream) {
+void track_distance_forward(const TrackDistance& args, const Place& place) {
   const int64_t row_end = args.row_end < 0 ? args.pairs.tracks.tracks : args.row_end;
   if (row_end == args.row_begin) return;
-  use_device(device);
+  use_device(place.device);
   distance_rows({args.pairs, args.pairs.symmetric, args.row_begin, row_end, 0, args.distance, args.layer},
-                device, stream);
+                place.device, place.stream);
 }
 
 }  // namespace cuda

@@ -2,7 +2,7 @@
 // track_distance and nearest_track: what both need to know of the tracks beforehand.
 // Memory: reads the tracks three times. Work: a few operations a value, against m / 2 multiply-adds behind
 // it. Numbers: sums in float64, in a fixed order. Bound: read bandwidth.
-#include "cuda_kernels.h"
+#include "kernels.h"
 #include "pair_distance.cuh"
 
 namespace geodesic_fast {
@@ -188,9 +188,10 @@ void prepare(const TrackPairs& pairs, int device, void* stream) {
 
 }  // namespace
 
-void track_pairs_prepare(const TrackPairs& pairs, int device, void* stream) {
-  use_device(device);
-  with_dtype(pairs.tracks.dtype, [&](auto zero) { prepare<decltype(zero)>(pairs, device, stream); });
+void track_pairs_prepare(const TrackPairs& pairs, const Place& place) {
+  use_device(place.device);
+  with_dtype(pairs.tracks.dtype,
+             [&](auto zero) { prepare<decltype(zero)>(pairs, place.device, place.stream); });
 }
 
 }  // namespace cuda

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from geodesic_fast import _extension, info
+from geodesic_fast import info
 from geodesic_fast._report import as_json as render
 from geodesic_fast._report import columns
 from geodesic_fast.demo import finding, training
@@ -35,7 +35,7 @@ def as_json(settings: Settings, outcomes: Sequence[Outcome], seconds: float, com
             "l2": "weight_decay of torch.optim.SGD on every parameter",
         },
         "versions": info.versions(),
-        "engine": info.describe_engine(_extension.engine, _extension.engine_error),
+        "engine": info.this_engine(),
         "networks": [_network(outcome) for outcome in outcomes],
         "seconds": seconds,
     }

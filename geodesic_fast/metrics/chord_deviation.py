@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
-from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import Tracks
+from geodesic_fast.engine import chord_deviation as operation
+from geodesic_fast.engine.load import has_engine
 from geodesic_fast.metrics.directions import differences, quotient
-from geodesic_fast.operations import chord_deviation as operation
 
 
 @overload

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import NDArray, takes_arrays
-from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import accumulation_dtype
 from geodesic_fast._validation import check_points
+from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.ots import ots, ots_reference
 
 

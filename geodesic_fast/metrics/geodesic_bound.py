@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import Tracks
+from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.track_distance import distances_of, layer_distances
 
 _BLOCK_PAIRS = 1 << 24

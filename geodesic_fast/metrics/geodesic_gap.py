@@ -11,9 +11,9 @@ from torch import Tensor
 
 from geodesic_fast._arrays import Array, Arrays, NamedTuple, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_float_tensor
+from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.action import action, action_reference
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
-from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_choice, check_no_zero_step, check_zero_step
+from geodesic_fast.engine import line_deviation as operation
+from geodesic_fast.engine import track_geometry as lengths_operation
+from geodesic_fast.engine.load import has_engine
 from geodesic_fast.metrics.directions import at_least, at_most, quotient, steps_of
-from geodesic_fast.operations import line_deviation as operation
-from geodesic_fast.operations import track_geometry as lengths_operation
 
 REDUCTIONS = ("mean", "none")
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
-from geodesic_fast._torch_internals import constant_in_graphs
 from geodesic_fast._tracks import MAX_LISTED_LAYERS, Tracks
+from geodesic_fast.engine.torch_internals import constant_in_graphs
 from geodesic_fast.metrics.lss import lss, lss_reference
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import Array, Arrays, NamedTuple, NDArray, ResultOf, Tensors, takes_arrays
-from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_labels
+from geodesic_fast.engine import nearest_track as operation
+from geodesic_fast.engine.load import has_engine
 from geodesic_fast.metrics.track_distance import flat_points, layer_distances, norm
-from geodesic_fast.operations import nearest_track as operation
 
 
 @compared_by_value

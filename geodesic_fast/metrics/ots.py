@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
-from geodesic_fast._extension import engine, has_engine
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import (
     check_choice,
@@ -27,6 +25,8 @@ from geodesic_fast._validation import (
     check_positive,
     in_memory,
 )
+from geodesic_fast.engine.load import has_engine, is_loaded
+from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.directions import power_of_two
 from geodesic_fast.transport.dense_assignment import (
     SMALL,
@@ -210,7 +210,8 @@ def ots(
     check_positive("time_budget", time_budget)
     start = None if potentials is None else _potentials_of(potentials, x, batch)
     started = time.monotonic()
-    if engine is None and not has_engine(x.device):
+    if not is_loaded and not has_engine(x.device):
+        _warn_of_dropped(method=method, memory_budget=memory_budget, time_budget=time_budget)
         _check_finite(x, y, batch_dims)
         return _reference(x, y, batch, batch_dims)
     has_engine(x.device)
@@ -246,6 +247,18 @@ def ots_reference(
     x, y, batch = _problems_of(x, y, batch_dims)
     _check_finite(x, y, batch_dims)
     return _reference(x, y, batch, batch_dims)
+
+
+def _warn_of_dropped(**given: str | float | None) -> None:
+    """Say which wishes the definition does not follow, where it answers for the engine."""
+    dropped = [f"{name}={value!r}" for name, value in given.items() if value not in (None, "auto")]
+    if dropped:
+        warnings.warn(
+            f"ots without the compiled engine solves on all pairs at once, got {', '.join(dropped)}, which it "
+            "does not follow: leave it out, or install a C++ compiler and then this package again.",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def _reference(x: Tensor, y: Tensor, batch: tuple[int, ...], batch_dims: int) -> OTSResult | OTSBatchResult:
@@ -348,7 +361,7 @@ def _solve_dense(x: Tensor, y: Tensor, limits: _Limits) -> DenseSolutions | None
     """Solve problems that are small enough on all their pairs; None where they are not."""
     _, m, d = x.shape
     wanted = limits.method == "dense" or (limits.method == "auto" and m <= SMALL)
-    if engine is None or not wanted:
+    if not is_loaded or not wanted:
         return None
     needed, budget = bytes_each(m, d), limits.memory_budget
     if budget is None:

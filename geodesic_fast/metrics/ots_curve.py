@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from geodesic_fast._arrays import Array, NamedTuple, NDArray, ResultOf, takes_arrays
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import check_points, in_memory
+from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 
 CONFIDENCE = 0.95

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from geodesic_fast._arrays import Array, NDArray, ResultOf, takes_arrays
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import (
     check_choice,
     check_device,
@@ -22,6 +21,7 @@ from geodesic_fast._validation import (
     check_positive,
     in_memory,
 )
+from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.transport.geomloss_potentials import geomloss_potentials
 from geodesic_fast.transport.planner import make_plan
 from geodesic_fast.transport.points import Points

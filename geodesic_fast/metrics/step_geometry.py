@@ -20,11 +20,11 @@ from geodesic_fast._arrays import (
     as_tensors,
     takes_arrays,
 )
-from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import Tracks
+from geodesic_fast.engine import step_geometry as operation
+from geodesic_fast.engine.load import has_engine
 from geodesic_fast.metrics.directions import differences
-from geodesic_fast.operations import step_geometry as operation
 
 
 @compared_by_value

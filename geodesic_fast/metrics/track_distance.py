@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
-from geodesic_fast._extension import has_engine
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.operations import track_distance as operation
+from geodesic_fast.engine import track_distance as operation
+from geodesic_fast.engine.load import has_engine
 
 
 @overload

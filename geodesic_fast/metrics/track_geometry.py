@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._arrays import Array, Arrays, NamedTuple, NDArray, ResultOf, Tensors, takes_arrays
-from geodesic_fast._extension import has_engine
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_no_zero_step, check_zero_step
+from geodesic_fast.engine import track_geometry as operation
+from geodesic_fast.engine.load import has_engine
 from geodesic_fast.metrics.directions import (
     angle_between,
     at_least,
@@ -23,7 +24,6 @@ from geodesic_fast.metrics.directions import (
     steps_of,
 )
 from geodesic_fast.metrics.lss import score_of
-from geodesic_fast.operations import track_geometry as operation
 
 
 @compared_by_value

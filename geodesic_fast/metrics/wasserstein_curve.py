@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from geodesic_fast._arrays import Array, NamedTuple, NDArray, ResultOf, as_tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import Tracks, check_layer
 from geodesic_fast._validation import check_float_tensor, check_positive
+from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 
 _BAR_AFTER = 5.0  # seconds

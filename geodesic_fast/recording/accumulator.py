@@ -7,6 +7,7 @@ First what a user holds, then what is held of a track and how one more layer cha
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,15 +16,15 @@ from torch import Tensor
 
 from geodesic_fast import _validation_models as _validation
 from geodesic_fast._arrays import as_tensors
-from geodesic_fast._extension import engine, has_engine, on_device, on_gpu, place_of
-from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._tracks import accumulation_dtype
 from geodesic_fast._validation import check_zero_step, in_memory
+from geodesic_fast.engine.handing import ZERO_STEP_CODES, address, engine_tracks, readable
+from geodesic_fast.engine.load import engine, has_engine, on_device, on_gpu, place_of
+from geodesic_fast.engine.torch_internals import outside_graphs
+from geodesic_fast.engine.track_geometry import FIELD_COUNT
 from geodesic_fast.metrics.directions import angle_between, differences
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
-from geodesic_fast.operations.handing import ZERO_STEP_CODES, address, engine_tracks, readable
-from geodesic_fast.operations.track_geometry import FIELD_COUNT
 from geodesic_fast.recording.step_means import StepMeans
 
 # The rows of `sums`; ROW_LENGTH is that of the row that holds the last direction, UNIT what the first four
@@ -306,7 +307,7 @@ def update(state: TrackState, current: Tensor, zero_step: str) -> None:
         return update_reference(state, current, zero_step)
     layers = _alike(state, state.last, current)
     if current.numel():
-        _call_engine(state, layers, zero_step, False, None, None)
+        _call_engine(engine.track_accumulator_update, state, layers, zero_step)
     state.last = current
 
 
@@ -318,26 +319,21 @@ def finish(state: TrackState, zero_step: str) -> TrackGeometry:
     fields = torch.empty((FIELD_COUNT, m), dtype=state.direction_sum.dtype, device=device)
     zero_steps = torch.empty(m, dtype=torch.int64, device=device)
     if m:
-        _call_engine(state, _alike(state, state.first, state.last), zero_step, True, fields, zero_steps)
+        ends = _alike(state, state.first, state.last)
+        _call_engine(engine.track_accumulator_finish, state, ends, zero_step, fields, zero_steps)
     return TrackGeometry._make((*fields.unbind(0), zero_steps))
 
 
 def _call_engine(
-    state: TrackState,
-    layers: list[Tensor],
-    zero_step: str,
-    finish: bool,
-    fields: Tensor | None,
-    zero_steps: Tensor | None,
+    kernel: Callable[..., None], state: TrackState, layers: list[Tensor], zero_step: str, *outputs: Tensor
 ) -> None:
-    assert engine is not None
     policy = "propagate" if zero_step == "raise" else zero_step
     device = layers[0].device
     with on_device(device):
-        engine.track_accumulator(
-            engine_tracks(layers), ZERO_STEP_CODES[policy], finish,
-            address(state.direction_sum), address(state.direction), address(state.direction_low),
-            address(state.sums), address(fields), address(zero_steps), place_of(device),
+        kernel(
+            engine_tracks(layers), ZERO_STEP_CODES[policy], address(state.direction_sum),
+            address(state.direction), address(state.direction_low), address(state.sums),
+            *map(address, outputs), place_of(device),
         )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from geodesic_fast import _validation_models as _validation
-from geodesic_fast._torch_internals import in_backward, outside_graphs
+from geodesic_fast.engine.torch_internals import in_backward, outside_graphs
 from geodesic_fast.recording.layers import Found
 from geodesic_fast.recording.masks import Call
 from geodesic_fast.recording.states import State, input_states, is_same, output_state

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from geodesic_fast import _validation_models as _validation
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._torch_internals import outside_graphs
 from geodesic_fast._validation import check_zero_step
+from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.metrics.wasserstein_curve import CurveInParts, WassersteinCurve

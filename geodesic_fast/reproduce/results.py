@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from geodesic_fast import _extension, info
+from geodesic_fast import info
 from geodesic_fast._report import as_json as render
 from geodesic_fast.reproduce import findings, published, summary
 from geodesic_fast.reproduce.experiments import MOMENTUM, Settings
@@ -116,7 +116,7 @@ def as_json(
         ],
         "networks": [{k: v for k, v in network.items() if k != "settings"} for network in networks],
         "versions": info.versions(),
-        "engine": info.describe_engine(_extension.engine, _extension.engine_error),
+        "engine": info.this_engine(),
     }  # fmt: skip
     return render(content) + "\n"
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geodesic_fast.engine.torch_internals import multiply_each
 from geodesic_fast.reproduce import measuring, networks
 from geodesic_fast.reproduce.data import Images
 from geodesic_fast.reproduce.experiments import MOMENTUM, Point, Settings
@@ -109,7 +110,7 @@ class _Trainer:
         self.scaler.update()
         if self.settings.gamma_means == "decay" and self.gamma:
             with torch.no_grad():
-                torch._foreach_mul_(self.weights, 1 - rate * self.gamma)
+                multiply_each(self.weights, 1 - rate * self.gamma)
         return loss.detach()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from geodesic_fast._extension import engine
-from geodesic_fast.operations.handing import first_address
+from geodesic_fast.engine.handing import first_address
+from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.points import pair_costs
 
 SMALL = 600  # points up to which this is faster than the search, in 2 dimensions and in many
@@ -64,7 +64,6 @@ def solve_none(x: Tensor, y: Tensor) -> DenseSolutions:
 
 def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: bool) -> DenseSolutions:
     """Solve problems x, y (problems, m, d) in as many bytes, as far as the time reaches."""
-    assert engine is not None
     problems, m, d = x.shape
     x, y = _readable(x), _readable(y)
     stride, each, threads = _stride(m), bytes_each(m, d), torch.get_num_threads()

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_device, place_of, why_not
-from geodesic_fast.operations.handing import first_address
+from geodesic_fast.engine.handing import first_address
+from geodesic_fast.engine.load import engine, on_device, place_of, why_not
 
 ROW_PARTS = 64
 LOWEST = -3.0e38
@@ -42,17 +41,11 @@ def softmin_pass(
     a_i = epsilon (log sum_j exp((S_ij - b_j) / epsilon) - log_supply_i).
     """
     if _compiled(tile):
-        assert engine is not None
-        addresses = [first_address(t) for t in (a, col_sum, col_best)]
         with on_device(tile.device):
             engine.ots_softmin(
-                _tile(tile),
-                first_address(b),
-                first_address(log_supply),
-                epsilon,
-                *addresses,
-                place_of(tile.device),
-            )
+                _tile(tile), first_address(b), first_address(log_supply), epsilon, first_address(a),
+                first_address(col_sum), first_address(col_best), place_of(tile.device),
+            )  # fmt: skip
         return
     torch.logsumexp((tile - b) / epsilon, 1, out=a)
     a.sub_(log_supply).mul_(epsilon)
@@ -63,7 +56,6 @@ def softmin_pass(
 def column_best_pass(tile: Tensor, a: Tensor, best: Tensor) -> None:
     """Raise best_j to max_i S_ij - a_i."""
     if _compiled(tile):
-        assert engine is not None
         with on_device(tile.device):
             engine.ots_column_best(_tile(tile), first_address(a), first_address(best), place_of(tile.device))
         return
@@ -103,20 +95,19 @@ def _at_most(rows: Tensor, cols: Tensor, count: int, limit: int) -> tuple[Tensor
 def _compiled_list(
     tile: Tensor, listing: Listing, p: Tensor, low: Tensor, capacity: int
 ) -> tuple[np.ndarray, np.ndarray, Tensor] | None:
-    assert engine is not None
     rows, device = len(tile), tile.device
     best = torch.empty(rows, dtype=torch.float32, device=device)
     start = torch.empty(rows, dtype=torch.int64, device=device)
     count = torch.empty_like(start)
     columns = torch.empty(capacity, dtype=torch.int32, device=device)
     used = torch.zeros(1, dtype=torch.int64, device=device)
-    args = engine.ListArgs(
-        first_address(listing.b), first_address(listing.q), first_address(p), first_address(low),
-        listing.theta, min(listing.keep, ROW_PARTS), listing.limit,
-    )  # fmt: skip
-    outputs = [first_address(t) for t in (best, start, count, columns)]
     with on_device(device):
-        engine.ots_list(_tile(tile), args, *outputs, capacity, first_address(used), place_of(device))
+        engine.ots_list(
+            _tile(tile), first_address(listing.b), first_address(listing.q), first_address(p),
+            first_address(low), listing.theta, min(listing.keep, ROW_PARTS), listing.limit,
+            first_address(best), first_address(start), first_address(count), first_address(columns), capacity,
+            first_address(used), place_of(device),
+        )  # fmt: skip
     total = int(used)
     if total > capacity:
         return None
@@ -131,6 +122,5 @@ def _compiled(tile: Tensor) -> bool:
     return why_not(tile.device.type) == ""
 
 
-def _tile(tile: Tensor) -> Any:
-    assert engine is not None
+def _tile(tile: Tensor) -> engine.ProductTile:
     return engine.ProductTile(first_address(tile), len(tile), tile.shape[1], tile.stride(0))

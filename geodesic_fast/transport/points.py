@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine
-from geodesic_fast.operations.handing import first_address
+from geodesic_fast.engine.handing import first_address
+from geodesic_fast.engine.load import engine, is_loaded
 from geodesic_fast.transport.equal_points import merge_equal
 
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
@@ -340,7 +340,7 @@ def _square_norms(points: Tensor, shift: Tensor) -> Tensor:
 
 
 def _pair_costs(x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    if x.device.type != "cpu" or engine is None:
+    if x.device.type != "cpu" or not is_loaded:
         return _plain_costs(x, y, shifts, rows, cols)
     cost = np.empty(len(rows))
     for start in range(0, len(rows), _PAIRS_AT_ONCE):
@@ -348,8 +348,8 @@ def _pair_costs(x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, co
         i, j = np.ascontiguousarray(rows[some], np.int64), np.ascontiguousarray(cols[some], np.int32)
         engine.ots_edge_costs(
             first_address(x), first_address(y), x.dtype == torch.float64, x.stride(0), y.stride(0),
-            x.shape[1], *map(first_address, shifts), i.ctypes.data, j.ctypes.data, len(i),
-            cost[some].ctypes.data, torch.get_num_threads(),
+            x.shape[1], first_address(shifts[0]), first_address(shifts[1]), i.ctypes.data, j.ctypes.data,
+            len(i), cost[some].ctypes.data, torch.get_num_threads(),
         )  # fmt: skip
     return cost
 

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geodesic_fast._extension import engine
+from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.block_costs import BlockCosts, Blocks, WholeCosts, product_costs
 from geodesic_fast.transport.points import UNIT_ROUNDOFF, Flow, Points
 from geodesic_fast.transport.sparse_assignment import Rows, cheapest_flow, most_fixed_flow, sorted_unique
@@ -93,7 +93,6 @@ def _cycle_blocks(row: np.ndarray, col: np.ndarray) -> np.ndarray:
     """Return the number of each pair's biconnected block, -1 where it lies on no cycle."""
     if not len(row):
         return np.empty(0, np.int64)
-    assert engine is not None
     row, col = (np.ascontiguousarray(of, np.int64) for of in (row, col))
     block = np.empty(len(row), np.int64)
     addresses = (of.ctypes.data for of in (row, col, block))
@@ -147,7 +146,6 @@ def _potentials(
     bounds: Bounds, of_row: np.ndarray, of_col: np.ndarray, moves: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return P of each part, and which pairs cross in spite of it."""
-    assert engine is not None
     tail, head = of_row[bounds.row], of_col[bounds.col]
     noise = bounds.high - bounds.low
     potential = moves.copy()  # the larger a part's own rounding, the further it gives way
@@ -160,8 +158,10 @@ def _potentials(
     margin = np.where(noise[order] > 0, noise[order], _DROP) + 8 * UNIT_ROUNDOFF * np.abs(length)
     strict = np.ascontiguousarray(length - margin)
     heads = np.ascontiguousarray(head[order], np.int32)
-    addresses = [array.ctypes.data for array in (start, heads, strict, potential)]
-    engine.ots_lower_potentials(len(moves), *addresses, _LOOKS * len(order) + 1024)
+    engine.ots_lower_potentials(
+        len(moves), start.ctypes.data, heads.ctypes.data, strict.ctypes.data, potential.ctypes.data,
+        _LOOKS * len(order) + 1024,
+    )  # fmt: skip
     before, after = potential[tail[order]], potential[heads]
     slack = length + (before - after)
     crossing = np.zeros(len(tail), bool)

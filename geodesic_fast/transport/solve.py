@@ -211,7 +211,7 @@ class Search:
     def _bracket(self, solution: Solution, b: Tensor) -> Solution:
         if not self.products.one_more_fits:  # not even one look at all pairs
             return solution
-        self.products.deadline = float("inf")  # this last pass was kept free for
+        self.products.deadline = float("inf")  # the time of this last pass was kept in hand
         found = score_interval(self.points, self.products, b, solution.flow)
         solution.fixed_low, solution.fixed_high = found.low, found.high
         solution.gap = found.gap / self.points.m

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from geodesic_fast._extension import engine
+from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.points import Flow, Points
 
 _SOLVED, _OUT_OF_TIME = 0, 1
@@ -82,9 +81,8 @@ class Rows:
     supply: np.ndarray  # (rows) int32, units
     demand: np.ndarray  # (cols) int32
 
-    def view(self) -> Any:
+    def view(self) -> engine.SparseGraph:
         """Return what the engine is handed, which holds no reference to the arrays."""
-        assert engine is not None
         assert (self.start.dtype, self.col.dtype) == (np.int64, np.int32)
         addresses = (array.ctypes.data for array in (self.start, self.col, self.supply, self.demand))
         return engine.SparseGraph(len(self.supply), len(self.demand), *addresses)
@@ -94,7 +92,6 @@ def cheapest_flow(
     rows: Rows, costs: np.ndarray, v: np.ndarray, units: np.ndarray, check_time: Callable[[], None]
 ) -> tuple[np.ndarray, dict]:
     """Improve duals v (cols) and units (edges) int32 in place to an optimum; return u and what was done."""
-    assert engine is not None
     u = np.empty(len(rows.supply))
     solver = engine.AssignmentSolver(rows.view(), *(array.ctypes.data for array in (costs, u, v, units)))
     while (status := solver.run(_SLICE_SECONDS)) == _OUT_OF_TIME:
@@ -105,12 +102,14 @@ def cheapest_flow(
 
 def most_fixed_flow(rows: Rows, stay: np.ndarray, check_time: Callable[[], None]) -> np.ndarray:
     """Return units (edges) int32 of a flow with the largest sum of min(units, stay)."""
-    assert engine is not None
     units, row_price, col_price = np.zeros_like(stay), np.zeros_like(rows.supply), np.zeros_like(rows.demand)
-    addresses = [array.ctypes.data for array in (stay, units, row_price, col_price)]
+    graph = rows.view()
     status = _OUT_OF_TIME
     while status == _OUT_OF_TIME:
-        status = engine.most_fixed(rows.view(), *addresses, _SLICE_SECONDS)
+        status = engine.most_fixed(
+            graph, stay.ctypes.data, units.ctypes.data, row_price.ctypes.data, col_price.ctypes.data,
+            _SLICE_SECONDS,
+        )  # fmt: skip
         if status == _OUT_OF_TIME:
             check_time()
     _check_solved(status)

@@ -25,11 +25,11 @@ def _load_engine(path: str) -> None:
 
 _load_engine(os.environ["CUDA_ON_CPU_ENGINE"])
 
-from geodesic_fast import _extension  # noqa: E402
+from geodesic_fast.engine import load  # noqa: E402
 
-assert _extension.engine is not None, _extension.engine_error
-assert _extension.engine.cuda_archs == "emulated", "this engine was not built by tests/cuda_on_cpu"
-_extension.gpu_type = "cpu"
+assert load.is_loaded, load.engine_error
+assert load.engine.cuda_archs == "emulated", "this engine was not built by tests/cuda_on_cpu"
+load.gpu_type = "cpu"
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Every entry point of cuda_kernels.h on random tracks, without Python: what a sanitizer finds in the kernels
+// Every entry point of kernels.h on random tracks, without Python: what a sanitizer finds in the kernels
 // it says itself. Answers are checked by the project's own tests, not here.
 #include <cstdio>
 #include <cstdlib>
@@ -10,12 +10,13 @@
 
 #include "cuda_bf16.h"
 #include "cuda_fp16.h"
-#include "cuda_kernels.h"
+#include "kernels.h"
 
 using namespace geodesic_fast;
 
 namespace {
 
+const Place kGpu{1, 0, nullptr};
 std::mt19937 random_bits(1);
 int calls = 0, failures = 0;
 std::string only;  // names of entry points that contain it
@@ -129,26 +130,26 @@ void per_track(const Case& c) {
     GeometryForward f;
     f.tracks = x.view, f.zero_step = c.zero_step, f.only_lss = only_lss, f.fields = fields.as<void>();
     f.zero_steps = zeros.as<int64_t>(), f.direction_sum = sum.as<void>(), f.lengths = lengths.as<void>();
-    call("track_geometry_forward", c, [&] { cuda::track_geometry_forward(f, 0, nullptr); });
+    call("track_geometry_forward", c, [&] { cuda::track_geometry_forward(f, kGpu); });
     GeometryBackward b;
     b.tracks = x.view, b.gradient = out.view, b.zero_step = c.zero_step, b.only_lss = only_lss;
     b.grad_fields = grads.as<void>(), b.direction_sum = sum.as<void>(), b.lengths = lengths.as<void>();
     b.workspace = work.as<void>();
-    call("track_geometry_backward", c, [&] { cuda::track_geometry_backward(b, 0, nullptr); });
+    call("track_geometry_backward", c, [&] { cuda::track_geometry_backward(b, kGpu); });
   }
   Memory deviation(c.points * c.m * 8), along(2 * c.points * c.m * 8), grads = values(c, c.points * c.m);
   ChordDeviation chord{x.view, deviation.as<void>(), along.as<void>()};
-  call("chord_deviation_forward", c, [&] { cuda::chord_deviation_forward(chord, 0, nullptr); });
+  call("chord_deviation_forward", c, [&] { cuda::chord_deviation_forward(chord, kGpu); });
   ChordDeviationBackward chord_back{x.view, out.view, grads.as<void>(), deviation.as<void>(),
                                     along.as<void>()};
-  call("chord_deviation_backward", c, [&] { cuda::chord_deviation_backward(chord_back, 0, nullptr); });
+  call("chord_deviation_backward", c, [&] { cuda::chord_deviation_backward(chord_back, kGpu); });
   Memory steps(kStepFieldCount * n * c.m * 8), kept(kStepKeptCount * c.points * c.m * 8);
   Memory terms(kStepTermCount * c.points * c.m * 8), step_grads = values(c, kStepFieldCount * n * c.m);
   StepGeometry geometry{x.view, steps.as<void>(), kept.as<double>()};
-  call("step_geometry_forward", c, [&] { cuda::step_geometry_forward(geometry, 0, nullptr); });
+  call("step_geometry_forward", c, [&] { cuda::step_geometry_forward(geometry, kGpu); });
   StepGeometryBackward geometry_back{x.view,           out.view,          step_grads.as<void>(),
                                      steps.as<void>(), kept.as<double>(), terms.as<double>()};
-  call("step_geometry_backward", c, [&] { cuda::step_geometry_backward(geometry_back, 0, nullptr); });
+  call("step_geometry_backward", c, [&] { cuda::step_geometry_backward(geometry_back, kGpu); });
   Memory sum(c.m * c.d * 8), direction(c.m * c.d * 8), held(kSumRows * c.m * 8), fields(9 * c.m * 8),
       zeros = of<int64_t>(c.m);
   memset(held.as<char>(), 0, kSumRows * c.m * 8);
@@ -160,10 +161,10 @@ void per_track(const Case& c) {
   a.tracks.points = 2, a.tracks.table = two;
   for (int64_t l = 1; l < c.points; ++l) {
     two[0] = x.row(l - 1), two[1] = x.row(l);
-    call("track_accumulator_update", c, [&] { cuda::track_accumulator_update(a, 0, nullptr); });
+    call("track_accumulator_update", c, [&] { cuda::track_accumulator_update(a, kGpu); });
   }
   two[0] = x.row(0), two[1] = x.row(n);
-  call("track_accumulator_finish", c, [&] { cuda::track_accumulator_finish(a, 0, nullptr); });
+  call("track_accumulator_finish", c, [&] { cuda::track_accumulator_finish(a, kGpu); });
 }
 
 void line_deviation(const Case& c) {
@@ -179,10 +180,10 @@ void line_deviation(const Case& c) {
                     counts.as<int64_t>(),
                     each ? matrix.as<void>() : nullptr,
                     work.as<void>()};
-    call("line_deviation_forward", c, [&] { cuda::line_deviation_forward(f, 0, nullptr); });
+    call("line_deviation_forward", c, [&] { cuda::line_deviation_forward(f, kGpu); });
     Memory weights = values(c, (each ? c.m : 1) * n * n), kept(2 * c.m * n * 8);
     LineDeviationBackward b{x.view, out.view, weights.as<void>(), each, kept.as<void>()};
-    call("line_deviation_backward", c, [&] { cuda::line_deviation_backward(b, 0, nullptr); });
+    call("line_deviation_backward", c, [&] { cuda::line_deviation_backward(b, kGpu); });
   }
 }
 
@@ -202,9 +203,9 @@ void pairs_of_tracks(const Case& c, bool symmetric) {
                    symmetric ? squares.as<void>() : other_squares.as<void>(),
                    kinds.as<uint8_t>(),
                    symmetric ? kinds.as<uint8_t>() : other_kinds.as<uint8_t>()};
-  call("track_pairs_prepare", c, [&] { cuda::track_pairs_prepare(pairs, 0, nullptr); });
+  call("track_pairs_prepare", c, [&] { cuda::track_pairs_prepare(pairs, kGpu); });
   TrackDistance f{pairs, distance.as<void>(), 0, c.m, layer.as<int32_t>()};
-  call("track_distance_forward", c, [&] { cuda::track_distance_forward(f, 0, nullptr); });
+  call("track_distance_forward", c, [&] { cuda::track_distance_forward(f, kGpu); });
   for (int64_t i = 0; i < c.m * others; ++i)
     layer.as<int32_t>()[i] = static_cast<int32_t>(random_bits() % c.points);
   Memory weights = values(c, c.m * others);
@@ -212,7 +213,7 @@ void pairs_of_tracks(const Case& c, bool symmetric) {
     Tracks out(c.points, of_other ? others : c.m, c.d, c.dtype, c.pad, c.listed, kPlain);
     TrackDistanceBackward b{x.view,   symmetric ? x.view : y.view, out.view,
                             of_other, weights.as<void>(),          layer.as<int32_t>()};
-    call("track_distance_backward", c, [&] { cuda::track_distance_backward(b, 0, nullptr); });
+    call("track_distance_backward", c, [&] { cuda::track_distance_backward(b, kGpu); });
   }
   if (!symmetric) return;
   Memory best = of<double>(c.m), index = of<int64_t>(c.m), at = of<int32_t>(c.m), work(c.m * c.m * 8),
@@ -229,7 +230,7 @@ void pairs_of_tracks(const Case& c, bool symmetric) {
                          index.as<int64_t>(),
                          at.as<int32_t>(),
                          work.as<void>()};
-    call("nearest_track", c, [&] { cuda::nearest_track(nearest, 0, nullptr); });
+    call("nearest_track", c, [&] { cuda::nearest_track(nearest, kGpu); });
   }
 }
 
@@ -239,18 +240,18 @@ void transport(int64_t rows, int64_t cols) {
          best = of<float>(cols);
   for (int64_t j = 0; j < cols; ++j) sum.as<float>()[j] = 0, best.as<float>()[j] = -3e38f;
   const ProductTile tile{product.as<float>(), rows, cols, cols};
-  call("softmin_pass", c, [&] {
-    cuda::softmin_pass(tile, {b.as<float>(), 0.3f, a.as<float>(), sum.as<float>(), best.as<float>()}, 0,
-                       nullptr);
-  });
-  call("column_best_pass", c,
-       [&] { cuda::column_best_pass(tile, a.as<float>(), best.as<float>(), 0, nullptr); });
+  Memory supply = values(c, rows);
+  const SoftminArgs softmin{tile,          b.as<float>(),   supply.as<float>(), 0.3f,
+                            a.as<float>(), sum.as<float>(), best.as<float>()};
+  call("ots_softmin", c, [&] { cuda::ots_softmin(softmin, kGpu); });
+  call("ots_column_best", c, [&] { cuda::ots_column_best({tile, a.as<float>(), best.as<float>()}, kGpu); });
   Memory q = values(c, cols), p = values(c, rows), low = values(c, rows), top = of<float>(rows),
          start = of<int64_t>(rows), count = of<int64_t>(rows);
   Memory columns = of<int32_t>(rows * cols);
   for (int mode = 0; mode < 5; ++mode) {
     int64_t used = 0;
-    ListArgs args{b.as<float>(),
+    ListArgs args{tile,
+                  b.as<float>(),
                   q.as<float>(),
                   p.as<float>(),
                   low.as<float>(),
@@ -265,7 +266,7 @@ void transport(int64_t rows, int64_t cols) {
                   &used};
     if (mode == 4)
       for (int64_t i = 0; i < rows; ++i) low.as<float>()[i] = -1e30f;
-    call("list_pass", c, [&] { cuda::list_pass(tile, args, 0, nullptr); });
+    call("ots_list", c, [&] { cuda::ots_list(args, kGpu); });
   }
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Loads the compiled engine `geodesic_fast._C`, or remembers why it could not."""
+"""Loads the compiled engine `geodesic_fast._C`, or remembers why it could not; says where it works."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import importlib
 import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch  # first: the engine then shares torch's OpenMP threads instead of bringing its own
 
@@ -20,12 +19,23 @@ if _CPU not in ("", "avx512", "avx2", "baseline"):
         "that the CPU kernels use; leave it out for the best that the processor has."
     )
 
-engine: ModuleType | None
-engine_error: str
-try:
-    engine, engine_error = importlib.import_module("geodesic_fast._C"), ""
-except ImportError as error:
-    engine, engine_error = None, str(error)
+
+class _Missing:
+    """Stands where the engine could not be loaded: nothing asks it without `is_loaded` or `has_engine`."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"geodesic_fast._C.{name} is missing: {engine_error}")
+
+
+engine_error = ""
+if TYPE_CHECKING:
+    from geodesic_fast import _C as engine
+else:
+    try:
+        engine = importlib.import_module("geodesic_fast._C")
+    except ImportError as error:
+        engine, engine_error = _Missing(), str(error)
+is_loaded = not isinstance(engine, _Missing)
 
 _warned: set[str] = set()
 
@@ -36,7 +46,7 @@ def _version(number: int) -> str:
 
 def find_reason(device_type: str) -> str:
     """Find out why the engine cannot work on tensors of `device_type`; "" if it can."""
-    if engine is None:
+    if not is_loaded:
         return (
             f"the compiled engine geodesic_fast._C is missing ({engine_error}). Install a C++ compiler "
             "(g++ or clang++) and run `pip install .` in the sources again."
@@ -86,9 +96,8 @@ def on_gpu(device: torch.device) -> bool:
     return device.type == gpu_type
 
 
-def place_of(device: torch.device) -> Any:
+def place_of(device: torch.device) -> engine.Place:
     """Return where a kernel is to run: this many threads, or a GPU and its current stream."""
-    assert engine is not None
     if not on_gpu(device):
         return _cpu_place(torch.get_num_threads())
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
@@ -96,8 +105,7 @@ def place_of(device: torch.device) -> Any:
 
 
 @functools.cache
-def _cpu_place(threads: int) -> Any:
-    assert engine is not None
+def _cpu_place(threads: int) -> engine.Place:
     return engine.Place(threads=threads, device=-1, stream=0)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_gpu, place_of
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.operations.handing import ZERO_STEP_CODES, address, engine_tracks, gradient_like
-from geodesic_fast.operations.operation import Operation
+from geodesic_fast.engine.handing import ZERO_STEP_CODES, address, engine_tracks, gradient_like, workspace
+from geodesic_fast.engine.load import engine, place_of
+from geodesic_fast.engine.operation import Operation
 
 
 def _allocate(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Tensor, Tensor | None]:
@@ -31,14 +31,13 @@ def _call(
 ) -> None:
     if not Tracks(layers).m:
         return
-    assert engine is not None
     result, counts = outputs
     tracks, place = engine_tracks(layers), place_of(result.device)
     sums, deviation = (None, result) if each else (result, None)
-    workspace = result.new_empty(engine.line_deviation_workspace(tracks, each, place), dtype=torch.uint8)
+    room = workspace(result, engine.line_deviation_forward_workspace(tracks, each, place))
     engine.line_deviation_forward(
         tracks, ZERO_STEP_CODES[zero_step], address(sums), address(counts), address(deviation),
-        address(workspace), place,
+        address(room), place,
     )  # fmt: skip
 
 
@@ -47,14 +46,11 @@ def _allocate_backward(weights: Tensor, layers: Sequence[Tensor], each: bool) ->
 
 
 def _call_backward(gradient: list[Tensor], weights: Tensor, layers: Sequence[Tensor], each: bool) -> None:
-    assert engine is not None
-    tracks = Tracks(layers)
-    per_step = 2 * tracks.m * tracks.steps if on_gpu(weights.device) else 0
-    workspace = weights.new_empty(per_step)  # lengths and projections
+    tracks, place = engine_tracks(layers), place_of(weights.device)
+    room = workspace(weights, engine.line_deviation_backward_workspace(tracks, place))
     engine.line_deviation_backward(
-        engine_tracks(layers), engine_tracks(gradient), address(weights), each, address(workspace),
-        place_of(weights.device),
-    )  # fmt: skip
+        tracks, engine_tracks(gradient), address(weights), each, address(room), place
+    )
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_gpu, place_of
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.operations._parts import triangle_parts
-from geodesic_fast.operations.handing import address
-from geodesic_fast.operations.operation import Operation
-from geodesic_fast.operations.track_distance import Pairs
+from geodesic_fast.engine.handing import address
+from geodesic_fast.engine.load import engine, on_gpu, place_of
+from geodesic_fast.engine.operation import Operation
+from geodesic_fast.engine.parts import triangle_parts
+from geodesic_fast.engine.track_distance import Pairs
 
 _GPU_PAIRS, _GPU_ROWS = 1 << 26, 128  # distances held at once on a GPU, in whole tiles of so many rows
 
@@ -31,7 +31,6 @@ def _allocate(layers: Sequence[Tensor], _: Tensor | None) -> tuple[Tensor, Tenso
 
 
 def _call(outputs: tuple[Tensor, Tensor, Tensor], layers: Sequence[Tensor], labels: Tensor | None) -> None:
-    assert engine is not None
     distance, index, layer = outputs
     distance.fill_(torch.inf)
     index.fill_(-1)

@@ -14,10 +14,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import on_device
-from geodesic_fast._torch_internals import batch_level, goes_direct, in_transform, is_batched
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.operations.handing import readable
+from geodesic_fast.engine.handing import readable
+from geodesic_fast.engine.load import on_device
+from geodesic_fast.engine.torch_internals import (
+    batch_level,
+    goes_direct,
+    in_transform,
+    is_batched,
+    with_batch_hidden,
+    with_batch_shown,
+)
 
 Outputs = tuple[Tensor | None, ...] | list[Tensor]  # None: not asked for; a list: one gradient for each layer
 LAYERS = -1  # in place of an axis: that of the batch in a list of layers
@@ -39,6 +46,7 @@ class Operation:
         at, LAYERS for a list of layers; without it a batch is gone through one by one.
         """
         name, _, signature = schema.partition("(")
+        self.gives_list = schema.endswith("-> Tensor[]")
         self.allocate, self.call, self.axes = allocate, call, axes
         self.setup: Callable[..., None] | None = None
         self.backward: Callable[..., Any] | None = None
@@ -76,7 +84,7 @@ class Operation:
         if in_transform():
             call = _Call(self, args)
             outputs = _InTransforms.apply(call, *tensors)
-            return list(outputs) if call.gives_list else outputs
+            return list(outputs) if call.operation.gives_list else outputs
         if any(map(is_batched, tensors)):
             return _of_batched_gradients(_Call(self, args), tensors)
         return self.registered(*args)
@@ -127,10 +135,6 @@ class _Call(NamedTuple):
     operation: Operation
     given: tuple[Any, ...]
 
-    @property
-    def gives_list(self) -> bool:
-        return self.operation.registered._opoverload._schema.returns[0].type.kind() == "ListType"
-
     def args(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         left = iter(tensors)
         return tuple(
@@ -180,16 +184,16 @@ def _of_batched_gradients(call: _Call, tensors: Sequence[Tensor]) -> Any:
     """Run on gradients that carry a batch axis which they do not show."""
     level, batched = batch_level(), [is_batched(tensor) for tensor in tensors]
     shown = [
-        torch._remove_batch_dim(tensor, level, 1, 0) if hidden else tensor
+        with_batch_shown(tensor, level) if hidden else tensor
         for tensor, hidden in zip(tensors, batched, strict=True)
     ]
     size = len(shown[batched.index(True)])
     outputs, axes = _over_batch(size, [0 if hidden else None for hidden in batched], call, shown)
     hidden = [
-        output if axis is None else torch._add_batch_dim(output, axis, level)
+        output if axis is None else with_batch_hidden(output, axis, level)
         for output, axis in zip(outputs, axes, strict=True)
     ]
-    return hidden if call.gives_list else tuple(hidden)
+    return hidden if call.operation.gives_list else tuple(hidden)
 
 
 def _over_batch(
@@ -221,7 +225,7 @@ def _with_batch_axis(
         whole = tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
         moved.append(tensor if _is_absent(tensor, dim) else whole.movedim(0, axis))
     outputs = call.run(moved)
-    found = [*of_outputs] * (len(outputs) if call.gives_list else 1)
+    found = [*of_outputs] * (len(outputs) if call.operation.gives_list else 1)
     back = [batch_axis if axis == LAYERS else axis for axis in found]
     return outputs, tuple(
         None if _is_absent(o, None) else axis for o, axis in zip(outputs, back, strict=True)

@@ -12,18 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_gpu, place_of
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.operations._parts import row_parts
-from geodesic_fast.operations.handing import address, engine_tracks, gradient_like
-from geodesic_fast.operations.operation import Operation
+from geodesic_fast.engine.handing import address, engine_tracks, gradient_like
+from geodesic_fast.engine.load import engine, on_gpu, place_of
+from geodesic_fast.engine.operation import Operation
+from geodesic_fast.engine.parts import row_parts
 
 
 class Pairs:
     """Two sets of tracks as the engine sees them, and what a first pass over them finds out."""
 
     def __init__(self, layers: Sequence[Tensor], other: Sequence[Tensor] | None) -> None:
-        assert engine is not None
         self.symmetric = other is None
         tracks, first = Tracks(layers), layers[0]
         points, m, others, dtype = tracks.points, tracks.m, Tracks(other or layers).m, tracks.sums_dtype
@@ -60,7 +59,6 @@ def _allocate(
 def _call(
     outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], other: Sequence[Tensor] | None, _: bool
 ) -> None:
-    assert engine is not None
     distance, layer = outputs
     pairs = Pairs(layers, other)
     if on_gpu(distance.device):  # a launch returns at once: nothing to show or to interrupt
@@ -92,7 +90,6 @@ def _call_backward(
         for each in gradient:
             each.zero_()
         return
-    assert engine is not None
     left = engine_tracks(layers)
     right = engine_tracks(other) if other else left
     engine.track_distance_backward(

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_gpu, place_of
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.operations.handing import address, engine_tracks, gradient_like
-from geodesic_fast.operations.operation import LAYERS, Operation
+from geodesic_fast.engine.handing import address, engine_tracks, gradient_like, workspace
+from geodesic_fast.engine.load import engine, place_of
+from geodesic_fast.engine.operation import LAYERS, Operation
 
 FIELD_COUNT = 5  # of StepGeometry
 _KEPT_COUNT = 2  # norms of the states and lengths of the steps
-_TERM_COUNT = 7  # unit vectors that a point's gradient is a sum of
 
 
 def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -30,7 +29,6 @@ def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | No
 
 
 def _call(outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], _: bool) -> None:
-    assert engine is not None
     fields, kept = outputs
     engine.step_geometry_forward(
         engine_tracks(layers), address(fields), address(kept), place_of(fields.device)
@@ -44,11 +42,11 @@ def _allocate_backward(grad_fields: Tensor, layers: Sequence[Tensor], *_: Tensor
 def _call_backward(
     gradient: list[Tensor], grad_fields: Tensor, layers: Sequence[Tensor], fields: Tensor, kept: Tensor
 ) -> None:
-    assert engine is not None
-    workspace = kept.new_empty(_TERM_COUNT * kept[0].numel() if on_gpu(kept.device) else 0)
+    tracks, place = engine_tracks(layers), place_of(kept.device)
+    room = workspace(kept, engine.step_geometry_backward_workspace(tracks, place))
     engine.step_geometry_backward(
-        engine_tracks(layers), engine_tracks(gradient), address(grad_fields), address(fields), address(kept),
-        address(workspace), place_of(kept.device),
+        tracks, engine_tracks(gradient), address(grad_fields), address(fields), address(kept), address(room),
+        place,
     )  # fmt: skip
 
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine
-from geodesic_fast._torch_internals import is_plain
 from geodesic_fast._tracks import Tracks
+from geodesic_fast.engine.load import engine
+from geodesic_fast.engine.torch_internals import is_plain
 
 _DTYPE_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _MAX_BATCH_DIMS = 4
@@ -31,11 +30,10 @@ def readable(layers: Sequence[Tensor]) -> list[Tensor]:
     return [layer.contiguous() for layer in layers]
 
 
-def engine_tracks(layers: Sequence[Tensor]) -> Any:
+def engine_tracks(layers: Sequence[Tensor]) -> engine.Tracks:
     """Return the engine's view of `readable` layers."""
     stacked = Tracks(layers).is_stacked
     layout = _batch_layout(layers[0], 1 if stacked else 0)
-    assert engine is not None
     assert layout is not None
     first = layers[0]
     return engine.Tracks(
@@ -64,6 +62,11 @@ def gradient_like(layers: Sequence[Tensor]) -> list[Tensor]:
     ):
         return gradient
     return [torch.empty_like(layer, memory_format=torch.contiguous_format) for layer in layers]
+
+
+def workspace(beside: Tensor, size: int) -> Tensor:
+    """Allocate the bytes that a kernel asks for, on the device of a tensor."""
+    return beside.new_empty(size, dtype=torch.uint8)
 
 
 def address(tensor: Tensor | None) -> int:

@@ -13,19 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast._extension import engine, on_gpu, place_of
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.operations.handing import ZERO_STEP_CODES, address, engine_tracks, gradient_like
-from geodesic_fast.operations.operation import LAYERS, Operation
+from geodesic_fast.engine.handing import ZERO_STEP_CODES, address, engine_tracks, gradient_like, workspace
+from geodesic_fast.engine.load import engine, on_gpu, place_of
+from geodesic_fast.engine.operation import LAYERS, Operation
 
 FIELD_COUNT = 9  # float fields of TrackGeometry
 Outputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
-
-
-def _wide_on_gpu(layer: Tensor) -> bool:
-    """Say whether the kernels may need memory for a few values per step."""
-    assert engine is not None
-    return on_gpu(layer.device) and layer.shape[-1] > engine.wide_features
 
 
 def _allocate(layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool) -> Outputs:
@@ -41,13 +35,13 @@ def _allocate(layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bo
 
 
 def _call(outputs: Outputs, layers: Sequence[Tensor], zero_step: str, only_lss: bool, _: bool) -> None:
-    assert engine is not None
     fields, zero_steps, direction_sum, lengths = outputs
-    if lengths is None and _wide_on_gpu(layers[0]):
-        lengths = fields.new_empty((Tracks(layers).steps, *Tracks(layers).batch))
+    tracks, place = engine_tracks(layers), place_of(fields.device)
+    if lengths is None and on_gpu(fields.device):
+        lengths = workspace(fields, engine.track_geometry_forward_workspace(tracks, place))
     engine.track_geometry_forward(
-        engine_tracks(layers), ZERO_STEP_CODES[zero_step], only_lss, address(fields), address(zero_steps),
-        address(direction_sum), address(lengths), place_of(fields.device),
+        tracks, ZERO_STEP_CODES[zero_step], only_lss, address(fields), address(zero_steps),
+        address(direction_sum), address(lengths), place,
     )  # fmt: skip
 
 
@@ -64,13 +58,11 @@ def _call_backward(
     zero_step: str,
     only_lss: bool,
 ) -> None:
-    assert engine is not None
-    tracks = lengths[0].numel()
-    workspace = lengths.new_empty((4 * len(lengths) + 2) * tracks if _wide_on_gpu(layers[0]) else 0)
+    tracks, place = engine_tracks(layers), place_of(lengths.device)
+    room = workspace(lengths, engine.track_geometry_backward_workspace(tracks, place))
     engine.track_geometry_backward(
-        engine_tracks(layers), engine_tracks(gradient), ZERO_STEP_CODES[zero_step], only_lss,
-        address(grad_fields), address(direction_sum), address(lengths), address(workspace),
-        place_of(lengths.device),
+        tracks, engine_tracks(gradient), ZERO_STEP_CODES[zero_step], only_lss, address(grad_fields),
+        address(direction_sum), address(lengths), address(room), place,
     )  # fmt: skip
 
 

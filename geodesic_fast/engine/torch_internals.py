@@ -27,12 +27,15 @@ _profiles: Callable[[], bool] | None = _find("_C._autograd._profiler_enabled")
 _is_wrapped: Callable[[Tensor], bool] | None = _find("_C._functorch.is_functorch_wrapped_tensor")
 _innermost: Callable[[], Any] | None = _find("_C._functorch.peek_interpreter_stack")
 _graph_task: Callable[[], int] | None = _find("_C._current_graph_task_id")
+_multiply_each: Callable[[Sequence[Tensor], float], None] | None = _find("_foreach_mul_")
 _BATCHES: tuple[Any, ...] = tuple(
-    _find(f"_C.{name}")
+    _find(name)
     for name in (
-        "_functorch.is_legacy_batchedtensor",
-        "_vmapmode_increment_nesting",
-        "_vmapmode_decrement_nesting",
+        "_C._functorch.is_legacy_batchedtensor",
+        "_C._vmapmode_increment_nesting",
+        "_C._vmapmode_decrement_nesting",
+        "_remove_batch_dim",
+        "_add_batch_dim",
     )
 )
 _transforms: tuple[Any, ...] = tuple(
@@ -88,10 +91,20 @@ def is_batched(tensor: Tensor) -> bool:
 
 def batch_level() -> int:
     """Return how deep batched gradients are nested."""
-    _, enter, leave = _BATCHES
+    _, enter, leave, *_ = _BATCHES
     leave_to = enter() - 1
     leave()
     return int(leave_to)
+
+
+def with_batch_shown(tensor: Tensor, level: int) -> Tensor:
+    """Return a batched gradient with its batch axis first."""
+    return _BATCHES[3](tensor, level, 1, 0)
+
+
+def with_batch_hidden(tensor: Tensor, axis: int, level: int) -> Tensor:
+    """Return a tensor whose batch axis does not show."""
+    return _BATCHES[4](tensor, axis, level)
 
 
 def goes_direct(tensors: Sequence[Tensor]) -> bool:
@@ -123,6 +136,20 @@ def is_plain(tensor: Tensor) -> bool:
     if _PLAIN_KEYS is None or _dispatch_keys is None:
         return type(tensor) in _OWN_TYPES and not tensor.is_neg() and not tensor.is_meta
     return (_dispatch_keys(tensor) - _PLAIN_KEYS).highestPriorityTypeId() == _UNDEFINED
+
+
+def resolved(tensor: Tensor) -> Tensor:
+    """Return a tensor that is neither lazily negated nor lazily zero."""
+    is_zero = getattr(tensor, "_is_zerotensor", None)
+    return torch.zeros_like(tensor) if is_zero is not None and is_zero() else tensor.resolve_neg()
+
+
+def multiply_each(tensors: Sequence[Tensor], factor: float) -> None:
+    """Multiply tensors in place, in one launch where torch can."""
+    if _multiply_each is not None:
+        return _multiply_each(tensors, factor)
+    for tensor in tensors:
+        tensor.mul_(factor)
 
 
 def is_wrapper(tensor: Tensor) -> bool:

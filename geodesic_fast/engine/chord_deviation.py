@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from geodesic_fast._extension import engine, place_of
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.operations.handing import address, engine_tracks, gradient_like
-from geodesic_fast.operations.operation import LAYERS, Operation
+from geodesic_fast.engine.handing import address, engine_tracks, gradient_like
+from geodesic_fast.engine.load import engine, place_of
+from geodesic_fast.engine.operation import LAYERS, Operation
 
 
 def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -25,7 +25,6 @@ def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | No
 
 
 def _call(outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], _: bool) -> None:
-    assert engine is not None
     deviation, along = outputs
     engine.chord_deviation_forward(
         engine_tracks(layers), address(deviation), address(along), place_of(deviation.device)
@@ -39,7 +38,6 @@ def _allocate_backward(grad: Tensor, layers: Sequence[Tensor], *_: Tensor) -> li
 def _call_backward(
     gradient: list[Tensor], grad: Tensor, layers: Sequence[Tensor], deviation: Tensor, along: Tensor
 ) -> None:
-    assert engine is not None
     engine.chord_deviation_backward(
         engine_tracks(layers), engine_tracks(gradient), address(grad), address(deviation), address(along),
         place_of(grad.device),

@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: MIT
-"""The engine's differentiable kernels as registered operations, one file for each."""
