@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from geodesic_fast import StepGeometry, TrackGeometry
-from geodesic_fast import _validation_models as _validation
-from geodesic_fast.recording import MeasuredGroup, watch
+from geodesic_fast.recording import MeasuredGroup, mistakes, watch
 from geodesic_fast.recording.layers import Layers
 
 PREFIX = "geodesic"
@@ -27,8 +26,8 @@ class TrainingWatch:
     """
 
     def __init__(self, layers: Layers, every_n_steps: int, batches: int, options: dict[str, Any]):
-        _validation.check_count("every_n_steps", every_n_steps)
-        _validation.check_count("batches", batches)
+        mistakes.check_count("every_n_steps", every_n_steps)
+        mistakes.check_count("batches", batches)
         self._layers, self._every, self._batches, self._options = layers, every_n_steps, batches, options
         self._watch: watch | None = None
         self._device = torch.device("cpu")
@@ -87,7 +86,7 @@ class TrainingWatch:
             return None  # the watch has said why
         absent = measured.hooks.not_run()
         if not measured.measured or (absent and self._options.get("missing", "raise") == "raise"):
-            warnings.warn(str(_validation.layers_not_seen(absent)), RuntimeWarning, stacklevel=3)
+            warnings.warn(str(mistakes.layers_not_seen(absent)), RuntimeWarning, stacklevel=3)
             return None
         named: dict[str, tuple[Tensor, Tensor]] = {}
         for group in measured.groups:

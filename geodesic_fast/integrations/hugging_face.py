@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from geodesic_fast import TrackGeometry, track_geometry
-from geodesic_fast import _validation_models as _validation
+from geodesic_fast._validation import check_choice
 from geodesic_fast.integrations import _hidden_states as _wrong
+from geodesic_fast.recording import mistakes
 
 _KEEP = ("exclude", "include")
 _EMBEDDINGS = ("include", "exclude", "absent")
@@ -70,8 +71,8 @@ def hidden_state_tracks(
         recurrent = isinstance(output, Mapping) and _is_recurrent(output)
         _wrong.check_embeddings_said(type(output).__name__, recurrent)
         embeddings = "include"
-    _validation.check_choice("embeddings", embeddings, _EMBEDDINGS)
-    _validation.check_choice("missing", missing, ("raise", "skip"))
+    check_choice("embeddings", embeddings, _EMBEDDINGS)
+    check_choice("missing", missing, ("raise", "skip"))
     states = _hidden_states(output, side)
     _wrong.check_hidden_states(states, _parts(output))
     entries = list(enumerate(states))
@@ -126,7 +127,7 @@ def hidden_state_geometry(
     )
     if attention_mask is None:
         return track_geometry(tracks, zero_step=zero_step)
-    _validation.check_mask("attention_mask", attention_mask, tuple(tracks[0].shape[:-1]))
+    mistakes.check_mask("attention_mask", attention_mask, tuple(tracks[0].shape[:-1]))
     _wrong.check_no_pairs(attention_mask)
     real = attention_mask.to(device=tracks[0].device).bool()
     geometry = track_geometry(tracks, zero_step="skip" if zero_step == "raise" else zero_step)
@@ -140,7 +141,7 @@ def _hidden_states(output: Any, side: str | None) -> Any:
     if not isinstance(output, Mapping):
         return output
     if side is not None:
-        _validation.check_choice("side", side, tuple(_SIDES))
+        check_choice("side", side, tuple(_SIDES))
         return output.get(_SIDES[side], output.get("hidden_states"))
     _wrong.check_one_side([name for name, key in _SIDES.items() if output.get(key) is not None])
     return output.get("hidden_states", output.get("decoder_hidden_states"))

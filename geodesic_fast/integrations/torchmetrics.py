@@ -12,10 +12,10 @@ from torch import Tensor
 from geodesic_fast import StepGeometry, ots, step_geometry, track_geometry
 from geodesic_fast import StepProfile as Profile
 from geodesic_fast import TrackGeometry as Geometry
-from geodesic_fast import _validation_models as _validation
 from geodesic_fast._tracks import Tracks
-from geodesic_fast._validation import check_points, check_zero_step
+from geodesic_fast._validation import check_choice, check_points, check_zero_step
 from geodesic_fast.integrations._packages import need
+from geodesic_fast.recording import mistakes
 
 Metric: Any = need("torchmetrics", "a metric class", "torchmetrics").Metric
 
@@ -94,7 +94,7 @@ class TrackGeometry(_Metric):
     def __init__(self, *, dim: int = 0, zero_step: str = "skip", undefined: str = "propagate", **kwargs: Any):
         super().__init__(**kwargs)
         check_zero_step(zero_step)
-        _validation.check_choice("undefined", undefined, _UNDEFINED)
+        check_choice("undefined", undefined, _UNDEFINED)
         self.dim, self.zero_step, self.undefined = dim, zero_step, undefined
         self._keep_apart(dim=dim, zero_step=zero_step, undefined=undefined)
         for state in ("sums", "counts"):
@@ -106,7 +106,7 @@ class TrackGeometry(_Metric):
         if not isinstance(tracks, Geometry):
             tracks = track_geometry(tracks, dim=self.dim, zero_step=self.zero_step)
         if mask is not None:
-            _validation.check_mask("mask", mask, tuple(tracks.lss.shape))
+            mistakes.check_mask("mask", mask, tuple(tracks.lss.shape))
             real = mask.to(tracks.lss.device).bool()
             tracks = Geometry._make(field[real] for field in tracks)
         values = torch.stack([getattr(tracks, name).detach().reshape(-1).double() for name in self.fields])
@@ -192,7 +192,7 @@ class StepProfile(_Metric):
 
     def __init__(self, steps: int, *, dim: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
-        _validation.check_count("steps", steps)
+        mistakes.check_count("steps", steps)
         self.steps, self.dim = steps, dim
         self._keep_apart(steps=steps, dim=dim)
         for state in ("sums", "counts"):
@@ -204,7 +204,7 @@ class StepProfile(_Metric):
         if not isinstance(tracks, Profile):
             steps = step_geometry(tracks, dim=self.dim)
             if mask is not None:
-                _validation.check_mask("mask", mask, tuple(steps.length.shape[1:]))
+                mistakes.check_mask("mask", mask, tuple(steps.length.shape[1:]))
             tracks = steps.profile(mask)
         if len(tracks.mean.length) != self.steps:
             raise ValueError(
@@ -280,7 +280,7 @@ class OptimalTransportScore(_Metric):
         assert isinstance(y, Tensor)
         points = [end.detach().clone().reshape(-1, end.shape[-1]) for end in (x, y)]  # (m, d)
         if mask is not None:
-            _validation.check_mask("mask", mask, tuple(x.shape[:-1]))
+            mistakes.check_mask("mask", mask, tuple(x.shape[:-1]))
             real = mask.to(x.device).bool().reshape(-1)
             points = [end[real] for end in points]
         if int(self.width) not in (_NONE, x.shape[-1]):

@@ -254,8 +254,8 @@ def _warn_of_dropped(**given: str | float | None) -> None:
     dropped = [f"{name}={value!r}" for name, value in given.items() if value not in (None, "auto")]
     if dropped:
         warnings.warn(
-            f"ots without the compiled engine solves on all pairs at once, got {', '.join(dropped)}, which it "
-            "does not follow: leave it out, or install a C++ compiler and then this package again.",
+            f"ots without the compiled engine solves on all pairs at once, got {', '.join(dropped)}, which "
+            "it does not follow: leave it out, or install a C++ compiler and then this package again.",
             RuntimeWarning,
             stacklevel=5,
         )

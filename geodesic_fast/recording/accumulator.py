@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geodesic_fast import _validation_models as _validation
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._tracks import accumulation_dtype
 from geodesic_fast._validation import check_zero_step, in_memory
@@ -25,6 +24,7 @@ from geodesic_fast.engine.track_geometry import FIELD_COUNT
 from geodesic_fast.metrics.directions import angle_between, differences
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
+from geodesic_fast.recording import mistakes
 from geodesic_fast.recording.step_means import StepMeans
 
 # The rows of `sums`; ROW_LENGTH is that of the row that holds the last direction, UNIT what the first four
@@ -111,14 +111,14 @@ class TrackAccumulator:
     def push(self, state: Tensor) -> None:
         """Take the next layer, (*batch, d)."""
         state = as_tensors(state)
-        _validation.check_push(state, self.shape)
+        mistakes.check_push(state, self.shape)
         state = in_memory("state", state.detach())
         self._result = None
         current = state.reshape(-1, state.shape[-1])  # (m, d)
         if self.shape is None:
             self.shape = tuple(state.shape)
             if self._mask is not None:
-                _validation.check_mask("mask", self._mask, self.shape[:-1])
+                mistakes.check_mask("mask", self._mask, self.shape[:-1])
         self._check_unchanged("last")
         self._check_unchanged("last but one")
         if self._first is None:
@@ -145,7 +145,7 @@ class TrackAccumulator:
             _move(self._samples, "last", "last but one")
         self._remember("last", state.last)
         if self._zero_step == "raise" and (found := self._zero_steps(state) - zeros):
-            raise _validation.zero_step_found(self.points, found)
+            raise mistakes.zero_step_found(self.points, found)
 
     def _spare(self, state: TrackState) -> Tensor | None:
         """The memory of a state that is no longer needed after this step."""
@@ -181,7 +181,7 @@ class TrackAccumulator:
     def _check_unchanged(self, what: str) -> None:
         tensor, version = self._versions.get(what, (None, 0))
         if tensor is not None and tensor._version != version:
-            raise _validation.changed_in_place(what)
+            raise mistakes.changed_in_place(what)
         if what in self._samples:
             held, values = self._samples[what]
             now, then = _sample(held).view(torch.uint8), values.view(torch.uint8)
@@ -189,16 +189,16 @@ class TrackAccumulator:
                 changed = (now != then).any()
                 self._changed = changed if self._changed is None else changed | self._changed.to(now.device)
             elif not torch.equal(now, then):
-                raise _validation.changed_in_place(what)
+                raise mistakes.changed_in_place(what)
 
     def _check_values(self) -> None:
         if self._changed is not None and bool(self._changed):
-            raise _validation.changed_in_place("held")
+            raise mistakes.changed_in_place("held")
 
     @property
     def geometry(self) -> TrackGeometry:
         """The numbers of the tracks up to the last push, each (*batch), or (tracks that count,)."""
-        _validation.check_pushed(self.points)
+        mistakes.check_pushed(self.points)
         if self._result is None:
             assert self._state is not None
             assert self.shape is not None
@@ -217,9 +217,9 @@ class TrackAccumulator:
     @property
     def profile(self) -> StepProfile:
         """The means over the tracks that count of every step up to the last push."""
-        _validation.check_pushed(self.points)
+        mistakes.check_pushed(self.points)
         if self._steps is None:
-            raise _validation.no_profile()
+            raise mistakes.no_profile()
         assert self.shape is not None
         tracks = math.prod(self.shape[:-1]) if self._mask is None else int(self._mask.bool().sum())
         return self._steps.profile(tracks)
@@ -227,7 +227,7 @@ class TrackAccumulator:
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
         """Copies of x^(0) and x^(l), for `ots`: each (*batch, d), or (tracks that count, d)."""
-        _validation.check_pushed(self.points)
+        mistakes.check_pushed(self.points)
         assert self._state is not None
         assert self.shape is not None
         self._check_unchanged("first")

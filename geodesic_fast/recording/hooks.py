@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from geodesic_fast import _validation_models as _validation
+from geodesic_fast._validation import check_choice
 from geodesic_fast.engine.torch_internals import in_backward, outside_graphs
+from geodesic_fast.recording import mistakes
 from geodesic_fast.recording.layers import Found
 from geodesic_fast.recording.masks import Call
 from geodesic_fast.recording.states import State, input_states, is_same, output_state
@@ -57,11 +58,11 @@ class LayerHooks:
     def __init__(
         self, found: Found, sink: Sink, *, repeats: str, missing: str, passes: str, when: str, state: State
     ):
-        _validation.check_choice("repeats", repeats, REPEATS)
-        _validation.check_choice("missing", missing, MISSING)
-        _validation.check_choice("passes", passes, PASSES)
-        _validation.check_choice("when", when, WHEN)
-        _validation.check_state_choice(state)
+        check_choice("repeats", repeats, REPEATS)
+        check_choice("missing", missing, MISSING)
+        check_choice("passes", passes, PASSES)
+        check_choice("when", when, WHEN)
+        mistakes.check_state_choice(state)
         self.names = [name for name, _ in found.layers]
         self.once, self.raises, self.stays = False, True, False
         self.calls: list[Call] = []  # of the modules around the layers, outermost first
@@ -133,7 +134,7 @@ class LayerHooks:
             if self._open and self._ran:
                 self._close()
             elif self._empty and not self._whole and self._missing == "raise":
-                raise _validation.layers_did_not_run(self.names, len(self.names))
+                raise mistakes.layers_did_not_run(self.names, len(self.names))
         except (ValueError, TypeError, RuntimeError) as error:
             self._give_up(error)
             if self.raises:
@@ -230,7 +231,7 @@ class LayerHooks:
             if self._caller is None and not self._followed(layer):
                 return
             if self._repeats == "raise":
-                _validation.check_single_layer_is_called_through(name, self.names)
+                mistakes.check_single_layer_is_called_through(name, self.names)
             self._begin()
         self._given[name] = next(iter(states.values()), None)
         self._sink.enter(name, layer, arguments, states)
@@ -260,13 +261,13 @@ class LayerHooks:
         whole = not self.not_run()
         if self._reentered and whole and not goes_on:
             if self._passes == "last":
-                raise _validation.several_passes_in_a_call(name)
+                raise mistakes.several_passes_in_a_call(name)
             if self._open:
                 self._close()
             self._ran, self._reentered, self.calls = [], False, self.calls[-1:]
             self._ignored = self._passes == "first" or self.once
             return
-        raise _validation.layer_ran_twice(name, goes_on, whole, self._repeats)
+        raise mistakes.layer_ran_twice(name, goes_on, whole, self._repeats)
 
     def _followed(self, module: nn.Module) -> bool:
         return self._when == "always" or (module.training and torch.is_grad_enabled())
@@ -281,7 +282,7 @@ class LayerHooks:
         self._open = False
         not_run = self.not_run()
         if not_run and self._missing == "raise":
-            raise _validation.layers_did_not_run(not_run, len(self.names))
+            raise mistakes.layers_did_not_run(not_run, len(self.names))
         self._whole = True
         self._sink.end()
         if self._caller is None:

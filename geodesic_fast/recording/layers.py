@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from geodesic_fast import _validation_models as _validation
+from geodesic_fast.recording import mistakes
 
 # What wrappers (DistributedDataParallel, torch.compile, FSDP, activation checkpointing) put into names.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -33,7 +33,7 @@ def find_layers(model: nn.Module, layers: Layers) -> Found:
     A pattern is matched part by part: `"blocks.*"` means blocks.0, blocks.1, ... and not blocks.0.attn.
     `None` means the one stack of equal blocks that the model holds, or the blocks of its one row of stages.
     """
-    _validation.check_module(model)
+    mistakes.check_module(model)
     paths = {id(module): path for path, module in model.named_modules()}
     if layers is None:
         stages = _blocks(model, paths)
@@ -43,7 +43,7 @@ def find_layers(model: nn.Module, layers: Layers) -> Found:
     chosen = [module for stage in stages for module in stage]
     begins = frozenset(_plain(paths[id(stage[0])]) for stage in stages)
     named = [(_plain(paths[id(module)]), module) for module in chosen]
-    _validation.check_followed(model, named)
+    mistakes.check_followed(model, named)
     return Found(named, _holders(model, paths, chosen), begins if len(stages) > 1 else frozenset())
 
 
@@ -56,10 +56,10 @@ def _chosen(model: nn.Module, wanted: Sequence[str | nn.Module]) -> list[nn.Modu
     keep: set[int] = set()
     for item in wanted:
         found = _matches(item, list(plain.items())) or _matches(item, raw) or _matches(item, _adapted(model))
-        _validation.check_layers_found(item, found, list(plain))
+        mistakes.check_layers_found(item, found, list(plain))
         keep.update(map(id, found))
     chosen = [module for _, module in raw if id(module) in keep]
-    _validation.check_layers_named(chosen)
+    mistakes.check_layers_named(chosen)
     return chosen
 
 
@@ -79,7 +79,7 @@ def _plain(path: str) -> str:
 def _matches(item: str | nn.Module, named: Iterable[tuple[str, nn.Module]]) -> list[nn.Module]:
     if isinstance(item, nn.Module):
         return [module for _, module in named if module is item]
-    _validation.check_layer_pattern(item)
+    mistakes.check_layer_pattern(item)
     return [module for name, module in named if _name_matches(name, item)]
 
 
@@ -93,13 +93,13 @@ def _blocks(model: nn.Module, paths: dict[int, str]) -> list[list[nn.Module]]:
     stacks = _outermost(model, _is_stack)
     candidates = stacks or _outermost(model, _is_mixed_list)
     if not candidates:
-        _validation.check_followed(model, [])
+        mistakes.check_followed(model, [])
     names = [f"{_plain(paths[id(stack)]) or 'the model itself'}.*" for stack in candidates]
-    _validation.check_one_stack(names, len(stacks))
+    mistakes.check_one_stack(names, len(stacks))
     outer = list(stacks[0].children())
     inner = [_outermost(child, _is_stage) for child in outer]
     if not all(len(lists) == 1 for lists in inner):
-        _validation.check_blocks_are_called(names[0], [type(child) for child in outer])
+        mistakes.check_blocks_are_called(names[0], [type(child) for child in outer])
         return [outer]
     stages = [list(lists[0].children()) for lists in inner]
     if all(type(child) is nn.ModuleList for child in outer) or _differ_in_width(outer):
@@ -107,7 +107,7 @@ def _blocks(model: nn.Module, paths: dict[int, str]) -> list[list[nn.Module]]:
     if all(_has_other_parts(child, lists[0]) for child, lists in zip(outer, inner, strict=True)):
         return [outer]
     within = [f"{_plain(paths[id(lists[0])])}.*" for lists in inner]
-    raise _validation.blocks_or_stages(names[0], within)
+    raise mistakes.blocks_or_stages(names[0], within)
 
 
 def _outermost(model: nn.Module, is_list: object) -> list[nn.Module]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geodesic_fast import _validation_models as _validation
+from geodesic_fast.recording import mistakes
 
 # Arguments that say which tokens count, in the order in which they are believed. torch's own layers call
 # theirs ...key_padding_mask and mean by true what does not count.
@@ -103,7 +103,7 @@ def counting(chosen: Tensor | str | None, calls: Sequence[Call], batch: tuple[in
     if chosen is None:
         return None
     if isinstance(chosen, Tensor):
-        _validation.check_mask("mask", chosen, batch)
+        mistakes.check_mask("mask", chosen, batch)
         return chosen.bool()
     refused: list[ValueError] = []
     padded = False
@@ -115,7 +115,7 @@ def counting(chosen: Tensor | str | None, calls: Sequence[Call], batch: tuple[in
             padded = padded or read is None or not bool(read.all())
             laid = None if read is None else _laid(read, call, batch)
             if laid is None:
-                refused.append(_validation.mask_does_not_fit(name, mask, batch))
+                refused.append(mistakes.mask_does_not_fit(name, mask, batch))
             elif isinstance(laid, ValueError):
                 raise laid
             elif refused and padded and bool(laid.all()):
@@ -124,7 +124,7 @@ def counting(chosen: Tensor | str | None, calls: Sequence[Call], batch: tuple[in
                 own = not inner and isinstance(mask, Tensor) and mask.ndim == 2
                 return laid if own or not bool(laid.all()) else None
     if chosen != "auto" and not refused:
-        raise _validation.mask_not_given(chosen, [name for call in calls for name in call.masks])
+        raise mistakes.mask_not_given(chosen, [name for call in calls for name in call.masks])
     if refused and (padded or _longer(calls, batch)):
         raise refused[0]
     _check_streams(calls[:-1], batch)
@@ -139,7 +139,7 @@ def _check_streams(calls: Sequence[Call], batch: tuple[int, ...]) -> None:
         for name in _MASKS:
             read = _read(name, call.masks.get(name))
             if read is not None and not bool(read.all()) and _laid(read, call, batch) is not None:
-                raise _validation.mask_of_another_stream(name)
+                raise mistakes.mask_of_another_stream(name)
 
 
 def _longer(calls: Sequence[Call], batch: tuple[int, ...]) -> bool:
@@ -236,7 +236,7 @@ def _laid(
     if not ways:
         return None
     if any(not torch.equal(way, ways[0]) for way in ways) or _could_be_pairs(read, batch, ways):
-        return _validation.mask_fits_twice(tuple(read.shape), batch)
+        return mistakes.mask_fits_twice(tuple(read.shape), batch)
     return ways[0]
 
 
@@ -282,7 +282,7 @@ def narrowed(
     if tokens is None and without_ids is None:
         return counts
     counts = torch.ones(batch, dtype=torch.bool, device=device) if counts is None else counts.to(device)
-    _validation.check_token_axis(batch)
+    mistakes.check_token_axis(batch)
     if tokens is not None:
         counts = counts & _at(tokens, batch, calls, samples_first).to(device)
     if without_ids is not None:
@@ -299,7 +299,7 @@ def _at(
         kept = torch.zeros(size, dtype=torch.bool)
         positions = range(size)[tokens] if isinstance(tokens, slice) else tokens
         if beyond := [at for at in positions if not -size <= at < size]:
-            raise _validation.token_beyond(beyond[0], size)
+            raise mistakes.token_beyond(beyond[0], size)
         kept[list(positions)] = True
         return kept
 
@@ -309,11 +309,11 @@ def _at(
             if isinstance(laid, Tensor):
                 return laid
             if laid is not None:
-                raise _validation.token_axis_unclear(batch)
+                raise mistakes.token_axis_unclear(batch)
     if len(batch) == 2 and samples_first is None:
         samples_first = _order(batch, {call.samples for call in calls} - {None})
     if len(batch) != 2 or samples_first is None:
-        raise _validation.token_axis_unclear(batch)
+        raise mistakes.token_axis_unclear(batch)
     kept = chosen(batch[int(samples_first)])
     return kept.expand(batch) if samples_first else kept[:, None].expand(batch)
 
@@ -340,11 +340,11 @@ def _without(
     """Which tracks are of tokens with other ids than these, (*batch)."""
     call = next((call for call in calls if call.ids is not None), None)
     if call is None or call.ids is None:
-        raise _validation.ids_do_not_fit(None, batch)
+        raise mistakes.ids_do_not_fit(None, batch)
     dropped = torch.as_tensor(list(ids), device=call.ids.device, dtype=call.ids.dtype)
     laid = _laid(~torch.isin(call.ids, dropped), call, batch, samples_first)
     if laid is None:
-        raise _validation.ids_do_not_fit(tuple(call.ids.shape), batch)
+        raise mistakes.ids_do_not_fit(tuple(call.ids.shape), batch)
     if isinstance(laid, ValueError):
-        raise _validation.token_axis_unclear(batch)
+        raise mistakes.token_axis_unclear(batch)
     return laid

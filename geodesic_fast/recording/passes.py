@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from geodesic_fast import _validation_models as _validation
+from geodesic_fast._validation import check_choice
+from geodesic_fast.recording import mistakes
 from geodesic_fast.recording.hooks import LayerHooks, Sink
 from geodesic_fast.recording.layers import Layers, find_layers
 from geodesic_fast.recording.masks import Call
@@ -88,7 +89,7 @@ class Recording(ABC, Generic[Kept, Group]):
         passes: str,
         when: str,
     ):
-        _validation.check_choice("flatten", flatten, FLATTEN)
+        check_choice("flatten", flatten, FLATTEN)
         found = find_layers(model, layers)
         self._layers, self._stages = [module for _, module in found.layers], found.stages
         self._inputs, self._flatten, self._passes = inputs, flatten, passes
@@ -152,7 +153,7 @@ class Recording(ABC, Generic[Kept, Group]):
         if len(states) == 1:
             try:
                 self._waiting = self._started_with(name, layer, *states.values())
-            except _validation.MaskUnclear as error:
+            except mistakes.MaskUnclear as error:
                 self._refuse(error)
         elif states:  # which of them, the output tells
             self._waiting = {key: state.clone() for key, state in states.items()}
@@ -178,7 +179,7 @@ class Recording(ABC, Generic[Kept, Group]):
                 self._open(waiting)
             elif not self._runs or self._runs[-1].shape != shape or name in self._stages:
                 self._open(self._new_run(name, layer, state))
-        except _validation.MaskUnclear as error:
+        except mistakes.MaskUnclear as error:
             return self._refuse(error)
         self._runs[-1].add(name, state)
 
@@ -188,7 +189,7 @@ class Recording(ABC, Generic[Kept, Group]):
         doubt, self._doubt = self._doubt, None
         goes_on = [key for key, state in states.items() if is_same(state, doubt.state)]
         if len(goes_on) != 1 or goes_on[0] not in doubt.inputs:
-            raise _validation.input_unclear(doubt.name, list(doubt.inputs))
+            raise mistakes.input_unclear(doubt.name, list(doubt.inputs))
         if goes_on[0] != next(iter(doubt.inputs)):
             self._runs[-1] = self._started_with(doubt.name, layer, doubt.inputs[goes_on[0]])
             self._runs[-1].add(doubt.name, doubt.state)
@@ -205,14 +206,14 @@ class Recording(ABC, Generic[Kept, Group]):
             self._clear()
             return self._say(str(self.refused))
         if self._doubt is not None:
-            raise _validation.input_unclear(self._doubt.name, list(self._doubt.inputs))
+            raise mistakes.input_unclear(self._doubt.name, list(self._doubt.inputs))
         if self._runs:
             self._let_go(self._runs[-1])
         tracks = [run for run in self._runs if len(run.names) > 1]
         if lost := [name for run in self._runs if len(run.names) == 1 for name in run.names]:
-            self._say(_validation.layers_dropped(lost))
+            self._say(mistakes.layers_dropped(lost))
         if short := [run.names[-1] for run in tracks if len(run.names) == 2]:
-            self._say(_validation.one_step(short))
+            self._say(mistakes.one_step(short))
         done = [self._group(run) for run in tracks]
         if self._passes == "all":
             self._done.append(done)
@@ -256,7 +257,7 @@ class Recording(ABC, Generic[Kept, Group]):
         if self.refused is not None:
             raise self.refused
         if not self._done:
-            raise _validation.no_pass(self.hooks.names)
+            raise mistakes.no_pass(self.hooks.names)
         return self._done
 
     @property
@@ -273,9 +274,9 @@ class Recording(ABC, Generic[Kept, Group]):
     def _only_group(self) -> Group:
         groups = self.groups
         if not groups:
-            raise _validation.no_group(self._points)
+            raise mistakes.no_group(self._points)
         if len(groups) > 1:
-            raise _validation.several_groups([(group.names[0], group.width) for group in groups])
+            raise mistakes.several_groups([(group.names[0], group.width) for group in groups])
         return groups[0]
 
     @property

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from geodesic_fast import _validation_models as _validation
 from geodesic_fast._results import compared_by_value
+from geodesic_fast.recording import mistakes
 from geodesic_fast.recording.layers import Layers
 from geodesic_fast.recording.masks import Call
 from geodesic_fast.recording.passes import Recording, Run
@@ -125,7 +125,7 @@ class record(Recording[_Stored, TrackGroup]):
 
     def _leave(self, name: str, layer: nn.Module, state: Tensor) -> None:
         if not self._detach and not (state.requires_grad and torch.is_grad_enabled()):
-            raise _validation.gradient_lost(name)
+            raise mistakes.gradient_lost(name)
         super()._leave(name, layer, state)
 
     def _group(self, run: Run[_Stored]) -> TrackGroup:

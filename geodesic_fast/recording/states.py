@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from geodesic_fast import _validation_models as _validation
+from geodesic_fast.recording import mistakes
 
 FLATTEN = ("auto", "maps", "samples", "never")
 State = int | str | Callable[[Any], Tensor] | None
@@ -44,17 +44,17 @@ def output_state(name: str, output: Any, state: State, given: Tensor | None) -> 
     if state is not None:
         return _plain(name, "output", _chosen(name, output, state)), None
     if isinstance(output, Tensor):
-        _validation.check_state(name, output)
+        mistakes.check_state(name, output)
         return _plain(name, "output", output), None
     found = list(_float_tensors(output))
     if not found:
-        raise _validation.no_state(name, "output", output)
+        raise mistakes.no_state(name, "output", output)
     alike = [one for one in found if given is not None and one[1].shape == given.shape] or found
     named = [one for one in alike if one[0] in _NAMES]
     alike = named if len(named) == 1 else alike
-    _validation.check_one_state(name, [(key, tuple(tensor.shape)) for key, tensor in alike])
+    mistakes.check_one_state(name, [(key, tuple(tensor.shape)) for key, tensor in alike])
     key, tensor = alike[0]
-    told = None if tensor is found[0][1] or named else _validation.state_taken(name, key)
+    told = None if tensor is found[0][1] or named else mistakes.state_taken(name, key)
     return _plain(name, "output", tensor), told
 
 
@@ -72,10 +72,10 @@ def _chosen(name: str, output: Any, state: int | str | Callable[[Any], Tensor]) 
         else:
             value = output[state] if isinstance(output, Mapping) else getattr(output, state)
     except (KeyError, IndexError, AttributeError, TypeError) as error:
-        raise _validation.state_not_there(name, state, output) from error
+        raise mistakes.state_not_there(name, state, output) from error
     if not isinstance(value, Tensor):
-        raise _validation.no_state(name, "output", value)
-    _validation.check_state(name, value)
+        raise mistakes.no_state(name, "output", value)
+    mistakes.check_state(name, value)
     return value
 
 
@@ -100,7 +100,7 @@ def _tensors(value: Any, key: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _plain(name: str, what: str, state: Tensor) -> Tensor:
-    _validation.check_plain(name, what, state)
+    mistakes.check_plain(name, what, state)
     # A state spread over devices by tensor parallelism is measured whole: its features may be what is spread.
     return state.full_tensor() if hasattr(state, "full_tensor") else state
 
@@ -131,7 +131,7 @@ def is_map(
         if second:
             break
     if rank >= 4 or second:
-        raise _validation.axes_unclear(name, tuple(shape))
+        raise mistakes.axes_unclear(name, tuple(shape))
     return False
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geodesic_fast import _validation_models as _validation
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._validation import check_zero_step
 from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.metrics.wasserstein_curve import CurveInParts, WassersteinCurve
+from geodesic_fast.recording import mistakes
 from geodesic_fast.recording.accumulator import TrackAccumulator
 from geodesic_fast.recording.layers import Layers
 from geodesic_fast.recording.masks import Call, Tokens, counting, narrowed, samples_first
@@ -54,7 +54,7 @@ class _Keeper(TrackAccumulator):
             points = state.detach().reshape(-1, state.shape[-1])
             if self._counts is not None:
                 points = points[self._counts.to(device=points.device, dtype=torch.bool).reshape(-1)]
-            _validation.check_curve_points(points, self.points - 1)
+            mistakes.check_curve_points(points, self.points - 1)
             self._curve.push(points.clone())
 
     def measured_curve(self) -> WassersteinCurve | None:
@@ -141,9 +141,9 @@ class watch(Recording[_Keeper, MeasuredGroup]):
         profile: bool = False,
         curve: bool = False,
     ):
-        _validation.check_watch_mask(mask)
-        _validation.check_tokens(tokens)
-        _validation.check_without_ids(without_ids)
+        mistakes.check_watch_mask(mask)
+        mistakes.check_tokens(tokens)
+        mistakes.check_without_ids(without_ids)
         check_zero_step(zero_step)
         self._mask, self._tokens, self._without_ids = mask, tokens, without_ids
         self._zero_step, self._copy, self._ends, self._profile = zero_step, copy, ends, profile
@@ -205,7 +205,7 @@ class watch(Recording[_Keeper, MeasuredGroup]):
         """What each step does on average over the tracks, of a watch with profile=True."""
         profile = self._only_group.profile
         if profile is None:
-            raise _validation.no_profile()
+            raise mistakes.no_profile()
         return profile
 
     @property
@@ -216,7 +216,7 @@ class watch(Recording[_Keeper, MeasuredGroup]):
         """
         curve = self._only_group.curve
         if curve is None:
-            raise _validation.no_curve()
+            raise mistakes.no_curve()
         return curve
 
     @property
@@ -224,5 +224,5 @@ class watch(Recording[_Keeper, MeasuredGroup]):
         """x^(0) and x^(n), each (*batch, d) or (tracks that count, d), of a watch with ends=True."""
         ends = self._only_group.ends
         if ends is None:
-            raise _validation.no_ends()
+            raise mistakes.no_ends()
         return ends

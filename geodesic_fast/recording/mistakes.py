@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What can be wrong when tracks are taken out of a model: one function per mistake, one sentence each."""
+"""What can be wrong when tracks are taken out of a model: one function per mistake, one sentence each.
+
+A `check_` looks and raises; the others are the mistake itself, for who has found it to raise.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from geodesic_fast._validation import check_choice as check_choice  # for the importers of this module
 from geodesic_fast._validation import check_float_tensor
 from geodesic_fast.engine.torch_internals import is_transformed
 
@@ -188,10 +190,10 @@ def layers_not_seen(missing: Sequence[str]) -> RuntimeError:
     listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
     got = f"none of {listed}" if missing else "a step without a whole forward pass"
     return RuntimeError(
-        f"every layer must run in a measured training step, got {got}: nothing is logged for this step. Name "
-        "layers that run in training, pass missing='skip' for networks that drop layers and when='always' for "
-        "layers that train in evaluation mode or without gradients, or start the callback before the model "
-        "is compiled."
+        f"every layer must run in a measured training step, got {got}: nothing is logged for this step. "
+        "Name layers that run in training, pass missing='skip' for networks that drop layers and "
+        "when='always' for layers that train in evaluation mode or without gradients, or start the "
+        "callback before the model is compiled."
     )
 
 
