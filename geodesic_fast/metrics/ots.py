@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, as_tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import (
@@ -41,6 +41,7 @@ from geodesic_fast.transport.solve import Search, Solution, new_record
 
 _FARTHEST_START = 2.0**20  # spread of potentials handed in, against the largest cost
 REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
+_ROWS_VERIFIED = 256  # at a time
 _UNASKED_BYTES = 64 << 20  # below that nobody asks what memory is free
 
 
@@ -62,6 +63,27 @@ class OTSResult(ResultOf[Array]):
     potentials: tuple[Array, Array] | None = None  # (u, v), (m) float64 each: u_i + v_j <= |x_i - y_j|^2
     method: str = "reference"
     record: dict[str, Any] = field(default_factory=dict, compare=False)  # stages, counts and seconds
+
+    def verify(self, x: Tensor | NDArray, y: Tensor | NDArray) -> bool:
+        """Check on all pairs of x and y, in plain float64, that no assignment costs less than this one.
+
+        True if the permutation is one-to-one and u_i + v_j <= |x_i - y_j|^2, with equality for its own pairs,
+        up to the rounding that `ots` states. It shares no code with the search, and takes m^2 d operations.
+        """
+        if self.potentials is None:
+            return False
+        x, y = (torch.as_tensor(as_tensors(of)).detach().cpu().double().flatten(0, -2) for of in (x, y))
+        u, v = (torch.as_tensor(of).cpu() for of in self.potentials)
+        column = torch.as_tensor(self.permutation).cpu()
+        if not torch.equal(column.sort().values, torch.arange(len(x))):
+            return False
+        worst = (u + v[column] - (x - y[column]).square().sum(-1)).abs().max()
+        largest = torch.stack([u.abs().max(), v.abs().max()]).max()
+        for rows in torch.arange(len(x)).split(_ROWS_VERIFIED):
+            cost = torch.cdist(x[rows], y, compute_mode="donot_use_mm_for_euclid_dist").square()
+            worst = torch.maximum(worst, (u[rows, None] + v - cost).max())
+            largest = torch.maximum(largest, cost.max())
+        return bool(worst <= (x.shape[-1] + 64) * 2.0**-53 * largest)
 
 
 @compared_by_value
@@ -152,7 +174,8 @@ def ots(
     Certified means exact in the values given: the permutation is optimal and, of all optimal ones, has the
     most fixed points, without a tolerance, since what float64 cannot tell apart is decided in whole numbers.
     Potentials and costs are rounded: u_i + v_j <= |x_i - y_j|^2 for all m x m pairs, with equality for those
-    of the permutation, up to (d + 64) 2^-53 times the largest squared distance or potential.
+    of the permutation, up to (d + 64) 2^-53 times the largest squared distance or potential, which
+    `result.verify(x, y)` checks anew.
 
     T(x_i) = y_i means equal points, so a duplicate of y_i is as good as y_i, and the permutation then names
     i. Where too many pairs of different points are tied, or nearly, to be decided, the result is not
