@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 EXTRAS := completion,demo,reproduce,test,bench,lint,docs,wheels,transport,transformers,torchmetrics,lightning,tensorboard,jax
 
-.PHONY: help demo test test-newest bench gpu-check lint walk fuzz sanitize emulate docs wheels clean
+.PHONY: help demo test test-newest bench bench-cluster gpu-check lint walk fuzz sanitize emulate docs wheels clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -32,6 +32,9 @@ test-newest:  ## run the tests against the newest release of every package but t
 
 bench: $(VENV)/installed  ## time every public function beside its rivals: ARGS="--quick", "-k lss", "--benchmark-compare"
 	$(BIN)/python -m pytest benchmarks $(ARGS)
+
+bench-cluster: $(VENV)/installed  ## scaling over two gloo processes of this machine: ARGS="--points 20000 --features 256"
+	$(BIN)/torchrun --standalone --nproc-per-node 2 benchmarks/cluster/scaling.py $(ARGS)
 
 gpu-check:  ## build in place against the torch that is installed, run GPU tests and benchmarks; no network
 	since=$$(date +%s) && \

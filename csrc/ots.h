@@ -17,14 +17,18 @@ struct ProductTile {
 };
 
 // One annealed Sinkhorn iteration: rows are normalised, columns are summed for the caller to normalise.
+// Sums of kMassRows rows each are added up as whole numbers, which have one sum in whatever order they come:
+// of threads, of tiles, of machines.
+constexpr double kMassUnits = 0x1p40;
+constexpr int64_t kMassRows = 32;
 struct SoftminArgs {
   ProductTile tile;
   const float* b;           // (cols)
   const float* log_supply;  // (rows), what each row is normalised to
   float epsilon;
-  float* a;         // (rows), out: a_i = epsilon (log sum_j exp((S_ij - b_j) / epsilon) - log supply_i)
-  float* col_sum;   // (cols), added to: sum_i exp((S_ij - a_i - b_j) / epsilon)
-  float* col_best;  // (cols), raised to: max_i S_ij - a_i
+  float* a;          // (rows), out: a_i = epsilon (log sum_j exp((S_ij - b_j) / epsilon) - log supply_i)
+  int64_t* col_sum;  // (cols), added to: sum_i exp((S_ij - a_i - b_j) / epsilon), times kMassUnits
+  float* col_best;   // (cols), raised to: max_i S_ij - a_i
 };
 
 // The tightest column potentials, and the sweep that proves the identity.

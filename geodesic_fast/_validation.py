@@ -172,6 +172,17 @@ def check_finite_rows(name: str, rows: Tensor, remedy: str = "drop such rows fro
         raise ValueError(f"{name} must be finite, got NaN or inf first in row {first}: {remedy}.")
 
 
+def check_potentials(potentials: object, shape: tuple[int, ...]) -> None:
+    """Refuse what is not a pair of potentials of that shape."""
+    pair = potentials if isinstance(potentials, tuple | list) else (potentials,)
+    shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in pair]
+    if shapes != [shape] * 2:
+        raise ValueError(
+            f"potentials must be (u, v) of shape {shape} each, got {shapes}: "
+            "pass result.potentials of an earlier call with as many points."
+        )
+
+
 def check_no_zero_step(lengths: Tensor) -> None:
     """Refuse a step of length zero in (n, *batch), naming the first."""
     zero = lengths == 0

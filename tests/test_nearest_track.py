@@ -135,7 +135,7 @@ def test_the_parts_of_long_work_add_up(monkeypatch):
     against = track_distance(tracks, tracks[:, :100])
     monkeypatch.setattr(parts, "_FIRST_PART", 1.0)
     monkeypatch.setattr(parts, "_PART_SECONDS", 0.0)
-    cut = list(parts.triangle_parts(900, 1, ""))
+    cut = list(parts.triangle_parts(range(900), 900, 1, ""))
     assert len(cut) == 15
     assert sum(parts.pairs_above(*part) for part in cut) == 900 * 899 // 2
     assert all(torch.equal(a, b) for a, b in zip(nearest_track(tracks), expected, strict=True))

@@ -7,7 +7,14 @@ import torch
 
 from geodesic_fast.engine.load import is_loaded, why_not
 from geodesic_fast.transport import passes, products
-from geodesic_fast.transport.passes import LOWEST, Listing, column_best_pass, list_pass, softmin_pass
+from geodesic_fast.transport.passes import (
+    LOWEST,
+    MASS_UNITS,
+    Listing,
+    column_best_pass,
+    list_pass,
+    softmin_pass,
+)
 from geodesic_fast.transport.points import Points
 from geodesic_fast.transport.products import FLOAT32_ROUNDOFF
 
@@ -38,7 +45,8 @@ def problem(rows, cols, device, seed=0):
 @pytest.mark.parametrize("epsilon", [10.0, 0.3, 0.003])
 def test_softmin(rows, cols, epsilon, device):
     tile, _, b = problem(rows, cols, device)
-    a, mass, best = torch.empty(rows), torch.full((cols,), 0.25), torch.full((cols,), LOWEST)
+    quarter = int(MASS_UNITS) // 4
+    a, mass, best = torch.empty(rows), torch.full((cols,), quarter), torch.full((cols,), LOWEST)
     supply = torch.randint(1, 5, (rows,), generator=torch.Generator().manual_seed(rows))
     a, mass, best, log_supply = (t.to(device) for t in (a, mass, best, supply.log()))
     softmin_pass(tile, b, log_supply, epsilon, a, mass, best)
@@ -46,7 +54,9 @@ def test_softmin(rows, cols, epsilon, device):
     expected = epsilon * (torch.logsumexp((wide - beta) / epsilon, 1) - log_supply.double())
     plan = torch.exp((wide - expected[:, None] - beta) / epsilon)
     torch.testing.assert_close(a.double(), expected, rtol=1e-6, atol=1e-6 * max(1.0, epsilon))
-    torch.testing.assert_close(mass.double(), plan.sum(0) + 0.25, rtol=1e-4 + 1e-6 / epsilon, atol=1e-6)
+    torch.testing.assert_close(
+        mass.double() / MASS_UNITS, plan.sum(0) + 0.25, rtol=1e-4 + 1e-6 / epsilon, atol=1e-6
+    )
     torch.testing.assert_close(best.double(), (wide - expected[:, None]).amax(0), rtol=1e-5, atol=1e-5)
 
 

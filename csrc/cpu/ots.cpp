@@ -85,55 +85,61 @@ float softmin_row(const float* s, const SoftminArgs& args, float log_supply, int
   return best + (__builtin_logf(total) - log_supply) * args.epsilon;
 }
 
-void add_rows(const float* s, int64_t stride, int64_t rows, int64_t cols, const float* a, const float* e,
-              const float* weight, float* col_sum, float* col_best) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const float *sr = s + r * stride, *er = e + r * cols;
-    const float ar = a[r], wr = weight[r];
-    over_columns(
-        cols,
-        [&](int64_t j) {
-          store(col_sum + j, load(col_sum + j) + load(er + j) * wr);
-          store(col_best + j, larger(load(col_best + j), load(sr + j) - ar));
-        },
-        [&](int64_t j, int64_t n) {
-          for (int64_t k = j; k < j + n; ++k) {
-            col_sum[k] += er[k] * wr;
-            col_best[k] = sr[k] - ar > col_best[k] ? sr[k] - ar : col_best[k];
-          }
-        });
+void add_row(const float* s, int64_t cols, float a, const float* e, float weight, float* col_sum,
+             float* col_best) {
+  over_columns(
+      cols,
+      [&](int64_t j) {
+        store(col_sum + j, load(col_sum + j) + load(e + j) * weight);
+        store(col_best + j, larger(load(col_best + j), load(s + j) - a));
+      },
+      [&](int64_t j, int64_t n) {
+        for (int64_t k = j; k < j + n; ++k) {
+          col_sum[k] += e[k] * weight;
+          col_best[k] = s[k] - a > col_best[k] ? s[k] - a : col_best[k];
+        }
+      });
+}
+
+void move_to_whole(float* sum, int64_t cols, int64_t* whole) {
+  for (int64_t j = 0; j < cols; ++j) {
+    whole[j] += static_cast<int64_t>(sum[j] * kMassUnits + 0.5);
+    sum[j] = 0.0f;
   }
 }
 
 }  // namespace
 
 // Memory: reads S once; a row, its exponentials and the column sums stay in the second-level cache.
-// Work: one exponential a pair. Numbers: float32, each row shifted by its maximum; column sums per thread.
+// Work: one exponential a pair. Numbers: float32, each row shifted by its maximum; column sums of kMassRows
+// rows at a time, the same for any number of threads.
 // Bound: memory, 4 bytes a pair.
 void ots_softmin(const SoftminArgs& args, const Place& place) {
   const ProductTile& tile = args.tile;
   const int64_t cols = tile.cols;
   const int64_t bytes = cols * static_cast<int64_t>(sizeof(float));
-  Scratch scratch(place.threads, 3 * bytes);
+  Scratch scratch(place.threads, 5 * bytes);  // whole sums, sums, maxima, exponentials
   for (int t = 0; t < place.threads; ++t) {
-    float* mine = reinterpret_cast<float*>(scratch.part(t));
-    for (int64_t j = 0; j < cols; ++j) mine[j] = 0.0f;
-    for (int64_t j = 0; j < cols; ++j) mine[cols + j] = kLowest;
+    std::memset(scratch.part(t), 0, 3 * bytes);
+    float* best = reinterpret_cast<float*>(scratch.part(t)) + 3 * cols;
+    for (int64_t j = 0; j < cols; ++j) best[j] = kLowest;
   }
-  parallel_for(tile.rows, 16, place.threads, [&](int64_t begin, int64_t end, int thread) {
-    float* sum = reinterpret_cast<float*>(scratch.part(thread));
-    float *best = sum + cols, *e = best + cols, weight;
+  parallel_for(tile.rows, kMassRows, place.threads, [&](int64_t begin, int64_t end, int thread) {
+    int64_t* whole = reinterpret_cast<int64_t*>(scratch.part(thread));
+    float *sum = reinterpret_cast<float*>(whole + cols), *best = sum + cols, *e = best + cols, weight;
     for (int64_t i = begin; i < end; ++i) {
       const float* s = tile.product + i * tile.stride;
       args.a[i] = softmin_row(s, args, args.log_supply[i], cols, e, &weight);
-      add_rows(s, tile.stride, 1, cols, args.a + i, e, &weight, sum, best);
+      add_row(s, cols, args.a[i], e, weight, sum, best);
     }
+    move_to_whole(sum, cols, whole);
   });
   for (int t = 0; t < place.threads; ++t) {
-    const float* mine = reinterpret_cast<const float*>(scratch.part(t));
+    const int64_t* whole = reinterpret_cast<const int64_t*>(scratch.part(t));
+    const float* best = reinterpret_cast<const float*>(whole + cols) + cols;
     for (int64_t j = 0; j < cols; ++j) {
-      args.col_sum[j] += mine[j];
-      args.col_best[j] = mine[cols + j] > args.col_best[j] ? mine[cols + j] : args.col_best[j];
+      args.col_sum[j] += whole[j];
+      args.col_best[j] = best[j] > args.col_best[j] ? best[j] : args.col_best[j];
     }
   }
 }

@@ -65,10 +65,10 @@ __device__ __forceinline__ void raise(float* to, float value) {
 }
 
 // Memory: reads S once. Work: one exponential a pair with kSum, else one maximum. Numbers: float32; column
-// sums are added up in no fixed order. Bound: memory.
+// sums of a block's rows are added up as whole numbers. Bound: memory.
 template <bool kSum>
 __global__ void __launch_bounds__(kColumnThreads)
-    column_step(ProductTile tile, const float* a, const float* b, float inv_epsilon, float* col_sum,
+    column_step(ProductTile tile, const float* a, const float* b, float inv_epsilon, int64_t* col_sum,
                 float* col_best) {
   const int64_t j = static_cast<int64_t>(blockIdx.x) * kColumnThreads + threadIdx.x;
   if (j >= tile.cols) return;
@@ -90,7 +90,10 @@ __global__ void __launch_bounds__(kColumnThreads)
     }
   }
   raise(col_best + j, best);
-  if (kSum) atomicAdd(col_sum + j, sum);
+  if (kSum) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(col_sum + j),
+              static_cast<unsigned long long>(llrint(sum * kMassUnits)));
+  }
 }
 
 dim3 column_grid(const ProductTile& tile) {
@@ -116,7 +119,7 @@ void ots_column_best(const ColumnBest& args, const Place& place) {
   if (tile.rows == 0) return;
   use_device(place.device);
   launch(column_step<false>, column_grid(tile), dim3(kColumnThreads), 0, place.stream, tile, args.a,
-         static_cast<const float*>(nullptr), 0.0f, static_cast<float*>(nullptr), args.best);
+         static_cast<const float*>(nullptr), 0.0f, static_cast<int64_t*>(nullptr), args.best);
 }
 
 }  // namespace cuda

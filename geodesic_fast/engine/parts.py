@@ -14,13 +14,17 @@ _PART_SECONDS = 1.0
 _BAR_AFTER = 5.0  # seconds
 
 
-def triangle_parts(m: int, work: int, title: str) -> Iterator[tuple[range, range]]:
-    """Yield rows and columns that together cover the pairs i < j of m; a pair takes `work` multiply-adds."""
+def triangle_parts(among: range, m: int, work: int, title: str) -> Iterator[tuple[range, range]]:
+    """Yield rows among some and columns that together cover the pairs i < j of m with i among those rows.
+
+    A pair takes `work` multiply-adds.
+    """
     rate = _FIRST_PART / work  # pairs a part
-    with _bar(m * (m - 1) // 2, title) as bar:
-        first = 0
-        while first < m:
-            rows = range(first, min(m, first + _at_least(rate // (m - first), _ROWS)))
+    pairs = len(among) * (2 * m - 1 - among.start - among.stop) // 2
+    with _bar(pairs, title) as bar:
+        first = among.start
+        while first < among.stop:
+            rows = range(first, min(among.stop, first + _at_least(rate // (m - first), _ROWS)))
             left = first
             while left < m:
                 columns = range(left, min(m, left + _at_least(rate // len(rows), _COLUMNS)))

@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from geodesic_fast import StepGeometry, ots, step_geometry, track_geometry
 from geodesic_fast import StepProfile as Profile
 from geodesic_fast import TrackGeometry as Geometry
+from geodesic_fast._processes import processes_of
+from geodesic_fast._shared_points import hold_no_pairs
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_choice, check_points, check_zero_step
 from geodesic_fast.integrations._packages import need
@@ -228,13 +231,14 @@ class OptimalTransportScore(_Metric):
     OTS = #{ i : T(x_i) = f(x_i) } / m, with T the exact optimal transport map of all m points at once
 
     The score of all points is no mean of batch scores, so the points themselves are kept: 2 m d values, on
-    the device of the metric, or with `compute_on_cpu=True` on the CPU.
+    the device of the metric, or with `compute_on_cpu=True` on the CPU. Each process keeps its own, and all
+    search together, as `geodesic_fast.ots` does with `group=`.
 
     `update(x, y=None, mask=None)` takes points and their images (*batch, d), or tracks alone, whose first
     and last layer are used. `compute()` gives a float64 scalar.
 
     Args:
-        kwargs: those of `torchmetrics.Metric`.
+        kwargs: those of `torchmetrics.Metric`. A `dist_sync_fn` gathers the points to every process.
 
     Raises:
         TypeError, ValueError: as `geodesic_fast.ots`; a mask of another shape; points of another width than
@@ -262,10 +266,23 @@ class OptimalTransportScore(_Metric):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
+        self._group: Any = None  # of the processes that are synced, each of which keeps its points
         self._keep_apart()
         for state in ("x", "y"):  # each (m d,): a process without points can gather nothing else
             self.add_state(state, default=[], dist_reduce_fx="cat")
         self.add_state("width", torch.zeros((), dtype=torch.int64), dist_reduce_fx=_common_width)
+
+    def sync(self, dist_sync_fn: Any = None, process_group: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Leave the points where they are, unless they are to be gathered by a function of one's own."""
+        gather = dist_sync_fn or self.dist_sync_fn or _stay
+        super().sync(gather, process_group, *args, **kwargs)
+        apart = self._is_synced and gather is _stay
+        self._group = (process_group or self.process_group or dist.group.WORLD) if apart else None
+
+    def unsync(self, *args: Any, **kwargs: Any) -> None:
+        """Go back to this process alone."""
+        super().unsync(*args, **kwargs)
+        self._group = None if not self._is_synced else self._group
 
     def update(
         self, x: Tensor | Sequence[Tensor], y: Tensor | None = None, mask: Tensor | None = None
@@ -273,7 +290,7 @@ class OptimalTransportScore(_Metric):
         """Add points and their images, or the ends of tracks."""
         if y is None:
             x, y = Tracks.of(x, name="x").ends()
-        if _hold_no_points(x, y):
+        if hold_no_pairs(x, y):
             return
         check_points(x, y)
         assert isinstance(x, Tensor)
@@ -293,16 +310,23 @@ class OptimalTransportScore(_Metric):
 
     def compute(self) -> Tensor:
         """Return the score of all points that were added; NaN where there are none."""
-        ends = [torch.cat(end) if isinstance(end, list) and end else end for end in (self.x, self.y)]
-        if not len(ends[0]):
-            return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
-        if int(self.width) == _SEVERAL:
-            raise _several_widths()
-        first, last = (torch.as_tensor(end).reshape(-1, int(self.width)) for end in ends)  # (m, d)
-        return torch.tensor(ots(first, last).score, dtype=torch.float64, device=self.device)
+        group = self._group if self._is_synced else None
+        with processes_of(group, "OptimalTransportScore") as processes:
+            width = int(_common_width(torch.tensor(processes.numbers(int(self.width)))))
+            ends = [torch.cat(end) if isinstance(end, list) and end else end for end in (self.x, self.y)]
+            if not any(processes.numbers(len(ends[0]))):
+                return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
+            if width == _SEVERAL:
+                raise _several_widths()
+        first, last = (torch.as_tensor(end).reshape(-1, width) for end in ends)  # (m, d)
+        return torch.tensor(ots(first, last, group=group).score, dtype=torch.float64, device=self.device)
 
 
 _NONE, _SEVERAL = 0, -1  # in place of a width
+
+
+def _stay(state: Tensor, group: object = None) -> list[Tensor]:
+    return [state]
 
 
 def _common_width(widths: Tensor) -> Tensor:
@@ -316,9 +340,3 @@ def _several_widths() -> ValueError:
         "x must have the same width in all batches and processes, got several: a transport score compares "
         "points of one space, so use one metric for each width."
     )
-
-
-def _hold_no_points(x: object, y: object) -> bool:
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape and x.ndim > 1):
-        return False
-    return not x.shape[:-1].numel()

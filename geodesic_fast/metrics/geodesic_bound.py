@@ -9,10 +9,13 @@ from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from tqdm import tqdm
 
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
+from geodesic_fast._processes import Processes, processes_of
 from geodesic_fast._results import compared_by_value
+from geodesic_fast._shared_points import all_tracks
 from geodesic_fast._tracks import Tracks
 from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.track_distance import distances_of, layer_distances
@@ -81,7 +84,9 @@ def geodesic_bound_reference(tracks: Tensor | Sequence[Tensor], *, dim: int = 0)
 
 @outside_graphs
 @takes_arrays
-def geodesic_bound_summary(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -> GeodesicBoundSummary:
+def geodesic_bound_summary(
+    tracks: Tensor | Sequence[Tensor], *, dim: int = 0, group: ProcessGroup | None = None
+) -> GeodesicBoundSummary:
     r"""Sum up how far the tracks keep the distance that a geodesic guarantees.
 
         ratio_ij = track_distance_ij / geodesic_bound_ij   in [0, sqrt(2)],   i < j,
@@ -93,6 +98,9 @@ def geodesic_bound_summary(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -
         tracks: as for `geodesic_fast.lss`: a tensor with n+1 layers along `dim` and d features last, or a
             list or tuple of n+1 tensors of shape (*batch, d).
         dim: the layer axis of a tensor; must be 0 for a list.
+        group: processes that share the pairs, such as `torch.distributed.group.WORLD`. Each passes its own
+            tracks, in any number, and gets the summary of all, numbered in the order of the ranks. Each holds
+            all tracks meanwhile; what ends the call on one ends it on all.
 
     Returns:
         GeodesicBoundSummary: share_kept, the share of pairs with ratio >= 1 - 16 eps, eps of float32 (float64
@@ -114,14 +122,24 @@ def geodesic_bound_summary(tracks: Tensor | Sequence[Tensor], *, dim: int = 0) -
         >>> geodesic_fast.geodesic_bound_summary(halfway).share_kept
         0.0
     """
-    given = Tracks.of(tracks, dim).map(Tensor.detach).flat()
+    with processes_of(group, "geodesic_bound_summary") as processes:
+        given = Tracks.of(tracks, dim).map(Tensor.detach).flat()
+        if group is not None:
+            given, _ = all_tracks(given, processes)
+        return _summary_of(given, processes)
+
+
+def _summary_of(given: Tracks, processes: Processes) -> GeodesicBoundSummary:
+    """Sum up the pairs of tracks that all processes hold; each looks at every so-many-th block of rows."""
     block = max(1, _BLOCK_PAIRS // max(given.m, 1))
     summary = _Summary(given.sums_dtype)
-    for start in tqdm(range(0, given.m, block), desc="geodesic bound", leave=False, delay=5, disable=None):
+    starts = range(processes.rank * block, given.m, processes.size * block)
+    for start in tqdm(starts, desc="geodesic bound", leave=False, delay=5, disable=None):
         rows = given.map(lambda x, start=start: x[..., start : start + block, :])  # type: ignore[misc]
         columns = given.map(lambda x, start=start: x[..., start:, :])  # type: ignore[misc]
         ends = [distances_of(a, b) for a, b in zip(_ends(rows), _ends(columns), strict=True)]
         summary.add(distances_of(rows, columns), _bound(*ends), start)
+    summary.share(processes)
     return summary.result()
 
 
@@ -156,6 +174,18 @@ class _Summary:
         self.worst = worst.item()
         row, column = divmod(int(place), ratio.shape[1])
         self.worst_pair = (start + row, start + column)
+
+    def share(self, processes: Processes) -> None:
+        """Put together what each process counted."""
+        if processes.size == 1:
+            return
+        self.kept, self.pairs = (sum(processes.numbers(count)) for count in (self.kept, self.pairs))
+        worst = torch.tensor([[self.worst, *self.worst_pair]], dtype=torch.float64)
+        ratio, *pair = min(
+            processes.gathered(worst).tolist(),
+            key=lambda of: (-math.inf if math.isnan(of[0]) else of[0], of[1:]),
+        )
+        self.worst, self.worst_pair = ratio, (int(pair[0]), int(pair[1]))
 
     def result(self) -> GeodesicBoundSummary:
         if not self.pairs:

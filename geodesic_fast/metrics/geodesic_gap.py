@@ -8,14 +8,17 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from geodesic_fast._arrays import Array, Arrays, NamedTuple, NDArray, ResultOf, Tensors, takes_arrays
+from geodesic_fast._processes import Processes, processes_of
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_float_tensor
 from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.action import action, action_reference
-from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
+from geodesic_fast.metrics.ots import OTSResult, ots, ots_of_processes, ots_reference
+from geodesic_fast.transport.agreement import Options
 
 SMALLEST_SQUARE = 1e-30  # in float32: below, squares lose digits
 
@@ -49,6 +52,7 @@ def geodesic_gap(
     memory_budget: int | None = ...,
     time_budget: float | None = ...,
     verbose: bool = ...,
+    group: ProcessGroup | None = ...,
 ) -> GeodesicGap: ...
 @overload
 def geodesic_gap(
@@ -60,6 +64,7 @@ def geodesic_gap(
     memory_budget: int | None = ...,
     time_budget: float | None = ...,
     verbose: bool = ...,
+    group: ProcessGroup | None = ...,
 ) -> GeodesicGap[NDArray]: ...
 @overload  # of both, or of what nobody typed
 def geodesic_gap(tracks: Sequence[Tensor | NDArray], **options: Any) -> Any: ...
@@ -74,6 +79,7 @@ def geodesic_gap(
     memory_budget: int | None = None,
     time_budget: float | None = None,
     verbose: bool = False,
+    group: ProcessGroup | None = None,
 ) -> GeodesicGap:
     r"""Compare the action of all tracks together with that of the geodesic between the two end populations.
 
@@ -102,6 +108,8 @@ def geodesic_gap(
         memory_budget: bytes that the search for T may take, as in `ots`.
         time_budget: seconds that it may take, as in `ots`.
         verbose: show its progress bar.
+        group: processes that share the population, as in `ots`: each passes its own tracks, in any number,
+            and all get the same numbers of all tracks.
 
     Returns:
         GeodesicGap of float64 scalars on the device of the tracks. `certified` says that W2 is proved; where
@@ -116,8 +124,8 @@ def geodesic_gap(
             does not match the tracks; times that are not n+1 increasing numbers.
         MemoryError: the budget cannot hold the assignment problem.
 
-    Differentiable once, with T held fixed, which is exact wherever T is the only optimal map. Lower is more
-    geodesic.
+    Differentiable once, with T held fixed, which is exact wherever T is the only optimal map; with a group
+    not at all. Lower is more geodesic.
 
     Source: Benamou and Brenier (2000); Gai and Zhang, arXiv:2102.09235; with a target, the path energy of
     Tong et al. (2024).
@@ -130,11 +138,33 @@ def geodesic_gap(
         >>> found.bending.item(), found.detour.item(), found.gap.item()
         (1.0, 1.25, 0.25)
     """
+    if group is not None:
+        with processes_of(group, "geodesic_gap") as processes, torch.no_grad():
+            options = Options("auto", None, memory_budget, time_budget, verbose)
+            return _of_processes(Tracks.of(tracks, dim), target, times, options, processes)
     given = Tracks.of(tracks, dim)
     first, last, aim = _ends(given, target)
     found = ots(first, aim, memory_budget=memory_budget, time_budget=time_budget, verbose=verbose)
     actions = _actions(given.as_given(), times)
     return _gap(actions, first, last, aim, found)
+
+
+def _of_processes(
+    tracks: Tracks,
+    target: Tensor | None,
+    times: Sequence[float] | Tensor | None,
+    options: Options,
+    processes: Processes,
+) -> GeodesicGap:
+    """Return the numbers of all processes' tracks, whose means are taken in the order of the ranks."""
+    first, last, aim = _ends(tracks, target, may_be_empty=True)
+    found = ots_of_processes(first, aim, options, processes)
+    actions = first.new_empty(0, dtype=torch.float64)
+    if tracks.m:
+        actions = _actions(tracks.as_given(), times).double().reshape(-1)
+    chords = (last.double() - first.double()).square().sum(-1)
+    action, chord_cost = (processes.gathered(each).mean() for each in (actions, chords))
+    return _of_means(action, chord_cost, chord_cost.new_tensor(found.optimal_cost), found.certified)
 
 
 def _actions(tracks: Tensor | Sequence[Tensor], times: Sequence[float] | Tensor | None) -> Tensor:
@@ -162,10 +192,11 @@ def geodesic_gap_reference(
     return _gap(actions, first, last, aim, ots_reference(first, aim))
 
 
-def _ends(tracks: Tracks, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _ends(tracks: Tracks, target: Tensor | None, may_be_empty: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first layer, the last, and the points to reach, (m, d) each."""
     first, last = (end.reshape(tracks.m, tracks.d) for end in tracks.ends())
-    tracks.check_population()
+    if tracks.m or not may_be_empty:
+        tracks.check_population()
     if target is None:
         return first, last, last
     check_float_tensor("target", target)
@@ -181,11 +212,15 @@ def _ends(tracks: Tracks, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor
 
 
 def _gap(actions: Tensor, first: Tensor, last: Tensor, aim: Tensor, found: OTSResult) -> GeodesicGap:
-    mean_action = actions.double().mean()
     chord_cost, optimal_cost = _mean_cost(first, last), _mean_cost(first, aim[found.permutation])
-    bending, detour = mean_action / chord_cost, chord_cost / optimal_cost
-    gap = mean_action / optimal_cost - 1
-    return GeodesicGap(gap, bending, detour, mean_action, chord_cost, optimal_cost, found.certified)
+    return _of_means(actions.double().mean(), chord_cost, optimal_cost, found.certified)
+
+
+def _of_means(action: Tensor, chord_cost: Tensor, optimal_cost: Tensor, certified: bool) -> GeodesicGap:
+    bending, detour = action / chord_cost, chord_cost / optimal_cost
+    return GeodesicGap(
+        action / optimal_cost - 1, bending, detour, action, chord_cost, optimal_cost, certified
+    )
 
 
 def _mean_cost(first: Tensor, last: Tensor) -> Tensor:

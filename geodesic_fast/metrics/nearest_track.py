@@ -8,9 +8,12 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from geodesic_fast._arrays import Array, Arrays, NamedTuple, NDArray, ResultOf, Tensors, takes_arrays
+from geodesic_fast._processes import Processes, processes_of
 from geodesic_fast._results import compared_by_value
+from geodesic_fast._shared_points import all_tracks
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_labels
 from geodesic_fast.engine import nearest_track as operation
@@ -29,17 +32,29 @@ class NearestTrack(NamedTuple, ResultOf[Array]):
 
 @overload
 def nearest_track(
-    tracks: Tensors, *, labels: Tensor | NDArray | None = ..., dim: int = ...
+    tracks: Tensors,
+    *,
+    labels: Tensor | NDArray | None = ...,
+    dim: int = ...,
+    group: ProcessGroup | None = ...,
 ) -> NearestTrack: ...
 @overload
 def nearest_track(
-    tracks: Arrays, *, labels: Tensor | NDArray | None = ..., dim: int = ...
+    tracks: Arrays,
+    *,
+    labels: Tensor | NDArray | None = ...,
+    dim: int = ...,
+    group: ProcessGroup | None = ...,
 ) -> NearestTrack[NDArray]: ...
 @overload  # of both, or of what nobody typed
 def nearest_track(tracks: Sequence[Tensor | NDArray], **options: Any) -> Any: ...
 @takes_arrays
 def nearest_track(
-    tracks: Tensor | Sequence[Tensor], *, labels: Tensor | None = None, dim: int = 0
+    tracks: Tensor | Sequence[Tensor],
+    *,
+    labels: Tensor | None = None,
+    dim: int = 0,
+    group: ProcessGroup | None = None,
 ) -> NearestTrack:
     r"""Find the other track that comes nearest to each track.
 
@@ -56,6 +71,10 @@ def nearest_track(
             list or tuple of n+1 tensors of shape (*batch, d). The m tracks are those of the batch, in order.
         labels: (*batch) or (m), integers; None: all other tracks count.
         dim: the layer axis of a tensor; must be 0 for a list.
+        group: processes that share the search, such as `torch.distributed.group.WORLD`. Each passes its own
+            tracks, in any number, and gets what is nearest to these among those of all, which `index` numbers
+            in the order of the ranks. Each holds all tracks meanwhile; what ends the call on one ends it on
+            all.
 
     Returns:
         NearestTrack of distance, track and layer, (m) each. Of equally near tracks the lowest is named, of
@@ -68,7 +87,7 @@ def nearest_track(
         TypeError, ValueError: as `geodesic_fast.lss`, or labels are not one integer for each track.
 
     The distance is differentiable, through the nearest pair and layer, with gradient 0 where it is 0; track
-    and layer are not. Larger is more robust.
+    and layer are not, and with a group nothing is. Larger is more robust.
 
     Source: Gai and Zhang, arXiv:2102.09235.
 
@@ -79,6 +98,9 @@ def nearest_track(
         >>> found.distance, found.track
         (tensor([5., 4., 4.]), tensor([2, 2, 1]))
     """
+    if group is not None:
+        with processes_of(group, "nearest_track") as processes, torch.no_grad():
+            return _of_processes(Tracks.of(tracks, dim), labels, processes)
     given = Tracks.of(tracks, dim)
     check_labels(labels, given.batch, given.device)
     if not has_engine(given.device):
@@ -111,6 +133,21 @@ def nearest_track_reference(
     layer = each[:, rows, track].argmin(0).masked_fill(none, -1)
     found = distance[rows, track].masked_fill(none, torch.inf).masked_fill(nan, torch.nan)
     return _result(given, found, track.masked_fill(none, -1), layer)
+
+
+def _of_processes(given: Tracks, labels: Tensor | None, processes: Processes) -> NearestTrack:
+    """Search a part of the pairs of all processes' tracks, and keep what concerns this one's."""
+    check_labels(labels, given.batch, given.device)
+    if len(set(processes.numbers(labels is not None))) > 1:
+        raise ValueError("labels must be given on all processes or on none, got them on some.")
+    every, own = all_tracks(given, processes)
+    if labels is not None:
+        labels = processes.gathered(labels.reshape(-1).long().to(every.device))
+    if has_engine(every.device):
+        found = _result(every, *operation.nearest_among(every.layers, labels, processes))
+    else:
+        found = nearest_track_reference(every.stacked(), labels=labels)
+    return NearestTrack(*(each[own.start : own.stop] for each in found))
 
 
 def _result(tracks: Tracks, found: Tensor, track: Tensor, layer: Tensor) -> NearestTrack:

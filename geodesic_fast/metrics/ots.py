@@ -7,15 +7,16 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
-from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, as_tensors, takes_arrays
-from geodesic_fast._results import compared_by_value
+from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
+from geodesic_fast._processes import ALONE, Processes, processes_of
+from geodesic_fast._shared_points import agreed_points, hold_no_pairs
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import (
     check_choice,
@@ -23,11 +24,21 @@ from geodesic_fast._validation import (
     check_finite_rows,
     check_points,
     check_positive,
+    check_potentials,
     in_memory,
 )
 from geodesic_fast.engine.load import has_engine, is_loaded
 from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.directions import power_of_two
+from geodesic_fast.metrics.ots_results import (
+    OTSBatchResult,
+    OTSResult,
+    moved,
+    put,
+    stacked,
+    stacked_fields,
+)
+from geodesic_fast.transport.agreement import Options, agreed_options, agreed_potentials
 from geodesic_fast.transport.dense_assignment import (
     SMALL,
     DenseSolutions,
@@ -40,70 +51,9 @@ from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.solve import Search, Solution, new_record
 
 _FARTHEST_START = 2.0**20  # spread of potentials handed in, against the largest cost
+_CPU = torch.device("cpu")
 REFERENCE_POINTS = 16_384  # 2 GiB of float64 costs
-_ROWS_VERIFIED = 256  # at a time
 _UNASKED_BYTES = 64 << 20  # below that nobody asks what memory is free
-
-
-@compared_by_value
-@dataclass(frozen=True, eq=False)
-class OTSResult(ResultOf[Array]):
-    """What `ots` found: the score and how far it is proved, the assignment, its cost and its certificate."""
-
-    score: float  # NaN unless certified
-    permutation: Array  # (m) int64: T(x_i) = y[permutation[i]]; the best known where not certified
-    map_cost: float  # mean |x_i - y_i|^2
-    optimal_cost: float  # mean |x_i - T(x_i)|^2 = W2^2; an upper bound where not certified
-    efficiency: float  # optimal_cost / map_cost
-    certified: bool
-    score_lower: float = 0.0
-    score_upper: float = 1.0
-    gap: float = math.inf  # optimal_cost minus what the potentials prove
-    relative_gap: float = math.inf  # gap / optimal_cost
-    potentials: tuple[Array, Array] | None = None  # (u, v), (m) float64 each: u_i + v_j <= |x_i - y_j|^2
-    method: str = "reference"
-    record: dict[str, Any] = field(default_factory=dict, compare=False)  # stages, counts and seconds
-
-    def verify(self, x: Tensor | NDArray, y: Tensor | NDArray) -> bool:
-        """Check on all pairs of x and y, in plain float64, that no assignment costs less than this one.
-
-        True if the permutation is one-to-one and u_i + v_j <= |x_i - y_j|^2, with equality for its own pairs,
-        up to the rounding that `ots` states. It shares no code with the search, and takes m^2 d operations.
-        """
-        if self.potentials is None:
-            return False
-        x, y = (torch.as_tensor(as_tensors(of)).detach().cpu().double().flatten(0, -2) for of in (x, y))
-        u, v = (torch.as_tensor(of).cpu() for of in self.potentials)
-        column = torch.as_tensor(self.permutation).cpu()
-        if not torch.equal(column.sort().values, torch.arange(len(x))):
-            return False
-        worst = (u + v[column] - (x - y[column]).square().sum(-1)).abs().max()
-        largest = torch.stack([u.abs().max(), v.abs().max()]).max()
-        for rows in torch.arange(len(x)).split(_ROWS_VERIFIED):
-            cost = torch.cdist(x[rows], y, compute_mode="donot_use_mm_for_euclid_dist").square()
-            worst = torch.maximum(worst, (u[rows, None] + v - cost).max())
-            largest = torch.maximum(largest, cost.max())
-        return bool(worst <= (x.shape[-1] + 64) * 2.0**-53 * largest)
-
-
-@compared_by_value
-@dataclass(frozen=True, eq=False)
-class OTSBatchResult(ResultOf[Array]):
-    """What `ots(..., batch_dims=k)` found: the fields of `OTSResult`, stacked over the k axes of problems."""
-
-    score: Array  # (*b) float64, as are all but the next and `certified`
-    permutation: Array  # (*b, m) int64
-    map_cost: Array
-    optimal_cost: Array
-    efficiency: Array
-    certified: Array  # (*b) bool
-    score_lower: Array
-    score_upper: Array
-    gap: Array
-    relative_gap: Array
-    potentials: tuple[Array, Array]  # (u, v), (*b, m) each; NaN for a problem that has none
-    method: str = "reference"
-    record: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @overload
@@ -117,6 +67,7 @@ def ots(  # type: ignore[overload-overlap]
     memory_budget: int | None = ...,
     time_budget: float | None = ...,
     verbose: bool = ...,
+    group: ProcessGroup | None = ...,
 ) -> OTSResult: ...
 @overload
 def ots(  # type: ignore[overload-overlap]
@@ -129,6 +80,7 @@ def ots(  # type: ignore[overload-overlap]
     memory_budget: int | None = ...,
     time_budget: float | None = ...,
     verbose: bool = ...,
+    group: ProcessGroup | None = ...,
 ) -> OTSResult[NDArray]: ...
 @overload
 def ots(
@@ -141,6 +93,7 @@ def ots(
     memory_budget: int | None = ...,
     time_budget: float | None = ...,
     verbose: bool = ...,
+    group: ProcessGroup | None = ...,
 ) -> OTSBatchResult: ...
 @overload
 def ots(
@@ -153,6 +106,7 @@ def ots(
     memory_budget: int | None = ...,
     time_budget: float | None = ...,
     verbose: bool = ...,
+    group: ProcessGroup | None = ...,
 ) -> OTSBatchResult[NDArray]: ...
 @outside_graphs
 @takes_arrays
@@ -166,6 +120,7 @@ def ots(
     memory_budget: int | None = None,
     time_budget: float | None = None,
     verbose: bool = False,
+    group: ProcessGroup | None = None,
 ) -> OTSResult | OTSBatchResult:
     """Score how far the pairing x_i -> y_i is the optimal transport map.
 
@@ -200,6 +155,10 @@ def ots(
             Until the first assignment is solved the interval of a map far from optimal is [0, 1].
             `potentials`, if a pass was made at all, are feasible, and a later call goes on from them.
         verbose: show a progress bar on stderr; long searches do so on a terminal anyway.
+        group: processes that share the problem, such as `torch.distributed.group.WORLD`. Each passes its own
+            pairs, in any number, none included, and all get the same result: `permutation` and potentials are
+            of all points, numbered in the order of the ranks. Budgets are the least of any process. What
+            ends the call on one, be it wrong input, Ctrl-C or no memory, ends it on all.
 
     Returns:
         OTSResult; score, score_lower and score_upper are in [0, 1], costs in squared units of x. Where the
@@ -227,6 +186,14 @@ def ots(
         >>> ots(torch.stack((x, x)), torch.stack((x + 1.0, y)), batch_dims=1).score.tolist()
         [1.0, 0.5]
     """
+    if group is not None:
+        with processes_of(group, "ots") as processes, torch.no_grad():
+            if batch_dims:
+                raise ValueError(
+                    f"batch_dims must be 0 with a group, got {batch_dims!r}: processes share one problem."
+                )
+            options = Options(method, potentials, memory_budget, time_budget, verbose)
+            return ots_of_processes(x, y, options, processes)
     x, y, batch = _problems_of(x, y, batch_dims)
     check_choice("method", method, METHODS)
     check_positive("memory_budget", memory_budget)
@@ -293,10 +260,10 @@ def _reference(x: Tensor, y: Tensor, batch: tuple[int, ...], batch_dims: int) ->
         )
     if batch_dims == 0:
         return _reference_of(x[0], y[0])
-    fields = _fields(solve_none(x, y))
+    fields = stacked_fields(solve_none(x, y))
     for k, problem in enumerate(zip(x, y, strict=True)):
-        _put(fields, k, _reference_of(*problem))
-    return _stacked(fields, batch, x.device, "reference", {})
+        put(fields, k, _reference_of(*problem))
+    return stacked(fields, batch, x.device, "reference", {})
 
 
 def _reference_of(x: Tensor, y: Tensor) -> OTSResult:
@@ -358,13 +325,7 @@ def _potentials_of(
 ) -> tuple[Tensor, Tensor]:
     """Return checked potentials (problems, m) each."""
     problems, m, _ = x.shape
-    pair = potentials if isinstance(potentials, tuple | list) else (potentials,)
-    shapes = [tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__ for p in pair]
-    if shapes != [(*batch, m)] * 2:
-        raise ValueError(
-            f"potentials must be (u, v) of shape {(*batch, m)} each, got {shapes}: "
-            "pass result.potentials of an earlier call with as many points."
-        )
+    check_potentials(potentials, (*batch, m))
     u, v = (p.detach().to(x.device).reshape(problems, m) for p in potentials)
     check_finite_rows("potentials", torch.stack([u.reshape(-1), v.reshape(-1)], dim=1))
     return u, v
@@ -392,12 +353,43 @@ def _solve_dense(x: Tensor, y: Tensor, limits: _Limits) -> DenseSolutions | None
     return solve_dense(x, y, budget, limits.deadline, limits.verbose) if needed <= budget else None
 
 
-def _search(x: Tensor, y: Tensor, potentials: tuple[Tensor, Tensor] | None, limits: _Limits) -> OTSResult:
+def ots_of_processes(
+    x: Tensor | Sequence[Tensor], y: Tensor | None, options: Options, processes: Processes
+) -> OTSResult:
+    """Find the answer to the problem of all processes, of which this one holds some pairs."""
+    started = time.monotonic()
+    if y is None:
+        x, y = Tracks.of(x, name="x").ends()
+    if not hold_no_pairs(x, y):
+        x, y, _ = _problems_of(x, y, 0)
+        _check_finite(x, y, 0)
+    assert isinstance(x, Tensor)
+    flat = (points.reshape(points.shape[:-1].numel(), points.shape[-1]) for points in (x, y))
+    x, y = agreed_points("x", processes, *flat)
+    options, m = agreed_options(options, processes), sum(processes.numbers(len(x)))
+    potentials = agreed_potentials(options.potentials, m, x.device, processes)
+    small = options.method == "dense" or (options.method == "auto" and m <= SMALL)
+    if small or not has_engine(x.device):
+        every = processes.gathered(x), processes.gathered(y)
+        options = options._replace(potentials=potentials)
+        return moved(processes.shared(lambda: moved(ots(*every, **options._asdict()), _CPU)), x.device)
+    deadline = math.inf if options.time_budget is None else started + options.time_budget
+    limits = _Limits(options.method, options.memory_budget, deadline, options.verbose, started)
+    return _search(x, y, potentials, limits, processes)
+
+
+def _search(
+    x: Tensor,
+    y: Tensor,
+    potentials: tuple[Tensor, Tensor] | None,
+    limits: _Limits,
+    processes: Processes = ALONE,
+) -> OTSResult:
     """Find the answer to one problem (m, d), whatever its size and ties."""
-    points = Points(x, y)
+    points = Points(x, y, processes=processes)
     turned = points.cols > points.rows  # the search takes the side with more distinct points as its rows
     if turned:
-        points = Points(y, x)
+        points = Points(y, x, processes=processes)
     plan = make_plan(points, limits.method, limits.memory_budget)
     start = None if potentials is None else _start_of(points, potentials[0 if turned else 1])
     solution = Search(points, plan, limits.deadline, limits.verbose).run(start)
@@ -449,29 +441,6 @@ def _result(points: Points, turned: bool, method: str, solution: Solution) -> OT
     )
 
 
-def _fields(dense: DenseSolutions) -> dict[str, Tensor]:
-    """Return the fields of results, stacked."""
-    proved, m = dense.unique, dense.column.shape[1]
-    score = (dense.column == torch.arange(m)).double().mean(1)
-    return {
-        "score": score.where(proved, math.nan), "permutation": dense.column, "map_cost": dense.map_cost,
-        "optimal_cost": dense.optimal_cost,
-        "efficiency": (dense.optimal_cost / dense.map_cost).where(dense.map_cost > 0, 1.0),
-        "certified": proved, "score_lower": score.where(proved, 0.0), "score_upper": score.where(proved, 1.0),
-        "gap": dense.gap, "relative_gap": (dense.gap / dense.optimal_cost).where(dense.gap > 0, 0.0),
-        "u": dense.u, "v": dense.v,
-    }  # fmt: skip
-
-
-def _put(fields: dict[str, Tensor], k: int, result: OTSResult) -> None:
-    """Set the fields of problem k."""
-    for name, values in fields.items():
-        if name not in ("u", "v"):
-            values[k] = getattr(result, name)
-    if result.potentials is not None:
-        fields["u"][k], fields["v"][k] = result.potentials
-
-
 def _dense_result(dense: DenseSolutions, device: torch.device, limits: _Limits) -> OTSResult:
     """Return the result of the only problem, which is proved."""
     permutation, m = dense.column[0], dense.column.shape[1]
@@ -506,25 +475,13 @@ def _batch_result(
     dense: DenseSolutions | None,
 ) -> OTSBatchResult:
     """Search what is still open, one problem after the other, and stack the results."""
-    fields, method = _fields(dense or solve_none(x, y)), "dense"
+    fields, method = stacked_fields(dense or solve_none(x, y)), "dense"
     left = (~fields["certified"]).nonzero()[:, 0].tolist()
     for k in left:
         if time.monotonic() > limits.deadline:
             break
         found = _search(x[k], y[k], start and (start[0][k], start[1][k]), limits)
-        _put(fields, k, found)
+        put(fields, k, found)
         method = method if dense else found.method
     record = {"searched": len(left), "seconds": {"total": time.monotonic() - limits.started}}
-    return _stacked(fields, batch, x.device, method, record)
-
-
-def _stacked(
-    fields: dict[str, Tensor],
-    batch: tuple[int, ...],
-    device: torch.device,
-    method: str,
-    record: dict[str, Any],
-) -> OTSBatchResult:
-    given = {name: values.reshape(*batch, *values.shape[1:]).to(device) for name, values in fields.items()}
-    potentials = given.pop("u"), given.pop("v")
-    return OTSBatchResult(**given, potentials=potentials, method=method, record=record)
+    return stacked(fields, batch, x.device, method, record)

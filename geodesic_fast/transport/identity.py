@@ -75,6 +75,7 @@ def _sweep(points: Points, products: Products, diagonal: Tensor, live: list[Tens
     for start, stop, tile in products.tiles("identity"):
         for a, b in zip(rows, best, strict=True):
             column_best_pass(tile, a[start:stop], b)
+    best = [points.processes.highest(b) for b in best]
     return [torch.maximum(b, old.float()).double() for b, old in zip(best, live, strict=True)]
 
 

@@ -86,7 +86,7 @@ def _best_elsewhere(points: Points, products: Products, b: Tensor) -> Tensor:
                 here = torch.from_numpy(some + first).to(b.device)
                 best[here] = (values if len(some) == end - at else values[i]).amax(1).double()
                 values[i, j] = own
-    return best
+    return points.processes.highest(best)
 
 
 def _possible_counts(extra: np.ndarray, base: float, gap: float) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from geodesic_fast.engine.handing import first_address
 from geodesic_fast.engine.load import engine, on_device, place_of, why_not
 
 ROW_PARTS = 64
+MASS_UNITS, _MASS_ROWS = 2.0**40, 32
 LOWEST = -3.0e38
 
 
@@ -38,6 +39,7 @@ def softmin_pass(
 ) -> None:
     """Normalise the rows of exp((S_ij - a_i - b_j) / epsilon) by a; add up columns, raise their maxima.
 
+    Sums are whole numbers of 1 / MASS_UNITS, int64, so that their order does not matter.
     a_i = epsilon (log sum_j exp((S_ij - b_j) / epsilon) - log_supply_i).
     """
     if _compiled(tile):
@@ -49,7 +51,8 @@ def softmin_pass(
         return
     torch.logsumexp((tile - b) / epsilon, 1, out=a)
     a.sub_(log_supply).mul_(epsilon)
-    col_sum += torch.exp((tile - a[:, None] - b) / epsilon).sum(0)
+    for rows in torch.exp((tile - a[:, None] - b) / epsilon).split(_MASS_ROWS):
+        col_sum += (rows.sum(0).double() * MASS_UNITS).round_().long()
     torch.maximum(col_best, (tile - a[:, None]).amax(0), out=col_best)
 
 

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import torch
 
-from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.points import Points, power_below
 
 METHODS = ("auto", "stored", "tiles", "dense")
 DENSE_UP_TO = 160  # points for which all pairs are solved at once in float64
 _DENSE_BYTES = 96  # a pair: key, column, cost, reduced cost and their copies while they are built
 _EDGE_BYTES = 2700  # a point: about 40 edges, their copies while they are merged, and duals
 _PASSES = 18
-_BLOCK_ROWS = 1024  # few enough to answer to an interrupt and to a deadline
 _LARGEST_M = 2_000_000
 _PROBED_POINTS, _PROBED_FEATURES = 512, 512  # of a product that is timed
+_LEAST_TILE = 16  # rows
 _STORED_TILE_BYTES = 32 << 20  # small enough to answer to an interrupt and to a deadline
+_TILE_BYTES = 2 << 30  # however much memory there is
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,8 @@ class Plan:
     method: str
     bytes: int
     seconds: float
-    tile_rows: int
-    block_rows: int  # of x that are multiplied at once while all products are computed,
-    block_features: int  # over so many features
+    tile_rows: int  # a power of two, so that whole tiles make a block of `Points`
+    block_features: int  # multiplied at once while all products are computed
 
     @property
     def stored(self) -> bool:
@@ -42,28 +42,24 @@ class Plan:
 
 
 def make_plan(points: Points, method: str, memory_budget: int | None) -> Plan:
-    """Choose between stored, tiled and dense, or refuse with what would fit."""
-    rows, cols, d = points.rows, points.cols, points.d
-    budget = memory_budget if memory_budget is not None else points.bytes + free_memory(points.device) // 2
+    """Choose between stored, tiled and dense, or refuse with what would fit; all processes choose alike."""
+    rows, cols, processes = points.rows, points.cols, points.processes
+    budget = memory_budget
+    if budget is None:
+        free = free_memory(points.device) // processes.on_this_device(points.device)
+        budget = points.bytes + free // 2
     left = budget - points.bytes  # copies of the points that are there already
     if method == "auto" and max(rows, cols) <= DENSE_UP_TO:
         method = "dense"
-    stored, tiles = _stored_bytes(rows, cols, d), _tiled_bytes(rows, cols, d, 16)
+    stored, tiles = _stored_bytes(points), _tiled_bytes(points, _LEAST_TILE)
     if method == "auto":
-        method = "stored" if stored <= left else "tiles"
+        method = "stored" if all(processes.numbers(stored <= left)) else "tiles"
     needed = {"stored": stored, "tiles": tiles, "dense": _DENSE_BYTES * rows * cols}[method]
     if needed > left or max(rows, cols) > _LARGEST_M:
         raise MemoryError(_refusal(points, method, needed + points.bytes, budget, tiles + points.bytes))
-    tile_rows = _tile_rows(rows, cols, d, left, method)
-    took = _tiled_bytes(rows, cols, d, tile_rows) if method == "tiles" else needed
-    return Plan(
-        method,
-        points.bytes + took,
-        _seconds(points, method),
-        tile_rows,
-        min(rows, _BLOCK_ROWS),
-        _block_features(rows, cols, d),
-    )
+    tile_rows = min(processes.numbers(_tile_rows(points, left, method)))
+    took = _tiled_bytes(points, tile_rows) if method == "tiles" else needed
+    return Plan(method, points.bytes + took, _seconds(points, method), tile_rows, _block_features(points))
 
 
 def free_memory(device: torch.device) -> int:
@@ -85,33 +81,42 @@ def free_memory(device: torch.device) -> int:
     return max(free, 0)
 
 
-def _block_features(rows: int, cols: int, d: int) -> int:
+def _block_features(points: Points) -> int:
     """Return how many features make shifted copies of a twentieth of the products."""
-    return min(d, max(64, rows * cols // (20 * (cols + min(rows, _BLOCK_ROWS)))))
+    rows, cols = points.rows, points.cols
+    return min(points.d, max(64, rows * cols // (20 * (cols + min(rows, points.block_rows)))))
 
 
-def _stored_bytes(rows: int, cols: int, d: int) -> int:
-    copies = 4 * (cols + min(rows, _BLOCK_ROWS)) * _block_features(rows, cols, d)
-    return 4 * rows * cols + max(copies, _edge_bytes(rows, cols))
+def _stored_bytes(points: Points) -> int:
+    own, cols = len(points.own), points.cols
+    copies = 4 * (cols + min(own, points.block_rows)) * _block_features(points)
+    return 4 * own * cols + max(copies, _edge_bytes(points))
 
 
-def _tiled_bytes(rows: int, cols: int, d: int, tile_rows: int) -> int:
-    return 4 * cols * d + tile_rows * (8 * cols + 16 * d) + _edge_bytes(rows, cols)
+def _tiled_bytes(points: Points, tile_rows: int) -> int:
+    return 4 * points.cols * points.d + _tile_bytes(points, tile_rows) + _edge_bytes(points)
 
 
-def _edge_bytes(rows: int, cols: int) -> int:
-    return _EDGE_BYTES * (rows + cols) // 2
+def _tile_bytes(points: Points, tile_rows: int) -> int:
+    return tile_rows * (8 * points.cols + 16 * points.d)
 
 
-def _tile_rows(rows: int, cols: int, d: int, budget: int, method: str) -> int:
-    if method != "tiles":
-        return max(16, _STORED_TILE_BYTES // (4 * cols))
-    spare = budget // 2 - 4 * cols * d - _edge_bytes(rows, cols)
-    return max(16, min(rows, 1024, spare // (8 * cols + 16 * d)))
+def _edge_bytes(points: Points) -> int:
+    return _EDGE_BYTES * (points.rows + points.cols) // 2
+
+
+def _tile_rows(points: Points, budget: int, method: str) -> int:
+    """Return the largest power of two, up to a block, that leaves tiles small enough."""
+    if method == "tiles":
+        room = budget // 2 - 4 * points.cols * points.d - _edge_bytes(points)
+        most = min(room, _TILE_BYTES) // _tile_bytes(points, 1)
+    else:
+        most = _STORED_TILE_BYTES // (4 * points.cols)
+    return power_below(most, _LEAST_TILE, points.block_rows)
 
 
 def _seconds(points: Points, method: str) -> float:
-    pairs, d = points.rows * points.cols, points.d
+    pairs, d = len(points.own) * points.cols, points.d
     if pairs <= (2 * DENSE_UP_TO) ** 2:
         return 0.01
     depth = min(d, _PROBED_FEATURES)

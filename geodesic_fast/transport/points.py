@@ -9,23 +9,29 @@ Shifting x and y by different constants changes no assignment: it adds a row ter
 costs. Sets that lie beside each other are shifted by the same constant, which changes no cost and no dual.
 Nor does multiplying y by a power of two: it multiplies the products <x, y> and adds a column term. Sets of
 very different extents are each taken in a unit of their own: squared distances would round the products away.
+
+Of several processes each has some rows of x, in whole blocks, and all of y. What is computed block by block
+or pair by pair does not depend on how many they are.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from geodesic_fast._processes import ALONE, Processes
 from geodesic_fast.engine.handing import first_address
 from geodesic_fast.engine.load import engine, is_loaded
 from geodesic_fast.transport.equal_points import merge_equal
 
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
+_LEAST_BLOCK, _LARGEST_BLOCK = 16, 1024  # rows; few enough to answer to an interrupt and to a deadline
 UNIT_ROUNDOFF = 2.0**-53
 _BESIDE = 0.25
 _ALIKE = 10  # binary digits by which the extents of x and y may differ in one unit
@@ -51,33 +57,48 @@ class Points:
     """Distinct x (rows, d) and y (cols, d), float32 or float64, with what each stands for, shifts and norms.
 
     The m points given are row_of[i] and col_of[i]; they pair row pair_row[k] with column pair_col[k] for
-    pair_count[k] of them. x and y are in units of 2^exponents of the points given.
+    pair_count[k] of them. x and y are in units of 2^exponents of the points given. Of several processes each
+    gives some of the m points, and holds the rows in `own`, which are all of them where it is alone.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, *, merge: bool = True, one_unit: bool = False) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        merge: bool = True,
+        one_unit: bool = False,
+        processes: Processes = ALONE,
+    ) -> None:
         callers = {x.data_ptr(), y.data_ptr()}
+        self.processes = processes
         x, y = _wide(x), _wide(y)
-        self.m, self.d = x.shape
+        self.m, self.d = sum(processes.numbers(len(x))), x.shape[1]
         self.row_of = self.col_of = np.arange(self.m)
         if merge:
-            (x, self.row_of), (y, self.col_of) = merge_equal(x), merge_equal(y)
+            (x, self.row_of), (y, self.col_of) = merge_equal(x, processes), merge_equal(y, processes)
+        self.rows, self.cols = int(self.row_of.max()) + 1, int(self.col_of.max()) + 1
+        self.block_rows = power_below(self.rows // 3, _LEAST_BLOCK, _LARGEST_BLOCK)
+        self._shares = _shares(self.rows, self.block_rows, processes.size)
+        self.own = self._shares[processes.rank]
+        x, y = processes.dealt(x, self._shares), processes.gathered(y)
         self._given = {"x": x, "y": y}
-        boxes = _box(x), _box(y)
+        boxes = _box(x, processes), _box(y)
         self.exponents, self.far_exponent = _exponents(*boxes, one_unit)
         (self.x, box_x), (self.y, box_y) = _in_units((x, y), boxes, self.exponents)
         own = {of.data_ptr(): of.nbytes for of in (x, y, self.x, self.y) if of.data_ptr() not in callers}
         self.bytes = sum(own.values())  # of copies that are kept
-        self.rows, self.cols = len(x), len(y)
         self.supply = np.bincount(self.row_of, minlength=self.rows).astype(np.int32)
         self.demand = np.bincount(self.col_of, minlength=self.cols).astype(np.int32)
         pairs, count = np.unique(self.row_of * self.cols + self.col_of, return_counts=True)
         self.pair_row, self.pair_col = np.divmod(pairs, self.cols)  # sorted by row and column
         self.pair_count = count.astype(np.int32)
         self.device = self.x.device
-        self.shift_x, self.shift_y = _shifts(self.x, self.y, box_x, box_y)  # (d), dtype of the points
+        means = self._mean("x"), self._mean("y")
+        self.shift_x, self.shift_y = _shifts(means, (box_x, box_y))  # (d), dtype of the points
         self.apart = not torch.equal(self.shift_x, self.shift_y)
         self.delta = self._between_shifts()  # (d) float64, in the unit of distances
-        self.square_x = _square_norms(self.x, self.shift_x)  # (rows) float64
+        self.square_x = processes.gathered(_square_norms(self.x, self.shift_x))  # (rows) float64
         self.square_y = _square_norms(self.y, self.shift_y)  # (cols) float64
         largest = math.sqrt(max(self.square_x.max().item(), self.square_y.max().item()))
         # Centred norms become at most 1, and about 1 unless they are hardly above zero.
@@ -85,29 +106,77 @@ class Points:
         self.identity_cost = self.costs(self.pair_row, self.pair_col.astype(np.int32))  # of the pairs
 
     def block(self, which: str, rows: slice | Tensor, features: slice = slice(None)) -> Tensor:
-        """Return rows of x or y, a slice or listed, shifted and scaled, as float32 (rows, features)."""
-        points, shift = (self.x, self.shift_x) if which == "x" else (self.y, self.shift_y)
-        near = points[:, features][rows] - shift[features]
+        """Return rows of x or y, shifted and scaled, as float32 (rows, features).
+
+        A slice of x lies in this process's own; listed rows may be any that all processes ask for.
+        """
+        shift = self.shift_x if which == "x" else self.shift_y
+        if isinstance(rows, slice):
+            near = self._slice(which, rows)[:, features] - shift[features]
+        else:
+            points = (self.x if which == "x" else self.y)[:, features]
+            near = self._listed(which, points, rows.cpu().numpy()) - shift[features]
         if self.scale > _LARGEST_FLOAT32:
             near = near.double()
         return near.mul_(self.scale).float()
 
     def block64(self, which: str, start: int, stop: int) -> Tensor:
         """Return rows start..stop of x or y, shifted, as float64 (rows, d)."""
-        points, shift = (self.x, self.shift_x) if which == "x" else (self.y, self.shift_y)
-        return points[start:stop].double() - shift.double()
+        shift = self.shift_x if which == "x" else self.shift_y
+        return self._slice(which, slice(start, stop)).double() - shift.double()
 
     def costs(self, rows: np.ndarray, cols: np.ndarray, *, shifted: bool = True) -> np.ndarray:
         """Return |x_i - y_j|^2 in float64 for listed pairs, of the shifted points where shifts differ."""
+        return self._of_pairs(rows, cols, lambda i, j: self.own_costs(i, j, shifted=shifted))
+
+    def own_costs(self, rows: np.ndarray, cols: np.ndarray, *, shifted: bool = True) -> np.ndarray:
+        """Return `costs` of pairs in this process's rows, which the others need not list."""
         shifts = [self.shift_x.double(), self.shift_y.double()]
         if not (shifted and self.apart):
             shifts = [torch.zeros_like(shift) for shift in shifts]
-        return _pair_costs(self.x, self.y, shifts, rows, cols)
+        return _pair_costs(self.x, self.y, shifts, rows - self.own.start, cols)
 
     def given(self, which: str, index: np.ndarray) -> np.ndarray:
         """Return distinct points x or y as they were given, float64 (len(index), d)."""
-        points = self._given[which]
-        return points[torch.from_numpy(index).to(points.device)].double().cpu().numpy()
+        return self._listed(which, self._given[which], index).double().cpu().numpy()
+
+    def _slice(self, which: str, rows: slice) -> Tensor:
+        """Return rows of y, or own rows of x, in their unit."""
+        if which == "y":
+            return self.y[rows]
+        start, stop, _ = rows.indices(self.rows)
+        assert start >= self.own.start
+        return self.x[start - self.own.start : stop - self.own.start]
+
+    def _listed(self, which: str, points: Tensor, index: np.ndarray) -> Tensor:
+        """Return listed rows, the same list on all processes, of what belongs to y or to own rows of x."""
+        if which == "y":
+            return points[torch.from_numpy(index).to(points.device)]
+
+        def own(rows: np.ndarray) -> Tensor:
+            return points[torch.from_numpy(rows - self.own.start).to(points.device)]
+
+        return self.processes.together(self._shares, index, own)
+
+    def _of_pairs(
+        self, rows: np.ndarray, cols: np.ndarray, of: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """Return of(rows, cols) of pairs that all processes list; each computes that of its own rows."""
+        if self.processes.size == 1:
+            return of(rows, cols)
+        own = (rows >= self.own.start) & (rows < self.own.stop)
+        return self.processes.together(
+            self._shares, rows, lambda i: torch.from_numpy(of(i, cols[own]))
+        ).numpy()
+
+    def _mean(self, which: str) -> Tensor:
+        """Return about the mean of distinct points, from the sums of blocks."""
+        points, step = self.x if which == "x" else self.y, self.block_rows
+        sums = [points[start : start + step].sum(0) for start in range(0, len(points), step)]
+        each = torch.stack(sums) if sums else points.new_empty((0, self.d))
+        if which == "x":
+            each = self.processes.gathered(each)
+        return each.sum(0) / (self.rows if which == "x" else self.cols)
 
     def given_cost(self, cost: float) -> float:
         """Turn a mean cost into squared units of the points as given, infinite where that is out of range."""
@@ -162,11 +231,11 @@ class Points:
 
     def _along_delta(self, which: str) -> Tensor:
         """Return <x, delta> or <y, delta> for each of the shifted points, float64."""
-        count = self.rows if which == "x" else self.cols
+        first, count = (self.own.start, len(self.own)) if which == "x" else (0, self.cols)
         products = torch.zeros(count, dtype=torch.float64, device=self.device)
         for start, stop in _row_blocks(count, self.d) if self.delta.any() else ():
-            products[start:stop] = self.block64(which, start, stop) @ self.delta
-        return products
+            products[start:stop] = (self.block64(which, first + start, first + stop) * self.delta).sum(1)
+        return self.processes.gathered(products) if which == "x" else products
 
     def mean_cost(self, flow: Flow) -> float:
         """Return the mean over the points of the squared distances, in units in which they are in range."""
@@ -175,7 +244,11 @@ class Points:
             costs = self.costs(flow.row, flow.col, shifted=False)
         else:
             origin = [torch.zeros_like(self.delta)] * 2
-            costs = _plain_costs(self.x, self.y, origin, flow.row, flow.col, units)
+            costs = self._of_pairs(
+                flow.row,
+                flow.col,
+                lambda i, j: _plain_costs(self.x, self.y, origin, i - self.own.start, j, units),
+            )
         return math.fsum(costs * flow.units) / self.m
 
     def as_distance(self, gap: float) -> float:
@@ -252,9 +325,24 @@ def _ldexp(value: float, exponent: int) -> float:
         return math.inf
 
 
-def _box(points: Tensor) -> Tensor:
-    """Return the least and the largest of each feature, (2, d)."""
-    return torch.stack([points.amin(0), points.amax(0)])  # aminmax(dim=0) takes ten times as long
+def power_below(number: int, least: int, most: int) -> int:
+    """Return the largest power of two up to the number, between two others."""
+    return min(max(1 << max(number, 1).bit_length() - 1, least), most)
+
+
+def _shares(rows: int, block_rows: int, count: int) -> list[range]:
+    """Return as many shares of the rows, in whole blocks and as even as these allow."""
+    blocks = -(-rows // block_rows)
+    ends = [min(rows, share * blocks // count * block_rows) for share in range(count + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(ends)]
+
+
+def _box(points: Tensor, processes: Processes = ALONE) -> Tensor:
+    """Return the least and the largest of each feature, (2, d), over the processes that hold the points."""
+    box = points.new_tensor([[torch.inf], [-torch.inf]]).repeat(1, points.shape[1])
+    if len(points):
+        box = torch.stack([points.amin(0), points.amax(0)])  # aminmax(dim=0) takes ten times as long
+    return torch.stack([processes.lowest(box[0]), processes.highest(box[1])])
 
 
 def _exponents(box_x: Tensor, box_y: Tensor, one_unit: bool) -> tuple[tuple[int, int], int]:
@@ -309,24 +397,24 @@ def _row_blocks(m: int, d: int) -> list[tuple[int, int]]:
     return [(start, min(start + rows, m)) for start in range(0, m, rows)]
 
 
-def _shifts(x: Tensor, y: Tensor, box_x: Tensor, box_y: Tensor) -> tuple[Tensor, Tensor]:
+def _shifts(means: tuple[Tensor, Tensor], boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return about the mean of each, or between both where these are close beside the points' extents."""
-    (shift_x, extent_x), (shift_y, extent_y) = _shift(x, box_x), _shift(y, box_y)
+    (shift_x, extent_x), (shift_y, extent_y) = map(_shift, means, boxes)
     if (shift_x.double() - shift_y.double()).norm().item() > _BESIDE * min(extent_x, extent_y):
         return shift_x, shift_y
     middle = (shift_x / 2 + shift_y / 2).contiguous()
     return middle, middle
 
 
-def _shift(points: Tensor, box: Tensor) -> tuple[Tensor, float]:
+def _shift(mean: Tensor, box: Tensor) -> tuple[Tensor, float]:
     """Return about the mean, and the diagonal of the box that holds the points.
 
     In few binary digits of each feature's extent, so that subtracting it is exact on a grid of points.
     """
     extent = box[1] - box[0]
-    least = torch.finfo(points.dtype).tiny
-    quantum = torch.exp2(torch.frexp(extent).exponent.to(points.dtype) - 10).clamp(min=least)
-    shift = torch.where(extent > 0, (points.mean(0) / quantum).round_() * quantum, points[0])
+    least = torch.finfo(box.dtype).tiny
+    quantum = torch.exp2(torch.frexp(extent).exponent.to(box.dtype) - 10).clamp(min=least)
+    shift = torch.where(extent > 0, (mean / quantum).round_() * quantum, box[0])
     return shift.contiguous(), extent.double().norm().item()
 
 

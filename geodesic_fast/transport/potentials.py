@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast.transport.passes import LOWEST, Listing, list_pass, softmin_pass
+from geodesic_fast.transport.passes import LOWEST, MASS_UNITS, Listing, list_pass, softmin_pass
 from geodesic_fast.transport.passes import column_best_pass as _column_best_pass
-from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.points import Points, power_below
 from geodesic_fast.transport.products import Products
 
 ROW_NEIGHBOURS, COLUMN_NEIGHBOURS = 24, 8
 _ROW_LIMIT = 64  # with ties a row may have any number of equally near columns
 _GROUPS = 16  # of rows; a column's threshold is the 8th largest of its maxima over them
+_GROUP_ROWS = 256  # at most, one after the other
 _START = 0.1
 _MUCH_LESS = 0.5  # of the mean cost
 _LEAST_SHARE = 2.0**-10  # below, float32 products tell nothing apart
@@ -90,26 +91,28 @@ class Anneal:
 
     def iterate(self, epsilon: float, last: bool = False) -> None:
         """Normalise the rows of the plan exp((S - a - b) / epsilon), then its columns."""
-        mass = torch.zeros_like(self.b)
+        whole = torch.zeros_like(self.b, dtype=torch.int64)
         best = torch.full_like(self.b, LOWEST)
         groups = self.b.new_full((_GROUPS, len(self.b)), LOWEST) if last else None
         for start, stop, tile in self.products.tiles("potentials"):
-            softmin_pass(tile, self.b, self.log_supply[start:stop], epsilon, self.a[start:stop], mass, best)
+            softmin_pass(tile, self.b, self.log_supply[start:stop], epsilon, self.a[start:stop], whole, best)
             if groups is not None:
                 self._raise_groups(groups, tile, start)
-        mass /= self.demand
+        processes = self.points.processes
+        mass = (processes.total(whole).double() / MASS_UNITS).float() / self.demand
+        best = processes.highest(best)
         softened = self.b + epsilon * mass.clamp(min=_UNDERFLOW).log()
         self.b = torch.where(mass > _UNDERFLOW, softened, best)
         self.mass, self.iterations = mass, self.iterations + 1
         if groups is not None:
+            groups = processes.highest(groups)
             self.thresholds = groups.topk(COLUMN_NEIGHBOURS, dim=0).values[-1].contiguous()
 
     def _raise_groups(self, groups: Tensor, tile: Tensor, start: int) -> None:
-        pieces = max(1, -(-_GROUPS * len(tile) // self.points.rows))
-        size = -(-len(tile) // pieces)
-        for k, at in enumerate(range(0, len(tile), size)):
-            group = groups[(start // self.products.plan.tile_rows * pieces + k) % _GROUPS]
+        size = power_below(self.points.rows // _GROUPS, 1, _GROUP_ROWS)
+        for at in range(0, len(tile), size):
             rows = slice(at, min(at + size, len(tile)))
+            group = groups[(start + at) // size % _GROUPS]
             _column_best_pass(tile[rows], self.a[start : start + len(tile)][rows], group)
 
     def near_pairs(self) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +127,11 @@ class Anneal:
                 listed = list_pass(tile, listing, zero, low, capacity)
                 assert listed is not None
                 found.append((listed[0] + start, listed[1]))
-        return np.concatenate([rows for rows, _ in found]), np.concatenate([cols for _, cols in found])
+        rows = np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in found)])
+        cols = np.concatenate([np.empty(0, np.int32), *(cols for _, cols in found)])
+        processes = self.points.processes
+        rows, cols = (processes.gathered(torch.from_numpy(of)).numpy() for of in (rows, cols))
+        return rows, cols
 
     def column_dual(self) -> np.ndarray:
         """Return v_j = |y_j|^2 - 2 b_j of the shifted costs, (cols) float64."""

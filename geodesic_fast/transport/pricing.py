@@ -8,11 +8,13 @@ computed again in float64 from the points as given.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from geodesic_fast._processes import Processes
 from geodesic_fast.transport.passes import Listing, list_pass
 from geodesic_fast.transport.points import UNIT_ROUNDOFF, Points
 from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
@@ -41,6 +43,19 @@ class Prices:
         """Whether all pairs were priced and none has a negative reduced cost beyond rounding."""
         return self.complete and not self.violated
 
+    def share(self, processes: Processes) -> None:
+        """Put together what each process found in its rows."""
+        if processes.size == 1:
+            return
+        self.u = processes.lowest(torch.from_numpy(self.u)).numpy()
+        self.complete = all(processes.numbers(self.complete))
+        self.rechecked = sum(processes.numbers(self.rechecked))
+        self.near_pairs = sum(processes.numbers(self.near_pairs))
+        if any(processes.numbers(len(self.violated))):
+            self.violated = [_gathered(processes, self.violated, (np.int64, np.int32, np.float64))]
+        if self.near_pairs <= self.most_near:
+            self.near = [_gathered(processes, self.near, (np.int32, np.int32))]
+
 
 def usual_windows(points: Points, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how near the duals pairs are listed, in a row part and a column part.
@@ -50,6 +65,17 @@ def usual_windows(points: Points, u: np.ndarray, v: np.ndarray) -> tuple[np.ndar
     each = _WINDOW * (points.d + 64) * UNIT_ROUNDOFF
     x, y = (square.cpu().numpy() for square in (points.square_x, points.square_y))
     return each * (x + np.abs(u)) + 2.0**-900, each * (y + np.abs(v)) + 2.0**-900
+
+
+def _gathered(processes: Processes, found: list[Any], kinds: tuple[type[np.generic], ...]) -> Any:
+    """Return columns of arrays of all processes, each of which has found some pieces or none."""
+    columns = zip(*found, strict=True) if found else [()] * len(kinds)
+    return tuple(
+        processes.gathered(
+            torch.from_numpy(np.concatenate([np.empty(0, kind), *pieces]).astype(kind))
+        ).numpy()
+        for kind, pieces in zip(kinds, columns, strict=True)
+    )
 
 
 class Pricing:
@@ -83,9 +109,10 @@ class Pricing:
         self.listing = Listing((self.b - slack * self.b.abs() - self.tie_y).float(), self.norm_y.float())
 
     def run(self, products: Products) -> Prices:
-        """Price all pairs."""
+        """Price all pairs, each process those of its rows."""
         for start, stop, tile in products.tiles("pricing"):
             self._price(start, stop, tile)
+        self.prices.share(self.points.processes)
         return self.prices
 
     def _price(self, start: int, stop: int, tile: Tensor) -> None:
@@ -131,7 +158,7 @@ class Pricing:
     def _recheck(self, rows: np.ndarray, cols: np.ndarray, keep_near: bool = True) -> bool:
         """Compute the pairs' reduced costs in float64; return whether one is negative beyond rounding."""
         prices = self.prices
-        cost = self.points.costs(rows, cols)
+        cost = self.points.own_costs(rows, cols)
         u, v = self.u[rows], self.v[cols]
         reduced = (cost - v) - u
         alone = self.points.cost_rounding(cost, u, v)

@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -24,11 +25,15 @@ class OutOfTimeError(Exception):
 
 
 class Products:
-    """S = (x - shift)(y - shift)^T, (rows, cols) float32 in units of 1 / scale^2, in tiles of rows."""
+    """S = (x - shift)(y - shift)^T of this process's rows, float32 in units of 1 / scale^2, tile by tile.
+
+    Of several processes each looks at its own clock within a pass; behind it all agree whether it is late.
+    """
 
     def __init__(self, points: Points, plan: Plan, deadline: float, verbose: bool) -> None:
         self.points, self.plan, self.deadline = points, plan, deadline
         self.show = verbose or (plan.seconds > 10 and sys.stderr.isatty())
+        self.show = self.show and points.processes.rank == 0
         self.passes, self.pass_seconds = 0, 0.0
         self.one_more_fits: bool | None = None  # said when the time is up: a look and a tile late at most
         self._looked = float("inf")
@@ -38,37 +43,71 @@ class Products:
 
     def tiles(self, stage: str) -> Iterator[tuple[int, int, Tensor]]:
         """Yield (start, stop, tile (stop - start, cols)); OutOfTimeError when the deadline is near."""
-        m, rows = self.points.rows, self.plan.tile_rows
+        own, rows = self.points.own, self.plan.tile_rows
         if self.plan.stored and self._stored is None:
             self._store()
         longest, started = self.pass_seconds, time.monotonic()
-        starts = range(0, m, rows)
-        for start in tqdm(starts, desc=stage, leave=False, disable=not self.show):
-            self.check_time()
-            stop = min(start + rows, m)
-            yield start, stop, self._tile(start, stop)
-            self.pass_seconds = max(longest, (time.monotonic() - started) * m / stop)
+        with tqdm(total=-(-len(own) // rows), desc=stage, leave=False, disable=not self.show) as bar:
+            for start in self._in_time(range(own.start, own.stop, rows)):
+                stop = min(start + rows, own.stop)
+                yield start, stop, self._tile(start, stop)
+                self.pass_seconds = max(longest, (time.monotonic() - started) * len(own) / (stop - own.start))
+                bar.update()
         self.passes += 1
 
     def check_time(self) -> None:
-        """Raise OutOfTimeError unless there is time for one more pass behind this point."""
-        now = time.monotonic()
-        since, self._looked = now - self._looked, now
-        late = now + self.pass_seconds - self.deadline
-        if late > 0:
-            if self.one_more_fits is None:
-                tile = self.pass_seconds * min(1.0, self.plan.tile_rows / self.points.rows)
-                self.one_more_fits = self.pass_seconds > 0 and late <= max(_SPARE_SECONDS, since) + tile
-            raise OutOfTimeError
+        """Raise OutOfTimeError unless all have time for one more pass behind this point."""
+        self._agree(self._is_late())
+
+    def work(self, slices: Iterator[None], found: Sequence[np.ndarray]) -> None:
+        """Let the first process do what takes a while, all looking at the time; then all have what it found.
+
+        Between two slices an interrupt or a deadline is seen.
+        """
+        processes, done = self.points.processes, False
+        while not done:
+            own = processes.rank > 0 or next(slices, self) is self
+            done = self._agree(not own and self._is_late(), own)
+        for array in found if processes.size > 1 else ():
+            array[:] = processes.same(torch.from_numpy(array)).numpy()
 
     def release(self) -> None:
         """Give back what is stored, unless a deadline may still ask for one more pass."""
         if self.deadline == float("inf"):
             self._stored = None
 
+    def _in_time(self, items: range) -> Iterator[int]:
+        """Yield items while there is time; OutOfTimeError behind them where it is up for anyone."""
+        late = False
+        for item in items:
+            late = self._is_late()
+            if late:
+                break
+            yield item
+        self._agree(late)
+
+    def _is_late(self) -> bool:
+        now = time.monotonic()
+        since, self._looked = now - self._looked, now
+        late = now + self.pass_seconds - self.deadline
+        if late > 0 and self.one_more_fits is None:
+            tile = self.pass_seconds * min(1.0, self.plan.tile_rows / max(len(self.points.own), 1))
+            self.one_more_fits = self.pass_seconds > 0 and late <= max(_SPARE_SECONDS, since) + tile
+        return late > 0
+
+    def _agree(self, late: bool, done: bool = True) -> bool:
+        """Return whether all are done; OutOfTimeError on all where one is late."""
+        hopeless = late and not self.one_more_fits
+        words = self.points.processes.numbers(2 * late + hopeless if late else int(done))
+        if max(words) > 1:
+            self.one_more_fits = max(words) == 2
+            raise OutOfTimeError
+        return all(words)
+
     def _tile(self, start: int, stop: int) -> Tensor:
+        first = self.points.own.start
         if self._stored is not None:
-            return self._stored[start:stop]
+            return self._stored[start - first : stop - first]
         if self._columns is None:
             self._columns = self.points.block("y", slice(None))  # (cols, d)
             self._buffer = torch.empty(
@@ -82,21 +121,22 @@ class Products:
 
     def _store(self) -> None:
         """Compute all products, a slice of features at a time: shifted copies stay small beside them."""
-        points, m, rows = self.points, self.points.rows, self.plan.block_rows
-        stored = torch.empty((m, points.cols), dtype=torch.float32, device=points.device)
-        widths = range(0, points.d, self.plan.block_features)
-        bar = tqdm(total=len(widths) * -(-m // rows), desc="products", leave=False, disable=not self.show)
+        points, own, rows = self.points, self.points.own, self.points.block_rows
+        stored = torch.empty((len(own), points.cols), dtype=torch.float32, device=points.device)
+        lefts, starts = range(0, points.d, self.plan.block_features), range(own.start, own.stop, rows)
+        bar = tqdm(total=len(lefts) * len(starts), desc="products", leave=False, disable=not self.show)
         with full_float32(points.device), bar:
-            for left in widths:
+            for left in lefts:
                 features = slice(left, left + self.plan.block_features)
                 y = points.block("y", slice(None), features).T
-                for start in range(0, m, rows):
-                    self.check_time()
-                    x = points.block("x", slice(start, start + rows), features)
+                for start in self._in_time(starts):
+                    stop = min(start + rows, own.stop)
+                    x = points.block("x", slice(start, stop), features)
+                    products = stored[start - own.start : stop - own.start]
                     if left == 0:
-                        torch.mm(x, y, out=stored[start : start + rows])
+                        torch.mm(x, y, out=products)
                     else:
-                        stored[start : start + rows].addmm_(x, y)
+                        products.addmm_(x, y)
                     bar.update()
         self._stored = stored
 

@@ -35,7 +35,7 @@ points is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,7 @@ import numpy as np
 from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.block_costs import BlockCosts, Blocks, WholeCosts, product_costs
 from geodesic_fast.transport.points import UNIT_ROUNDOFF, Flow, Points
+from geodesic_fast.transport.products import Products
 from geodesic_fast.transport.sparse_assignment import Rows, cheapest_flow, most_fixed_flow, sorted_unique
 
 _MOST_WORK = 1 << 25  # coordinates multiplied in whole numbers for one block
@@ -172,10 +173,8 @@ def _potentials(
 class Proof:
     """Listed pairs of all points with the flow on them, which is made an optimum block by block."""
 
-    def __init__(
-        self, points: Points, flow: Flow, pairs: Sequence[np.ndarray], check_time: Callable[[], None]
-    ) -> None:
-        self.points, self.check_time = points, check_time
+    def __init__(self, points: Points, flow: Flow, pairs: Sequence[np.ndarray], products: Products) -> None:
+        self.points, self.check_time, self.work = points, products.check_time, products.work
         listed = pairs[0].astype(np.int64) * points.cols + pairs[1]
         self.keys = sorted_unique(np.concatenate([flow.key(points.cols), listed]))
         self.row, self.col = np.divmod(self.keys, points.cols)
@@ -249,7 +248,7 @@ class Proof:
         row, col, units = blocks.row, blocks.col, blocks.units.copy()
         v = _usual_costs(blocks, costs.values)
         graph = _rows(row, col, blocks.supply, blocks.demand)
-        u, _ = cheapest_flow(graph, costs.values, v, units, self.check_time)
+        u, _ = cheapest_flow(graph, costs.values, v, units, self.work)
         reduced = (costs.values - v[col]) - u[row]
         rounding = costs.reduced_rounding(u[row], v[col], blocks.block)
         bounds = Bounds(row, col, reduced - rounding, reduced + rounding, units, blocks.supply, len(v))
@@ -272,7 +271,7 @@ class Proof:
         """Give the tied pairs the flow with most units that stay at their own pair."""
         pairs = np.flatnonzero(self.tied | (self.units > 0))
         graph = _rows(self.row[pairs], self.col[pairs], self.points.supply, self.points.demand)
-        self.units[pairs] = most_fixed_flow(graph, self._stay(pairs), self.check_time)
+        self.units[pairs] = most_fixed_flow(graph, self._stay(pairs), self.work)
 
     def _stay(self, pairs: np.ndarray) -> np.ndarray:
         """Return how many of the points given have x and y at the ends of each pair, int32."""

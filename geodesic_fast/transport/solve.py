@@ -137,7 +137,7 @@ class Search:
         assert self.v is not None
         self.v += np.median(graph.costs) / 2 - np.median(self.v)
         for _ in range(_MOST_SHIFTS):
-            u, done = graph.solve(self.v, self.products.check_time)
+            u, done = graph.solve(self.v, self.products.work)
             for name in ("reductions", "augmentations"):
                 self.record[name] += done[name]
             duals = np.concatenate([self.v, -u])
@@ -183,7 +183,7 @@ class Search:
                 break
             near = tuple(np.concatenate(part) for part in zip(*prices.near, strict=True))
             prices.near.clear()
-            proof = Proof(self.points, flow, near, self.products.check_time)
+            proof = Proof(self.points, flow, near, self.products)
             bounds = proof.bounds(u, self.v)
             parts = separate(bounds)
             needed = parts.row_window, parts.col_window

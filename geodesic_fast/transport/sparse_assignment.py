@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from geodesic_fast.transport.points import Flow, Points
 _SOLVED, _OUT_OF_TIME = 0, 1
 _EDGES_AT_ONCE = 1 << 16
 _SLICE_SECONDS = 0.1  # the solvers return this often, so that an interrupt or a deadline is seen
+Work = Callable[[Iterator[None], Sequence[np.ndarray]], None]  # `Products.work`
 
 
 class SparseGraph:
@@ -61,7 +62,7 @@ class SparseGraph:
             np.maximum.at(of_cols, cols[tied], rounding[tied])
         return of_rows, of_cols
 
-    def solve(self, v: np.ndarray, check_time: Callable[[], None]) -> tuple[np.ndarray, dict]:
+    def solve(self, v: np.ndarray, work: Work) -> tuple[np.ndarray, dict]:
         """Improve duals v and the flow in place to an optimum of the graph; return u and what was done."""
         points = self.points
         starts = np.searchsorted(self.keys, np.arange(points.rows + 1, dtype=np.int64) * points.cols)
@@ -69,7 +70,7 @@ class SparseGraph:
             self.units[np.repeat(points.supply > 1, np.diff(starts))] = 0
             self.solved = True
         rows = Rows(starts, (self.keys % points.cols).astype(np.int32), points.supply, points.demand)
-        return cheapest_flow(rows, self.costs, v, self.units, check_time)
+        return cheapest_flow(rows, self.costs, v, self.units, work)
 
 
 @dataclass(frozen=True)
@@ -89,30 +90,39 @@ class Rows:
 
 
 def cheapest_flow(
-    rows: Rows, costs: np.ndarray, v: np.ndarray, units: np.ndarray, check_time: Callable[[], None]
+    rows: Rows, costs: np.ndarray, v: np.ndarray, units: np.ndarray, work: Work
 ) -> tuple[np.ndarray, dict]:
     """Improve duals v (cols) and units (edges) int32 in place to an optimum; return u and what was done."""
-    u = np.empty(len(rows.supply))
-    solver = engine.AssignmentSolver(rows.view(), *(array.ctypes.data for array in (costs, u, v, units)))
-    while (status := solver.run(_SLICE_SECONDS)) == _OUT_OF_TIME:
-        check_time()
-    _check_solved(status)
-    return u, dict(zip(("reductions", "augmentations", "scanned"), solver.counts, strict=True))
+    u, counts = np.empty(len(rows.supply)), np.zeros(3, np.int64)
+
+    def slices() -> Iterator[None]:
+        solver = engine.AssignmentSolver(rows.view(), *(array.ctypes.data for array in (costs, u, v, units)))
+        while (status := solver.run(_SLICE_SECONDS)) == _OUT_OF_TIME:
+            yield
+        _check_solved(status)
+        counts[:] = solver.counts
+
+    work(slices(), (u, v, units, counts))
+    return u, dict(zip(("reductions", "augmentations", "scanned"), counts.tolist(), strict=True))
 
 
-def most_fixed_flow(rows: Rows, stay: np.ndarray, check_time: Callable[[], None]) -> np.ndarray:
+def most_fixed_flow(rows: Rows, stay: np.ndarray, work: Work) -> np.ndarray:
     """Return units (edges) int32 of a flow with the largest sum of min(units, stay)."""
     units, row_price, col_price = np.zeros_like(stay), np.zeros_like(rows.supply), np.zeros_like(rows.demand)
-    graph = rows.view()
-    status = _OUT_OF_TIME
-    while status == _OUT_OF_TIME:
-        status = engine.most_fixed(
-            graph, stay.ctypes.data, units.ctypes.data, row_price.ctypes.data, col_price.ctypes.data,
-            _SLICE_SECONDS,
-        )  # fmt: skip
-        if status == _OUT_OF_TIME:
-            check_time()
-    _check_solved(status)
+
+    def slices() -> Iterator[None]:
+        graph = rows.view()
+        while True:
+            status = engine.most_fixed(
+                graph, stay.ctypes.data, units.ctypes.data, row_price.ctypes.data, col_price.ctypes.data,
+                _SLICE_SECONDS,
+            )  # fmt: skip
+            if status != _OUT_OF_TIME:
+                break
+            yield
+        _check_solved(status)
+
+    work(slices(), (units,))
     return units
 
 

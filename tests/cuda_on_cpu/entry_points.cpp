@@ -236,13 +236,13 @@ void pairs_of_tracks(const Case& c, bool symmetric) {
 
 void transport(int64_t rows, int64_t cols) {
   const Case c{0, rows, cols, DType::kFloat32, 0, false, kPlain, ZeroStep::kSkip};
-  Memory product = values(c, rows * cols), b = values(c, cols), a = of<float>(rows), sum = of<float>(cols),
+  Memory product = values(c, rows * cols), b = values(c, cols), a = of<float>(rows), sum = of<int64_t>(cols),
          best = of<float>(cols);
-  for (int64_t j = 0; j < cols; ++j) sum.as<float>()[j] = 0, best.as<float>()[j] = -3e38f;
+  for (int64_t j = 0; j < cols; ++j) sum.as<int64_t>()[j] = 0, best.as<float>()[j] = -3e38f;
   const ProductTile tile{product.as<float>(), rows, cols, cols};
   Memory supply = values(c, rows);
   const SoftminArgs softmin{tile,          b.as<float>(),   supply.as<float>(), 0.3f,
-                            a.as<float>(), sum.as<float>(), best.as<float>()};
+                            a.as<float>(), sum.as<int64_t>(), best.as<float>()};
   call("ots_softmin", c, [&] { cuda::ots_softmin(softmin, kGpu); });
   call("ots_column_best", c, [&] { cuda::ots_column_best({tile, a.as<float>(), best.as<float>()}, kGpu); });
   Memory q = values(c, cols), p = values(c, rows), low = values(c, rows), top = of<float>(rows),
