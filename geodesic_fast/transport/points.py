@@ -33,6 +33,7 @@ from geodesic_fast.transport.equal_points import merge_equal
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
 _LEAST_BLOCK, _LARGEST_BLOCK = 16, 1024  # rows; few enough to answer to an interrupt and to a deadline
 UNIT_ROUNDOFF = 2.0**-53
+_ADDED_ROUNDOFFS = 8  # of sums of four terms and of their parts
 _BESIDE = 0.25
 _ALIKE = 10  # binary digits by which the extents of x and y may differ in one unit
 _USUAL = 60  # exponents of coordinates whose squares are in range, of float32 too
@@ -185,19 +186,26 @@ class Points:
     def given_potentials(self, u: np.ndarray, v: np.ndarray) -> tuple[Tensor, Tensor]:
         """Turn duals (rows), (cols) of the shifted costs into duals (m) of the distances as given.
 
-        With x = p X and y = q Y, |x - y|^2 = p q |X - Y|^2 + (p^2 - p q) |X|^2 + (q^2 - p q) |Y|^2.
+        With x = p X and y = q Y, |x - y|^2 = p q |X - Y|^2 + (p^2 - p q) |X|^2 + (q^2 - p q) |Y|^2. What is
+        added rounds, and its rounding is taken off: duals of pairs that cost nothing stay feasible.
         """
         p, q = self._units()
         square = _ldexp(1.0, 2 * max(self.exponents))
+        between = self.delta.square().sum()
         given = []
         for dual, squares, unit, which, index in (
             (u, self.square_x, p, "x", self.row_of),
             (v, self.square_y, q, "y", self.col_of),
         ):
-            own = torch.from_numpy(dual).to(self.device) * (p * q) + (unit * unit - p * q) * squares
-            own += 2 * unit * self._along_delta(which) * (1 if which == "x" else -1)
+            own = torch.from_numpy(dual).to(self.device) * (p * q)
+            stretched = (unit * unit - p * q) * squares
+            moved = 2 * unit * self._along_delta(which) * (1 if which == "x" else -1)
+            added = between if which == "x" else torch.zeros_like(between)
+            size = stretched.abs() + moved.abs() + added
+            size = torch.where(size > 0, size + own.abs(), size)  # where nothing is added nothing rounds
+            own = own + stretched + moved + added - _ADDED_ROUNDOFFS * UNIT_ROUNDOFF * size
             given.append((own * square)[torch.from_numpy(index).to(self.device)])
-        return given[0] + self.delta.square().sum() * square, given[1]
+        return given[0], given[1]
 
     def shifted_column_potential(self, v: Tensor) -> np.ndarray:
         """Turn a column dual (m) of the points as given into one (cols) of the shifted costs."""
