@@ -34,7 +34,7 @@ bench: $(VENV)/installed  ## time every public function beside its rivals: ARGS=
 	$(BIN)/python -m pytest benchmarks $(ARGS)
 
 bench-cluster: $(VENV)/installed  ## scaling over two gloo processes of this machine: ARGS="--points 20000 --features 256"
-	$(BIN)/torchrun --standalone --nproc-per-node 2 benchmarks/cluster/scaling.py $(ARGS)
+	$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 benchmarks/cluster/scaling.py $(ARGS)
 
 gpu-check:  ## build in place against the torch that is installed, run GPU tests and benchmarks; no network
 	since=$$(date +%s) && \
