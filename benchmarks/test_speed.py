@@ -129,6 +129,29 @@ def step_geometry(size: Size) -> Ways:
     }  # fmt: skip
 
 
+def eager_collapse(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Write within over between and the error of the nearest mean in torch, all layers at once."""
+    member = nn.functional.one_hot(labels).to(x.dtype)  # (m, classes)
+    count = member.sum(0)
+    mean = (member.T @ x) / count[:, None]  # (n+1, classes, d)
+    within = (x - mean[:, labels]).square().sum((1, 2))
+    between = ((mean - x.mean(1, keepdim=True)).square().sum(-1) * count).sum(-1)
+    return within / between, (torch.cdist(x, mean).argmin(-1) != labels).to(x.dtype).mean(-1)
+
+
+@room("tracks", "eager")
+def neural_collapse(size: Size) -> Ways:
+    labels = torch.arange(size[1]) % 10
+    x = standing(size) + torch.randn(10, size[2])[labels]
+    for got, expected in zip(
+        gf.neural_collapse(x, labels=labels), eager_collapse(x.double(), labels), strict=True
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)
+    return {
+        "ours": lambda: gf.neural_collapse(x, labels=labels), "eager": lambda: eager_collapse(x, labels),
+    }  # fmt: skip
+
+
 @room("tracks", *BOTH)
 def line_deviation(size: Size) -> Ways:
     x = standing(size)

@@ -241,7 +241,7 @@ void transport(int64_t rows, int64_t cols) {
   for (int64_t j = 0; j < cols; ++j) sum.as<int64_t>()[j] = 0, best.as<float>()[j] = -3e38f;
   const ProductTile tile{product.as<float>(), rows, cols, cols};
   Memory supply = values(c, rows);
-  const SoftminArgs softmin{tile,          b.as<float>(),   supply.as<float>(), 0.3f,
+  const SoftminArgs softmin{tile,          b.as<float>(),     supply.as<float>(), 0.3f,
                             a.as<float>(), sum.as<int64_t>(), best.as<float>()};
   call("ots_softmin", c, [&] { cuda::ots_softmin(softmin, kGpu); });
   call("ots_column_best", c, [&] { cuda::ots_column_best({tile, a.as<float>(), best.as<float>()}, kGpu); });
