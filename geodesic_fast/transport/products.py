@@ -57,7 +57,7 @@ class Products:
 
     def check_time(self) -> None:
         """Raise OutOfTimeError unless all have time for one more pass behind this point."""
-        self._agree(self._is_late())
+        self._agree(self._late())
 
     def work(self, slices: Iterator[None], found: Sequence[np.ndarray]) -> None:
         """Let the first process do what takes a while, all looking at the time; then all have what it found.
@@ -67,7 +67,7 @@ class Products:
         processes, done = self.points.processes, False
         while not done:
             own = processes.rank > 0 or next(slices, self) is self
-            done = self._agree(not own and self._is_late(), own)
+            done = self._agree(not own and self._late(), own)
         for array in found if processes.size > 1 else ():
             array[:] = processes.same(torch.from_numpy(array)).numpy()
 
@@ -80,13 +80,13 @@ class Products:
         """Yield items while there is time; OutOfTimeError behind them where it is up for anyone."""
         late = False
         for item in items:
-            late = self._is_late()
+            late = self._late()
             if late:
                 break
             yield item
         self._agree(late)
 
-    def _is_late(self) -> bool:
+    def _late(self) -> bool:
         now = time.monotonic()
         since, self._looked = now - self._looked, now
         late = now + self.pass_seconds - self.deadline
