@@ -136,6 +136,14 @@ def test_memory_is_for_the_classes_alone():
     assert peak is None or peak < 80e6
 
 
+def test_memory_of_many_classes_is_for_the_classes_alone():
+    m, classes = 40_000, 1000  # 320 MB, if each sample had a number for each class
+    tracks, labels = torch.randn(2, m, 2), torch.arange(m) % classes
+    neural_collapse(tracks[:, :2000], labels=labels[:2000])
+    peak = peak_above_now(lambda: neural_collapse(tracks, labels=labels))
+    assert peak is None or peak < 40e6
+
+
 @BOTH
 @pytest.mark.parametrize(
     ("tracks", "labels", "error", "words"),

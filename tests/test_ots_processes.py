@@ -14,16 +14,26 @@ from transport_problems import DTYPES, FAMILIES
 
 import geodesic_fast
 from geodesic_fast import GeodesicGap, _processes, geodesic_bound_summary, geodesic_gap, nearest_track, ots
-from geodesic_fast.transport import products
+from geodesic_fast.transport import points, products
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 MOST = 4
 
 
+BLOCK_ROWS = 32  # so that problems which take no time are shared out
+
+
+def set_block_rows(_, __, rows):
+    points._BLOCK_ROWS = rows
+
+
 @pytest.fixture(scope="module")
 def processes():
-    found = Processes(MOST)
+    found, usual = Processes(MOST), points._BLOCK_ROWS
+    found.call(set_block_rows, MOST, BLOCK_ROWS)
+    points._BLOCK_ROWS = BLOCK_ROWS
     yield found
+    points._BLOCK_ROWS = usual
     found.close()
 
 
@@ -67,6 +77,16 @@ def test_more_points_than_small_problems_have(method, m, processes):
     for found in processes.call(score, 3, shards(np.random.default_rng(m), m, 3), x, y, {"method": method}):
         assert found == alone
         assert found.record["passes"] == alone.record["passes"]
+
+
+def test_blocks_of_the_usual_size(processes, monkeypatch):
+    x, y = problem(1, 2500, 8, torch.float32)
+    monkeypatch.setattr(points, "_BLOCK_ROWS", 1024)
+    alone = ots(x, y)
+    processes.call(set_block_rows, MOST, 1024)
+    found = processes.call(score, 2, shards(np.random.default_rng(0), len(x), 2), x, y, {})
+    processes.call(set_block_rows, MOST, BLOCK_ROWS)
+    assert found == [alone, alone]
 
 
 @pytest.mark.parametrize("method", ["auto", "dense"])

@@ -56,3 +56,11 @@ def test_what_is_no_certificate_is_refused():
     ):
         assert not forged.verify(x, y)
     assert not found.verify(x, y + 0.01 * torch.from_numpy(np.random.default_rng(0).normal(size=(300, 4))))
+
+
+def test_points_that_were_not_scored_are_told():
+    x, y = problem(20, 3)
+    found = ots(x, y)
+    for other in ((x[:10], y[:10]), (x, y[:, :2]), (torch.cat((x, x)), torch.cat((y, y)))):
+        with pytest.raises(ValueError, match="x and y must be the 20 points that were scored, got shapes"):
+            found.verify(*other)

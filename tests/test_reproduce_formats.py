@@ -88,6 +88,22 @@ def test_mnist(tmp_path, dots, zipped):
     assert found.test_classes.tolist() == test[1].tolist()
 
 
+def test_the_folder_that_torchvision_makes(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    parts = write_mnist(raw)
+    assert data.load("mnist", tmp_path, 0, CPU).train_classes.tolist() == parts["train"][1].tolist()
+
+
+@pytest.mark.parametrize("empty", [(0, 28, 28), (30, 0, 28)])
+def test_files_without_an_image_are_a_sentence(tmp_path, empty):
+    write_mnist(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros(empty, np.uint8)))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(empty[0], np.uint8)))
+    with pytest.raises(UserError, match="must hold images to learn and to test, got none"):
+        data.load("mnist", tmp_path, 0, CPU)
+
+
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize(

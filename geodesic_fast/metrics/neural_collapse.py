@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from geodesic_fast._arrays import Array, Arrays, NamedTuple, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
@@ -16,7 +17,7 @@ from geodesic_fast._validation import check_labels, in_memory
 from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.directions import power_of_two
 
-_BLOCK = 1 << 18  # values of a layer that are looked at together
+_BLOCK = 1 << 18  # values of a layer that are looked at together, or distances to class means
 
 
 @compared_by_value
@@ -121,14 +122,13 @@ def _collapse_of(layer: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(largest.isfinite()):
         return torch.full_like(largest, torch.nan), torch.full_like(largest, torch.nan)
     unit = power_of_two(largest)  # squares in it neither overflow nor vanish
-    rows = max(1, _BLOCK // d)
+    sizes = classes.bincount()  # (K)
+    rows = max(1, _BLOCK // max(d, len(sizes)))
     blocks = [slice(start, start + rows) for start in range(0, m, rows)]
-    member = torch.zeros(m, int(classes.max()) + 1, dtype=torch.float64, device=layer.device)
-    member[torch.arange(m, device=layer.device), classes] = 1
-    sums = torch.zeros(member.shape[1], d, dtype=torch.float64, device=layer.device)  # (K, d)
+    sums = torch.zeros(len(sizes), d, dtype=torch.float64, device=layer.device)  # (K, d)
     for block in blocks:
-        sums += member[block].T @ (layer[block].double() / unit)
-    sizes = member.sum(0)  # (K)
+        member = one_hot(classes[block], len(sizes)).double()  # (rows, K)
+        sums += member.T @ (layer[block].double() / unit)
     means = sums / sizes[:, None]
     centre = sums.sum(0) / m  # (d)
     means = means - centre

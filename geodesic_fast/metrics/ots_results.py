@@ -48,6 +48,11 @@ class OTSResult(ResultOf[Array]):
         x, y = (torch.as_tensor(as_tensors(of)).detach().cpu().double().flatten(0, -2) for of in (x, y))
         u, v = (torch.as_tensor(of).cpu() for of in self.potentials)
         column = torch.as_tensor(self.permutation).cpu()
+        if x.shape != y.shape or len(x) != len(column):
+            raise ValueError(
+                f"x and y must be the {len(column)} points that were scored, got shapes {tuple(x.shape)} and "
+                f"{tuple(y.shape)}: a certificate holds for its own points alone."
+            )
         if not torch.equal(column.sort().values, torch.arange(len(x))):
             return False
         worst = (u + v[column] - (x - y[column]).square().sum(-1)).abs().max()

@@ -114,7 +114,7 @@ def settings_of(args: argparse.Namespace, images: Images, device: torch.device) 
         gamma_means=args.gamma_means, widths=tuple(args.widths or size.widths),
         patch=args.patch or size.patch, convolutions=args.convolutions or size.convolutions,
         head=args.head or size.head, depth=args.depth, epochs=args.epochs or size.epochs,
-        batch=args.batch or size.batch,        learning_rate=args.learning_rate or size.learning_rate,
+        batch=args.batch or size.batch, learning_rate=args.learning_rate or size.learning_rate,
         augment=experiment.augment if args.augment is None else args.augment, precision=args.precision,
         compiled=args.compile, samples=args.samples, ots_sizes=tuple(sorted(set(args.ots_sizes))),
         device=device.type,

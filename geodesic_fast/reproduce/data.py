@@ -47,6 +47,8 @@ def load(experiment: str, folder: Path | None, split_seed: int, device: torch.de
     else:
         images, classes, title = _shipped(experiment)
         train, test = _split(images, classes, split_seed)
+    if not (train[0].size and test[0].size):
+        raise UserError(f"{folder} must hold images to learn and to test, got none: download them again.")
     return _prepared(title, train, test, device)
 
 
@@ -109,7 +111,7 @@ def _prepared(title: str, train: Arrays, test: Arrays, device: torch.device) -> 
 
 
 def _read_mnist(folder: Path) -> tuple[Arrays, Arrays]:
-    parts = []
+    folder, parts = _inside(folder, "MNIST/raw"), []
     for part in ("train", "t10k"):
         images = formats.read_idx(_one_of(folder, "mnist", _idx_names(f"{part}-images", 3)), 3)
         classes = formats.read_idx(_one_of(folder, "mnist", _idx_names(f"{part}-labels", 1)), 1)
@@ -148,7 +150,7 @@ def _read_batch(folder: Path, experiment: str, name: str, label_bytes: int, labe
 
 
 def _inside(folder: Path, *names: str) -> Path:
-    """Return the folder that an unpacked archive makes, where the one above it was given."""
+    """Return the folder that an unpacked archive or torchvision makes, where the one above it was given."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder)
 
 

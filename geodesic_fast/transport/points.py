@@ -31,7 +31,7 @@ from geodesic_fast.engine.load import engine, is_loaded
 from geodesic_fast.transport.equal_points import merge_equal
 
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
-_LEAST_BLOCK, _LARGEST_BLOCK = 16, 1024  # rows; few enough to answer to an interrupt and to a deadline
+_BLOCK_ROWS = 1024  # a power of two; few enough to answer to an interrupt and to a deadline
 UNIT_ROUNDOFF = 2.0**-53
 _ADDED_ROUNDOFFS = 8  # of sums of four terms and of their parts
 _BESIDE = 0.25
@@ -79,7 +79,7 @@ class Points:
         if merge:
             (x, self.row_of), (y, self.col_of) = merge_equal(x, processes), merge_equal(y, processes)
         self.rows, self.cols = int(self.row_of.max()) + 1, int(self.col_of.max()) + 1
-        self.block_rows = power_below(self.rows // 3, _LEAST_BLOCK, _LARGEST_BLOCK)
+        self.block_rows = _BLOCK_ROWS
         self._shares = _shares(self.rows, self.block_rows, processes.size)
         self.own = self._shares[processes.rank]
         x, y = processes.dealt(x, self._shares), processes.gathered(y)
