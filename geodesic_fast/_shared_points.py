@@ -44,6 +44,16 @@ def agreed_points(name: str, processes: Processes, *sets: Tensor) -> list[Tensor
     return [torch.empty((0, *middle, width), dtype=FLOAT_DTYPES[dtype], device=device) for _ in sets]
 
 
+def check_no_gradient(call: str, given: Tracks, target: Tensor | None = None) -> None:
+    """Refuse what asks for a gradient, which would be cut in silence: none passes between processes."""
+    of_target = torch.is_grad_enabled() and isinstance(target, Tensor) and target.requires_grad
+    if given.needs_grad or of_target:
+        raise NotImplementedError(
+            f"{'target' if of_target else given.name} must ask for no gradient with a group, got one that "
+            f"does: call {call} under torch.no_grad(), or without group for the gradient of own tracks alone."
+        )
+
+
 def all_tracks(given: Tracks, processes: Processes) -> tuple[Tracks, range]:
     """Return the tracks of all processes, one tensor (n+1, m, d), and which of them are this one's."""
     own = given.map(Tensor.detach).flat().stacked().transpose(0, 1)

@@ -340,3 +340,15 @@ def test_a_killed_process_ends_the_others():
 def test_says_what_no_group_is():
     with pytest.raises(TypeError, match=r"group must be a torch\.distributed\.ProcessGroup, got str"):
         ots(torch.zeros(4, 3), torch.zeros(4, 3), group="all")
+
+
+def of_one_alone(group, rank, name, tracks):
+    return getattr(geodesic_fast, name)(tracks.requires_grad_(rank == 1), group=group)
+
+
+@pytest.mark.parametrize("name", ["nearest_track", "geodesic_gap"])
+def test_a_gradient_is_not_cut_in_silence(name, processes):
+    told = "process 1 of 2: tracks must ask for no gradient with a group, got one that does: call"
+    for kind, words in processes.call(of_one_alone, 2, name, torch.randn(3, 20, 2)):
+        assert kind == "NotImplementedError"
+        assert words.startswith(told)

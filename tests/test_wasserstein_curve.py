@@ -186,3 +186,12 @@ def test_says_what_is_wrong():
         wasserstein_curve(broken)
     with pytest.raises(ValueError, match="time_budget must be positive"):
         wasserstein_curve(torch.randn(3, 5, 4), time_budget=0)
+
+
+@pytest.mark.parametrize("given", [lambda x: x, list, iter])
+def test_the_layer_that_is_not_finite_is_named(given):
+    tracks = torch.randn(4, 10, 2)
+    tracks[2, 3] = torch.inf
+    for curve in (wasserstein_curve, reference.wasserstein_curve):
+        with pytest.raises(ValueError, match=r"layer 2 of tracks must be finite, .* in row 3"):
+            curve(given(tracks))

@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 from geodesic_fast._arrays import Array, Arrays, NamedTuple, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._processes import Processes, processes_of
 from geodesic_fast._results import compared_by_value
+from geodesic_fast._shared_points import check_no_gradient
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_float_tensor
 from geodesic_fast.engine.torch_internals import outside_graphs
@@ -125,7 +126,7 @@ def geodesic_gap(
         MemoryError: the budget cannot hold the assignment problem.
 
     Differentiable once, with T held fixed, which is exact wherever T is the only optimal map; with a group
-    not at all. Lower is more geodesic.
+    a gradient is refused. Lower is more geodesic.
 
     Source: Benamou and Brenier (2000); Gai and Zhang, arXiv:2102.09235; with a target, the path energy of
     Tong et al. (2024).
@@ -139,9 +140,11 @@ def geodesic_gap(
         (1.0, 1.25, 0.25)
     """
     if group is not None:
-        with processes_of(group, "geodesic_gap") as processes, torch.no_grad():
+        with processes_of(group, "geodesic_gap") as processes:
+            given = Tracks.of(tracks, dim)
+            check_no_gradient("geodesic_gap", given, target)
             options = Options("auto", None, memory_budget, time_budget, verbose)
-            return _of_processes(Tracks.of(tracks, dim), target, times, options, processes)
+            return _of_processes(given, target, times, options, processes)
     given = Tracks.of(tracks, dim)
     first, last, aim = _ends(given, target)
     found = ots(first, aim, memory_budget=memory_budget, time_budget=time_budget, verbose=verbose)

@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup
 from geodesic_fast._arrays import Array, Arrays, NamedTuple, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._processes import Processes, processes_of
 from geodesic_fast._results import compared_by_value
-from geodesic_fast._shared_points import all_tracks
+from geodesic_fast._shared_points import all_tracks, check_no_gradient
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_labels
 from geodesic_fast.engine import nearest_track as operation
@@ -87,7 +87,7 @@ def nearest_track(
         TypeError, ValueError: as `geodesic_fast.lss`, or labels are not one integer for each track.
 
     The distance is differentiable, through the nearest pair and layer, with gradient 0 where it is 0; track
-    and layer are not, and with a group nothing is. Larger is more robust.
+    and layer are not, and with a group a gradient is refused. Larger is more robust.
 
     Source: Gai and Zhang, arXiv:2102.09235.
 
@@ -99,8 +99,10 @@ def nearest_track(
         (tensor([5., 4., 4.]), tensor([2, 2, 1]))
     """
     if group is not None:
-        with processes_of(group, "nearest_track") as processes, torch.no_grad():
-            return _of_processes(Tracks.of(tracks, dim), labels, processes)
+        with processes_of(group, "nearest_track") as processes:
+            given = Tracks.of(tracks, dim)
+            check_no_gradient("nearest_track", given)
+            return _of_processes(given, labels, processes)
     given = Tracks.of(tracks, dim)
     check_labels(labels, given.batch, given.device)
     if not has_engine(given.device):

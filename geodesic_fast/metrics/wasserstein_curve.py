@@ -16,7 +16,13 @@ from tqdm import tqdm
 from geodesic_fast._arrays import Array, NamedTuple, NDArray, ResultOf, as_tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
 from geodesic_fast._tracks import Tracks, check_layer
-from geodesic_fast._validation import check_float_tensor, check_positive
+from geodesic_fast._validation import (
+    check_device,
+    check_finite_rows,
+    check_float_tensor,
+    check_positive,
+    in_memory,
+)
 from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.ots import OTSResult, ots, ots_reference
 
@@ -144,7 +150,8 @@ def wasserstein_curve_reference(
 def _measure(
     tracks: Tensor | Iterable[Tensor], dim: int, solve: Callable[..., OTSResult], verbose: bool
 ) -> WassersteinCurve:
-    total, layers = _layers(tracks, dim)
+    total, given = _layers(tracks, dim)
+    layers = map(_finite, itertools.count(), given)
     curve = CurveInParts(solve)
     curve.push(next(layers))
     with _bar(None if total is None else total + 1, verbose) as bar:
@@ -211,6 +218,14 @@ def _layers(tracks: Tensor | Iterable[Tensor], dim: int) -> tuple[int | None, It
         return None, _checked(tracks)
     given = Tracks.of(tracks, dim)
     return given.steps, iter(given.states())
+
+
+def _finite(number: int, layer: Tensor) -> Tensor:
+    name = f"layer {number} of tracks"
+    check_device(name, layer)
+    rows = in_memory(name, layer.detach()).reshape(-1, layer.shape[-1])
+    check_finite_rows(name, rows, "drop such tracks")
+    return layer
 
 
 def _checked(layers: Iterator[Tensor]) -> Iterator[Tensor]:
