@@ -135,6 +135,35 @@ def test_memory_budgets_are_kept(method, m, d, budget):
     assert peak <= asked + max(asked // 10, 16 << 20)
 
 
+def nearly_tied(m, d):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((m, d))
+    return x, x[rng.integers(0, m, m)] + 1e-12 * rng.standard_normal((m, d))
+
+
+def coordinates_of_any_size(m, d):
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((2, m, d)) * 2.0 ** rng.integers(-900, 900, (2, m, d))
+
+
+@pytest.mark.parametrize(
+    ("make", "m", "d", "method", "budget", "fits"),
+    [
+        (nearly_tied, 2000, 512, "stored", 40, True),
+        (coordinates_of_any_size, 250, 4, "stored", 16, False),
+        (coordinates_of_any_size, 250, 4, "dense", 160, True),
+    ],
+)
+def test_the_proof_of_ties_keeps_the_memory_budget(make, m, d, method, budget, fits):
+    x, y = (torch.from_numpy(points) for points in make(m, d))
+    ots(x[:170], y[:170], method=method)
+    found = []
+    peak = peak_above_now(lambda: found.append(ots(x, y, method=method, memory_budget=budget << 20)))
+    assert peak is None or peak <= (budget + 16) << 20
+    assert found[0].certified == fits
+    assert found[0].score_lower <= ots(x, y, method=method).score <= found[0].score_upper < 0.5
+
+
 @pytest.mark.parametrize(("dtype", "unit"), [(torch.float16, 1.0), (torch.float32, 2.0**-40)])
 def test_copies_of_the_points_count_in_the_memory_budget(dtype, unit):
     x, y = (p.to(dtype) for p in tensors(half_scrambled, 2500, 2000))

@@ -150,6 +150,7 @@ def ots(
         potentials: (u, v) of an earlier result, for example of the epoch before, or of a search that ran out
             of time: the start, never the proof. "dense" has no use for it.
         memory_budget: bytes the search may take; default: half of what is free on the device.
+            Where points tie, or nearly, that their proof finds no room, the result is an interval.
         time_budget: seconds; when they are used up, the result is an interval, `certified` is False and
             `score` NaN. It is looked at between tiles of costs, with one pass over all pairs kept in hand.
             Until the first assignment is solved the interval of a map far from optimal is [0, 1].

@@ -9,6 +9,7 @@ round.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ import numpy as np
 from geodesic_fast.transport.points import UNIT_ROUNDOFF, Points
 
 _VALUES_AT_ONCE = 1 << 20
-_WHOLE_AT_ONCE = 1 << 16
+_WHOLE_AT_ONCE = 8 << 20  # bytes
+_WHOLE_COPIES = 3
 _EXACT_BITS = 50
 _LEAST_POWER = -10_000
 _NEVER_EXACT = 10_000  # binary digits of what was rounded
@@ -170,7 +172,7 @@ class WholeCosts:
                     ("y", np.unique(cols, return_inverse=True)),
                 )
             )
-        at_once = max(1, _WHOLE_AT_ONCE // points.d)
+        at_once = max(1, _WHOLE_AT_ONCE // (points.d * whole_bytes(points, rows, cols)[0]))
         for start in range(0, len(rows), at_once):
             check()
             some = slice(start, start + at_once)
@@ -183,14 +185,30 @@ class WholeCosts:
         exact = np.where(self.bits <= _EXACT_BITS, np.exp2(51.0 - self.bits), 0.0)
         return BlockCosts(values, 2 * UNIT_ROUNDOFF * np.abs(values), exact)
 
-    def less(self, u: np.ndarray, v: np.ndarray, row: np.ndarray, col: np.ndarray) -> Any:
-        """Return the costs less whole numbers near the duals of rows and columns, in units of `rounded`."""
-        cost = self.cost
+    def less(self, u: np.ndarray, v: np.ndarray, row: np.ndarray, col: np.ndarray, some: np.ndarray) -> Any:
+        """Return some costs less whole numbers near the duals of rows and columns, in units of `rounded`."""
+        cost = self.cost[some]
         for dual, place in ((u, row), (v, col)):
             bits = np.empty(len(dual), np.int64)
             bits[place] = self.bits
-            cost = cost - _nearest(dual, bits)[place]
+            cost = cost - _nearest(dual, bits)[place[some]]
         return cost
+
+
+def whole_bytes(points: Points, rows: np.ndarray, cols: np.ndarray) -> tuple[int, int]:
+    """Return the bytes that the whole numbers of a pair and of a coordinate take at most, with copies."""
+    bits = []
+    for which, index in (("x", rows), ("y", cols)):
+        mantissa, exponent = np.frexp(points.given(which, np.unique(index)))
+        used = exponent[mantissa != 0]
+        bits.append(54 + int(used.max() - used.min()) if len(used) else 1)
+    product = sum(bits) + points.d.bit_length()
+    return _WHOLE_COPIES * _integer_bytes(product), _integer_bytes(max(bits))
+
+
+def _integer_bytes(bits: int) -> int:
+    """Return the bytes of one of Python's integers and of the address of it."""
+    return sys.getsizeof(1 << bits) + 8
 
 
 def _whole(values: np.ndarray) -> Any:

@@ -34,6 +34,7 @@ class Plan:
     seconds: float
     tile_rows: int  # a power of two, so that whole tiles make a block of `Points`
     block_features: int  # multiplied at once while all products are computed
+    room: int  # bytes left for pairs that nearly tie, the same on all processes
 
     @property
     def stored(self) -> bool:
@@ -59,7 +60,10 @@ def make_plan(points: Points, method: str, memory_budget: int | None) -> Plan:
         raise MemoryError(_refusal(points, method, needed + points.bytes, budget, tiles + points.bytes))
     tile_rows = min(processes.numbers(_tile_rows(points, left, method)))
     took = _tiled_bytes(points, tile_rows) if method == "tiles" else needed
-    return Plan(method, points.bytes + took, _seconds(points, method), tile_rows, _block_features(points))
+    room = min(processes.numbers(left - took))
+    return Plan(
+        method, points.bytes + took, _seconds(points, method), tile_rows, _block_features(points), room
+    )
 
 
 def free_memory(device: torch.device) -> int:

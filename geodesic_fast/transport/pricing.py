@@ -23,6 +23,7 @@ _WINDOW = 2.0**16  # times the rounding of reduced costs: what that adds up to a
 _CANDIDATES = 32  # a row, before a tile counts as full of near ties
 _WORST_SHARE, _WORST_LIMIT = 0.3, 16
 _SLAB_BYTES, _SLABS = 32 << 20, 128  # at most so large, at least so many
+_LEAST_SLAB, _SLAB_COPIES = 1 << 20, 8
 
 
 @dataclass
@@ -110,19 +111,20 @@ class Pricing:
 
     def run(self, products: Products) -> Prices:
         """Price all pairs, each process those of its rows."""
+        slab = min(_SLAB_BYTES, max(products.plan.room // _SLAB_COPIES, _LEAST_SLAB))
         for start, stop, tile in products.tiles("pricing"):
-            self._price(start, stop, tile)
+            self._price(start, stop, tile, slab)
         self.prices.share(self.points.processes)
         return self.prices
 
-    def _price(self, start: int, stop: int, tile: Tensor) -> None:
+    def _price(self, start: int, stop: int, tile: Tensor, slab: int) -> None:
         p, low, capacity = self.p[start:stop], self.low[start:stop], _CANDIDATES * (stop - start)
         listed = list_pass(tile, self.listing, p, low, capacity)
         if listed is not None:
             self._recheck(listed[0] + start, listed[1])
             return
         if self.thorough:
-            self._price_in_float64(start, stop)
+            self._price_in_float64(start, stop, slab)
             return
         worst = Listing(self.listing.b, self.listing.q, theta=_WORST_SHARE, limit=_WORST_LIMIT)
         listed = list_pass(tile, worst, p, low, capacity)
@@ -130,13 +132,16 @@ class Pricing:
         if self._recheck(listed[0] + start, listed[1], keep_near=False):
             self.prices.complete = False
         else:
-            self._price_in_float64(start, stop)
+            self._price_in_float64(start, stop, slab)
 
-    def _price_in_float64(self, start: int, stop: int) -> None:
-        """Filter rows start..stop by float64 products: float32 could not tell their near ties apart."""
+    def _price_in_float64(self, start: int, stop: int, slab: int) -> None:
+        """Filter rows start..stop by float64 products: float32 could not tell their near ties apart.
+
+        Products take at most `slab` bytes, and so do the points of y.
+        """
         points = self.points
-        rows = max(1, min(_SLAB_BYTES // (8 * points.cols), points.rows // _SLABS))
-        cols = max(1, _SLAB_BYTES // (8 * points.d))
+        rows = max(1, min(slab // (8 * points.cols), points.rows // _SLABS))
+        cols = max(1, slab // (8 * points.d))
         squares = points.scale**2
         for at in range(start, stop, rows):
             end = min(at + rows, stop)

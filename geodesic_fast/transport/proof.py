@@ -35,13 +35,13 @@ points is taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from geodesic_fast.engine.load import engine
-from geodesic_fast.transport.block_costs import BlockCosts, Blocks, WholeCosts, product_costs
+from geodesic_fast.transport.block_costs import BlockCosts, Blocks, WholeCosts, product_costs, whole_bytes
 from geodesic_fast.transport.points import UNIT_ROUNDOFF, Flow, Points
 from geodesic_fast.transport.products import Products
 from geodesic_fast.transport.sparse_assignment import Rows, cheapest_flow, most_fixed_flow, sorted_unique
@@ -51,6 +51,8 @@ _PAIR_WORK = 16  # what a pair takes beside its coordinates
 _MOST_LOOKS = 64
 _MOST_JOINS = 64
 _SAMPLED_ROWS = 64  # of a block
+_LEAST_ROOM = 8 << 20  # bytes
+_PAIR_BYTES, _COORDINATE_BYTES = 256, 64  # of float64 costs and points and their copies
 _LOOKS = 64  # at each arc, before a negative cycle is assumed
 _DROP = 2.0**-80  # between parts where nothing rounds: far below what costs then are multiples of
 
@@ -175,6 +177,7 @@ class Proof:
 
     def __init__(self, points: Points, flow: Flow, pairs: Sequence[np.ndarray], products: Products) -> None:
         self.points, self.check_time, self.work = points, products.check_time, products.work
+        self.room = max(products.plan.room, _LEAST_ROOM)
         listed = pairs[0].astype(np.int64) * points.cols + pairs[1]
         self.keys = sorted_unique(np.concatenate([flow.key(points.cols), listed]))
         self.row, self.col = np.divmod(self.keys, points.cols)
@@ -200,11 +203,22 @@ class Proof:
     def settle(self, pairs: np.ndarray, block: np.ndarray) -> tuple[int, int]:
         """Make the flow an optimum with most fixed points; return the fewest and the most there may be.
 
-        They differ where that was too much work.
+        They differ where that was too much work, or more than there is room for.
         """
-        pairs, block = self._within_limits(*self._look_at_products(pairs, block))
-        self.whole = len(pairs) > 0
-        whole = WholeCosts.of(self.points, self.row[pairs], self.col[pairs], block, self.check_time)
+        for some, number in self._groups(pairs, block, _PAIR_BYTES, _COORDINATE_BYTES):
+            left = self._within_limits(*self._look_at_products(some, number))
+            for undecided, of in self._groups(*left, *whole_bytes(self.points, *self._ends(left[0]))):
+                self._look_at_whole_numbers(undecided, of)
+        if self.tied.any():
+            self._most_fixed()
+        stay = self._stay(np.arange(len(self.keys)))
+        settled = int(np.minimum(self.units, stay)[~self.open].sum())
+        return settled, settled + int(stay[self.open].sum())
+
+    def _look_at_whole_numbers(self, pairs: np.ndarray, block: np.ndarray) -> None:
+        """Look at blocks by whole numbers, from which each look takes what is known."""
+        self.whole = True
+        whole = WholeCosts.of(self.points, *self._ends(pairs), block, self.check_time)
         for _ in range(_MOST_LOOKS):
             if not len(pairs):
                 break
@@ -212,14 +226,9 @@ class Proof:
             bounds, u, v = self._look(blocks, whole.rounded())
             self.units[pairs] = bounds.units
             some, block = self._undecided(pairs, bounds)
-            whole = WholeCosts(whole.less(u, v, blocks.row, blocks.col)[some], block)
+            whole = WholeCosts(whole.less(u, v, blocks.row, blocks.col, some), block)
             pairs = pairs[some]
         self.open[pairs] = True
-        if self.tied.any():
-            self._most_fixed()
-        stay = self._stay(np.arange(len(self.keys)))
-        settled = int(np.minimum(self.units, stay)[~self.open].sum())
-        return settled, settled + int(stay[self.open].sum())
 
     def _look_at_products(self, pairs: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Look at blocks by their products until these divide them no further; return what is left."""
@@ -241,7 +250,29 @@ class Proof:
 
     def _blocks(self, pairs: np.ndarray, block: np.ndarray) -> Blocks:
         self.check_time()
-        return Blocks(self.points, self.row[pairs], self.col[pairs], block, self.units[pairs])
+        return Blocks(self.points, *self._ends(pairs), block, self.units[pairs])
+
+    def _ends(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.row[pairs], self.col[pairs]
+
+    def _groups(
+        self, pairs: np.ndarray, block: np.ndarray, of_pair: int, of_coordinate: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield as many whole blocks at once as there is room for; what has none alone stays open."""
+        needed = np.bincount(block) * of_pair
+        for place, count in zip(self._ends(pairs), (self.points.rows, self.points.cols), strict=True):
+            node = np.unique(block * count + place) // count
+            needed += np.bincount(node, minlength=len(needed)) * self.points.d * of_coordinate
+        much = (needed > self.room)[block]
+        self.open[pairs[much]] = True
+        pairs, block, needed = pairs[~much], block[~much], needed[needed <= self.room]
+        ends, first = np.cumsum(needed), 0
+        block = _renumbered(block)
+        while first < len(ends):
+            stop = int(np.searchsorted(ends, ends[first] - needed[first] + self.room, "right"))
+            some = slice(*np.searchsorted(block, (first, stop)))
+            yield pairs[some], block[some] - first
+            first = stop
 
     def _look(self, blocks: Blocks, costs: BlockCosts) -> tuple[Bounds, np.ndarray, np.ndarray]:
         """Return bounds of the reduced costs, with the optimum as far as float64 tells, and its duals."""

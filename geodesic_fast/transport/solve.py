@@ -28,6 +28,8 @@ _MOST_SHIFTS, _MOST_WINDOWS = 4, 5
 _LARGE_DUALS = 4  # ratio of the duals' size to what a common shift of both makes of it
 _TIGHT_PAIRS = 64  # a point; above that, and above the floor, ties are not enumerated
 _TIGHT_FLOOR = 8_000_000
+_PAIRS_AT_HAND = 8  # a point: what the plan counts on
+_NEAR_BYTES = 256  # of a pair in the proof
 
 
 @dataclass
@@ -60,7 +62,9 @@ class Search:
     def __init__(self, points: Points, plan: Plan, deadline: float, verbose: bool) -> None:
         self.points, self.plan = points, plan
         self.products = Products(points, plan, deadline, verbose)
-        self.most_near = max(_TIGHT_PAIRS * max(points.rows, points.cols), _TIGHT_FLOOR)
+        larger = max(points.rows, points.cols)
+        fit = _PAIRS_AT_HAND * larger + plan.room // _NEAR_BYTES
+        self.most_near = min(max(_TIGHT_PAIRS * larger, _TIGHT_FLOOR), fit)
         self.graph = SparseGraph(points)
         self.known = self.graph.flow()  # the best so far
         self.v: np.ndarray | None = None
