@@ -1,27 +1,30 @@
 # SPDX-License-Identifier: MIT
 """Predicts how near its memory's bandwidth each CUDA kernel comes, from its machine code: no GPU is needed.
 
-    python benchmarks/sass_report.py [FILE] [--arch sm_90] [--kernel PATTERN] [--check]
+    python benchmarks/sass_report.py [FILE] [--arch sm_90] [--kernel PATTERN] [--check] [--save JSON]
 
 FILE is a cubin, an object or an extension with CUDA kernels, by default the installed engine. Of each
-kernel's inner loop over memory the instructions on the way that moves the most bytes are counted; loops
-inside it count once. Two things may hold it: instructions a byte against what the schedulers issue, and bytes
-in flight against latency times bandwidth (Little's law). All shares are predictions, for d = 4096. `--check`
-only looks for spills, stack frames and too much static shared memory.
+kernel's inner loop that reads memory and calculates, the instructions on the way that moves the most bytes
+are counted, its barrier on the way; loops inside it count once, or not at all where they only write. Two
+things may hold it: instructions a byte against what the schedulers issue, and bytes in flight against latency
+times bandwidth (Little's law). All shares are predictions, for d = 4096. `--check` only looks for spills,
+stack frames and too much static shared memory.
 
-What it does not know: how often a kernel reads its input, how often loops inside run, and bounds other than
-memory's. Of kernels with several loops over memory it shows one, and not always the one that counts.
+What it does not know: how often loops inside run, and bounds other than memory's. Of several loops that read
+memory it shows the one that moves the most bytes; what it reads again of what the first cache holds, and how
+many sweeps there are, is said by hand (`fresh`).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 WARP = 32
@@ -49,17 +52,39 @@ ARCHITECTURES = {
     "sm_100": Architecture(148, 1.85e9, 7.0e12, 65536, 228 << 10, 64),
 }
 
-# Threads of a block and its dynamic shared memory, at d = 4096 features; else the most threads and none.
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is launched at d = 4096 features, and what its loop moves that is not in a cache."""
+
+    threads: int = 256
+    shared: int = 0  # dynamic, bytes
+    fresh: float = 1  # of the bytes that the loop moves, all sweeps over them counted
+    roots: int = 0  # square roots on its usual way: a way for steps without a length has fewer
+
+
+def _ring(values: int, size: int, threads: int) -> int:
+    return threads * values * size * 4  # four points in flight
+
+
+# Points of six and more packs that a loop reads: four of a group in two sweeps; four of a group; one, and one
+# that is written.
+CHORD, STEPS, STEPS_BACKWARD = 4 / 12, 4 / 6, 2 / 6
 LAUNCHES = (
-    (r"lss\w+forward_kernel<(bf16|fp16), true", 256, 256 * 16 * 2 * 4),
-    (r"lss\w+forward_kernel<float, true", 256, 256 * 16 * 4 * 4),
-    (r"lss\w+backward_kernel<(bf16|fp16), true, false", 256, 256 * 16 * 2 * 4),
-    (r"lss\w+backward_kernel<(bf16|fp16), true, true", 512, 512 * 8 * 2 * 4),
-    (r"lss\w+backward_kernel<float, true, false", 256, 256 * 16 * 4 * 4),
-    (r"lss\w+backward_kernel<float, true, true", 512, 512 * 8 * 4 * 4),
-    (r"lss\w+wide\w*_kernel", 512, 0),
-    (r"line_deviation_backward::(along|write)_kernel<double", 256, 67584),
-    (r"line_deviation_backward::(along|write)_kernel", 256, 34048),
+    (r"geometry_forward::forward_kernel<(bf16|fp16), true", Launch(256, _ring(16, 2, 256), roots=1)),
+    (r"geometry_forward::forward_kernel<float, true", Launch(256, _ring(16, 4, 256), roots=1)),
+    (r"geometry_forward::forward_kernel<\w+, false", Launch(512, roots=1)),
+    (r"geometry_backward::backward_kernel<(bf16|fp16), true, false", Launch(256, _ring(16, 2, 256))),
+    (r"geometry_backward::backward_kernel<(bf16|fp16), true, true", Launch(512, _ring(8, 2, 512))),
+    (r"geometry_backward::backward_kernel<float, true, false", Launch(256, _ring(16, 4, 256))),
+    (r"geometry_backward::backward_kernel<float, true, true", Launch(512, _ring(8, 4, 512))),
+    (r"geometry_wide::", Launch(512)),
+    (r"chord_deviation::forward_kernel", Launch(fresh=CHORD)),
+    (r"step_geometry::forward_kernel", Launch(fresh=STEPS)),
+    (r"step_geometry::backward_kernel", Launch(fresh=STEPS_BACKWARD)),
+    (r"line_deviation_backward::(along|write)_kernel<double", Launch(shared=67584)),
+    (r"line_deviation_backward::(along|write)_kernel", Launch(shared=34048)),
+    (r"line_deviation_tensor::", Launch(128, 51200)),
 )
 
 
@@ -76,9 +101,19 @@ class Instruction:
         """Whether a branch is always taken; one on divergence, `BRA.DIV`, hardly ever is."""
         return re.match(r"BRA\s+0x", self.text) is not None
 
+    @property
+    def reads(self) -> bool:
+        """Whether it reads global memory."""
+        return re.search(r"\b(LDG|LDGSTS)\b", self.text) is not None
+
+    @property
+    def calculates(self) -> bool:
+        """Whether it works on floating-point numbers."""
+        return re.search(r"\b([FD](ADD|MUL|FMA|SETP|MNMX)|HMMA)\b", self.text) is not None
+
     def moved(self) -> int:
         """Return the bytes that a thread moves between the processor and global memory."""
-        if not re.search(r"\b(LDG|STG|LDGSTS)\b", self.text):
+        if not self.reads and not re.search(r"\bSTG\b", self.text):
             return 0
         width = re.search(r"\.(128|64|U16|S16|16|U8|S8|8)\b", self.text)
         return {"128": 16, "64": 8, "U16": 2, "S16": 2, "16": 2, "U8": 1, "S8": 1, "8": 1}.get(
@@ -180,53 +215,73 @@ def kernels_in(path: Path, arch: str) -> list[Kernel]:
 
 @dataclass
 class Loop:
-    """The way through a loop that moves the most bytes, reads the most packs, and is the shortest."""
+    """The way through a loop that moves the most bytes, by its barrier, and is the shortest."""
 
     instructions: int
     moved: int  # bytes a thread
     groups: int  # of copies that may be in flight when the next one is waited for
 
 
-def inner_loop(code: list[Instruction]) -> Loop | None:
-    """Return the loop over memory with the most instructions that has no other one inside; None: no loop."""
+def inner_loop(code: list[Instruction], roots: int = 0) -> Loop | None:
+    """Return the loop over memory that moves the most bytes and has no other one inside; None: no loop."""
     at = {instruction.address: place for place, instruction in enumerate(code)}
-    spans = [
+    spans = {
         (at[instruction.target], place)
         for place, instruction in enumerate(code)
-        if instruction.target is not None and instruction.target in at and at[instruction.target] <= place
-    ]
-    spans = [span for span in spans if span[1] > span[0] and any(i.moved() for i in code[span[0] : span[1]])]
-    innermost = [
-        (first, last)
-        for first, last in spans
-        if not any((a, b) != (first, last) and first <= a and b <= last and a != first for a, b in spans)
-    ]
-    loops = [loop for first, last in innermost if (loop := _through(code, first, last, at)) is not None]
-    return max(loops, key=lambda loop: (loop.instructions, loop.moved), default=None)
+        if instruction.target is not None and at.get(instruction.target, place) < place
+    }
+    spans = {span for span in spans if _is_loop(code, *span, at)}
+    reading = {span for span in spans if any(i.reads for i in code[slice(*span)])}
+    working = {span for span in reading if any(i.calculates for i in code[slice(*span)])} or reading
+    filling = {place for first, last in spans - reading for place in range(first, last + 1)}
+    innermost = [span for span in working if not any(span[0] < a and b <= span[1] for a, b in working)]
+    loops = [loop for span in innermost if (loop := _through(code, *span, at, filling, roots)) is not None]
+    return max(loops, key=lambda loop: (loop.moved, loop.instructions), default=None)
 
 
-def _through(code: list[Instruction], first: int, last: int, at: dict[int, int]) -> Loop | None:
-    """Take the best way from the first instruction to the last, forward branches only."""
-    widest = max(instruction.moved() for instruction in code[first : last + 1])
+def _is_loop(code: list[Instruction], first: int, last: int, at: dict[int, int]) -> bool:
+    """Whether a way leads from the target of a jump back to the jump: code for rare cases jumps back, too."""
+    reached = {first}
+    for place in range(first, last):
+        if place in reached:
+            reached.update(following for following in _after(code, place, at) if following > place)
+    return last in reached
+
+
+def _through(
+    code: list[Instruction], first: int, last: int, at: dict[int, int], filling: set[int], roots: int
+) -> Loop | None:
+    """Take the best way from the first instruction to the last, forward branches only.
+
+    What moves at the places `filling` is not what the loop is for. More than one barrier, where there is a
+    way by one, is for rare values.
+    """
+    body = code[first : last + 1]
+    widest = max(instruction.moved() for instruction in body)
     # A value may be read of shared memory twice, now and as the one before; more is a way for rare values.
-    most_shared = 2 * sum(own for i in code[first : last + 1] if 2 * (own := i.moved()) > widest)
-    best: dict[int, tuple[int, int, int]] = {
-        first: (0, 0, 0)
-    }  # before a place: bytes, shared ones, less instructions
-    for place in range(first, last + 1):
-        if place not in best:
-            continue
-        moved, shared, fewer = best[place]
-        own = code[place].moved()
-        moved += own if 2 * own > widest else 0
-        after = (moved, min(shared + code[place].shared(), most_shared), fewer - 1)
-        if place == last:
-            waits = [re.search(r"DEPBAR\.LE SB0, 0x(\d+)", i.text) for i in code[first : last + 1]]
-            groups = max((int(wait[1]) + 1 for wait in waits if wait), default=1)
-            return Loop(-after[2], after[0], groups) if after[0] else None
-        for following in _after(code, place, at):
-            if place < following <= last and after > best.get(following, (-1, 0, 0)):
-                best[following] = after
+    most_shared = 2 * sum(own for instruction in body if 2 * (own := instruction.moved()) > widest)
+    groups = [re.search(r"DEPBAR\.LE SB0, 0x(\d+)", instruction.text) for instruction in body]
+    flying = max((int(group[1]) + 1 for group in groups if group), default=1)
+    for most_barriers in (1, len(body)):
+        # Of the way to a place: bytes moved, roots, bytes of shared memory, barriers, less the instructions.
+        best = {first: (0, 0, 0, 0, 0)}
+        for place in range(first, last + 1):
+            if place not in best:
+                continue
+            moved, taken, shared, barriers, fewer = best[place]
+            own = 0 if place in filling else code[place].moved()
+            barriers += re.search(r"\bBAR\.SYNC", code[place].text) is not None
+            if barriers > most_barriers:
+                continue
+            moved += own if 2 * own > widest else 0
+            taken = min(taken + ("MUFU.RSQ" in code[place].text), roots)
+            shared = min(shared + code[place].shared(), most_shared)
+            after = (moved, taken, shared, barriers, fewer - 1)
+            if place == last and after[0] > 0:
+                return Loop(-after[4], after[0], flying)
+            for following in _after(code, place, at):
+                if place < following <= last and after > best.get(following, (-1, 0, 0, 0, 0)):
+                    best[following] = after
     return None
 
 
@@ -240,37 +295,62 @@ def _after(code: list[Instruction], place: int, at: dict[int, int]) -> Iterator[
         yield place + 1
 
 
-def launch_of(kernel: Kernel) -> tuple[int, int]:
-    """Return threads and dynamic shared memory of a block."""
-    return next(
-        ((threads, shared) for name, threads, shared in LAUNCHES if re.search(name, kernel.name)), (256, 0)
-    )
+def launch_of(kernel: Kernel) -> Launch:
+    """Return how it is launched."""
+    return next((launch for name, launch in LAUNCHES if re.search(name, kernel.name)), Launch())
 
 
 def resident_warps(kernel: Kernel, arch: Architecture) -> int:
     """Return how many warps a processor holds at a time."""
-    threads, dynamic = launch_of(kernel)
-    warps = -(-threads // WARP)
+    launch = launch_of(kernel)
+    warps = -(-launch.threads // WARP)
     registers = -(-max(kernel.registers, 1) * WARP // 256) * 256 * warps
-    shared = max(kernel.static_shared, RESERVED_SHARED) + dynamic
+    shared = max(kernel.static_shared, RESERVED_SHARED) + launch.shared
     return warps * min(arch.warps // warps, arch.registers // registers, arch.shared // shared)
 
 
-def report(kernel: Kernel, arch: Architecture) -> str | None:
-    """Return one line of the table; None for a kernel without a loop over memory."""
-    loop = inner_loop(kernel.code)
+@dataclass(frozen=True)
+class Prediction:
+    """What holds a kernel, and how near its memory's bandwidth it comes."""
+
+    kernel: str
+    instructions: int  # of the loop
+    a_byte: float
+    registers: int
+    shared: int
+    warps: int
+    kilobytes_in_flight: float
+    share: float
+    bound: str
+
+    def line(self) -> str:
+        """Return a line of the table."""
+        return (
+            f"{self.kernel[:72]:72} {self.instructions:5} {self.a_byte:7.3f} {self.registers:4} "
+            f"{self.shared:7} {self.warps:4} {self.kilobytes_in_flight:7.1f} {self.share:6.0%} {self.bound}"
+        )
+
+
+def predict(kernel: Kernel, arch: Architecture) -> Prediction | None:
+    """Return what is predicted of a kernel; None for one without a loop that reads memory."""
+    loop = inner_loop(kernel.code, launch_of(kernel).roots)
     if loop is None:
         return None
-    warps = resident_warps(kernel, arch)
-    a_byte = loop.instructions / (loop.moved * WARP)
-    flying = warps * WARP * loop.moved * loop.groups
+    launch, warps = launch_of(kernel), resident_warps(kernel, arch)
+    a_byte = loop.instructions / (loop.moved * launch.fresh * WARP)
+    flying = warps * WARP * loop.moved * launch.fresh * loop.groups
     issued = arch.issue * 4 * arch.processors * arch.clock / (a_byte * arch.bandwidth)
     little = flying * arch.processors / (arch.latency * arch.bandwidth)
-    share = (1 + issued**-4 + little**-4) ** -0.25  # two limits near each other cost both
-    bound = "issue" if issued < little else "latency"
-    return (
-        f"{kernel.name[:72]:72} {loop.instructions:5} {a_byte:7.3f} {kernel.registers:4} "
-        f"{kernel.static_shared + launch_of(kernel)[1]:7} {warps:4} {flying / 1024:7.1f} {share:6.0%} {bound}"
+    return Prediction(
+        kernel.name,
+        loop.instructions,
+        a_byte,
+        kernel.registers,
+        kernel.static_shared + launch.shared,
+        warps,
+        flying / 1024,
+        (1 + issued**-4 + little**-4) ** -0.25,  # two limits near each other cost both
+        "issue" if issued < little else "latency",
     )
 
 
@@ -296,6 +376,7 @@ def main() -> int:
     parser.add_argument("--arch", choices=ARCHITECTURES, default="sm_90")
     parser.add_argument("--kernel", default="")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--save", type=Path, help="write the predictions to this file, as JSON")
     options = parser.parse_args()
     if options.file is None:
         from geodesic_fast import _C
@@ -308,10 +389,15 @@ def main() -> int:
         wrong = check(kernels)
         print(*wrong, f"{len(kernels)} kernels, {len(wrong)} wrong", sep="\n")
         return bool(wrong)
+    arch = ARCHITECTURES[options.arch]
+    found = sorted(
+        (each for kernel in kernels if (each := predict(kernel, arch))), key=lambda each: each.kernel
+    )
     head = f"{'kernel, ' + options.arch:72} {'loop':>5} {'i/byte':>7} {'regs':>4} {'shared':>7} {'warp':>4} "
-    print(head + f"{'KB fly':>7} {'share':>6} bound by")
-    lines = (report(kernel, ARCHITECTURES[options.arch]) for kernel in kernels)
-    print(*sorted(line for line in lines if line), sep="\n")
+    print(head + f"{'KB fly':>7} {'share':>6} bound by", *(each.line() for each in found), sep="\n")
+    if options.save:
+        text = json.dumps({"arch": options.arch, "kernels": [asdict(each) for each in found]}, indent=1)
+        options.save.write_text(text + "\n")
     return 0
 
 
