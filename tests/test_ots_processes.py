@@ -14,7 +14,7 @@ from transport_problems import DTYPES, FAMILIES
 
 import geodesic_fast
 from geodesic_fast import GeodesicGap, _processes, geodesic_bound_summary, geodesic_gap, nearest_track, ots
-from geodesic_fast.transport import points, products
+from geodesic_fast.transport import points, potentials, products
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 MOST = 4
@@ -79,6 +79,27 @@ def test_more_points_than_small_problems_have(method, m, processes):
         assert found.record["passes"] == alone.record["passes"]
 
 
+def set_sampled_rows(_, __, rows):
+    potentials._SAMPLED_ROWS = rows
+
+
+@pytest.mark.parametrize("method", ["tiles", "stored"])
+def test_temperatures_that_a_sample_of_the_rows_is_enough_for(method, processes, monkeypatch):
+    usual, shares = potentials._SAMPLED_ROWS, shards(np.random.default_rng(0), 900, 3)
+    x, y = problem(1, 900, 40, torch.float32)
+    whole = ots(x, y, method=method)
+    monkeypatch.setattr(potentials, "_SAMPLED_ROWS", 64)
+    alone = ots(x, y, method=method)
+    processes.call(set_sampled_rows, MOST, 64)
+    found = processes.call(score, 3, shares, x, y, {"method": method})
+    processes.call(set_sampled_rows, MOST, usual)
+    assert found == [alone] * 3
+    assert alone.certified
+    assert not torch.equal(alone.potentials[1], whole.potentials[1])  # found in another way
+    assert alone.score == whole.score
+    assert torch.equal(alone.permutation, whole.permutation)
+
+
 def test_blocks_of_the_usual_size(processes, monkeypatch):
     x, y = problem(1, 2500, 8, torch.float32)
     monkeypatch.setattr(points, "_BLOCK_ROWS", 1024)
@@ -99,8 +120,8 @@ def test_small_problems_are_solved_by_one_for_all(method, processes):
             assert found == ots(x, y, method=method)
 
 
-def again(group, rank, shares, x, y, potentials):
-    options = {"method": "tiles", "potentials": potentials, "group": group}
+def again(group, rank, shares, x, y, given):
+    options = {"method": "tiles", "potentials": given, "group": group}
     found = ots(x[shares[rank]], y[shares[rank]], **options)
     return found, ots(torch.stack([x, y])[:, shares[rank]], **options)
 

@@ -3,10 +3,13 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
+from transport_problems import half_scrambled
 
+from geodesic_fast import ots
 from geodesic_fast.engine.load import is_loaded, why_not
-from geodesic_fast.transport import passes, products
+from geodesic_fast.transport import passes, potentials, products
 from geodesic_fast.transport.passes import (
     LOWEST,
     MASS_UNITS,
@@ -15,6 +18,7 @@ from geodesic_fast.transport.passes import (
     list_pass,
     softmin_pass,
 )
+from geodesic_fast.transport.planner import make_plan
 from geodesic_fast.transport.points import Points
 from geodesic_fast.transport.products import FLOAT32_ROUNDOFF
 
@@ -133,6 +137,41 @@ def test_float32_products_stay_within_the_bound_that_the_certificate_uses(d):
     exact = points.block64("x", 0, 64) @ points.block64("y", 0, 64).T * points.scale**2
     norms = points.square_x.sqrt()[:, None] * points.square_y.sqrt() * points.scale**2
     assert ((products.double() - exact).abs() <= (d + 12) * FLOAT32_ROUNDOFF * norms).all()
+
+
+@pytest.mark.parametrize("d", [3, 64, 700])
+def test_coarse_products_err_by_the_rounding_of_their_factors_and_are_asked_for_by_name(d):
+    points = Points(torch.randn(300, d), torch.randn(300, d), merge=False)
+    source = products.Products(points, make_plan(points, "tiles", None), float("inf"), False)
+    exact = points.block64("x", 0, 300) @ points.block64("y", 0, 300).T * points.scale**2
+    norms = points.square_x.sqrt()[:, None] * points.square_y.sqrt() * points.scale**2
+    for coarse, rounding in ((True, 2.0**-7), (False, 0.0)):
+        for start, stop, tile in source.tiles("test", every=4, coarse=coarse):
+            rows = slice(start, stop, 4)
+            assert len(tile) == len(exact[rows])
+            bound = (rounding + (d + 12) * FLOAT32_ROUNDOFF) * norms[rows]
+            assert ((tile.double() - exact[rows]).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("method", ["tiles", "stored"])
+def test_a_sample_of_the_rows_finds_potentials_for_fewer_products(method, monkeypatch):
+    seen, count = [0], potentials.softmin_pass
+
+    def counted(tile, *rest):
+        seen[0] += len(tile)
+        count(tile, *rest)
+
+    x, y = (torch.from_numpy(points) for points in half_scrambled(np.random.default_rng(0), 1000, 40))
+    monkeypatch.setattr(potentials, "softmin_pass", counted)
+    ots(x, y, method=method)
+    whole, seen[0] = seen[0], 0
+    monkeypatch.setattr(potentials, "_SAMPLED_ROWS", 64)
+    found = ots(x, y, method=method)
+    assert seen[0] < 0.7 * whole
+    cost = torch.cdist(x.double(), y.double()).square().numpy()
+    best = cost[scipy.optimize.linear_sum_assignment(cost)].mean()
+    assert found.certified
+    assert found.optimal_cost == pytest.approx(best, rel=1e-12)
 
 
 def test_the_engine_says_why_it_cannot_serve_a_device():

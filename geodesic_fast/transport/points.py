@@ -145,9 +145,9 @@ class Points:
         """Return rows of y, or own rows of x, in their unit."""
         if which == "y":
             return self.y[rows]
-        start, stop, _ = rows.indices(self.rows)
+        start, stop, step = rows.indices(self.rows)
         assert start >= self.own.start
-        return self.x[start - self.own.start : stop - self.own.start]
+        return self.x[start - self.own.start : stop - self.own.start : step]
 
     def _listed(self, which: str, points: Tensor, index: np.ndarray) -> Tensor:
         """Return listed rows, the same list on all processes, of what belongs to y or to own rows of x."""

@@ -13,12 +13,15 @@ from torch import Tensor
 from geodesic_fast.transport.passes import LOWEST, MASS_UNITS, Listing, list_pass, softmin_pass
 from geodesic_fast.transport.passes import column_best_pass as _column_best_pass
 from geodesic_fast.transport.points import Points, power_below
-from geodesic_fast.transport.products import Products
+from geodesic_fast.transport.products import Products, coarse_float32, full_float32
 
 ROW_NEIGHBOURS, COLUMN_NEIGHBOURS = 24, 8
 _ROW_LIMIT = 64  # with ties a row may have any number of equally near columns
 _GROUPS = 16  # of rows; a column's threshold is the 8th largest of its maxima over them
 _GROUP_ROWS = 256  # at most, one after the other
+_SAMPLED_ROWS = 4096  # at least, of which all but the last temperatures have enough
+_WHOLE_STEPS = 2
+_BLURRED_POINTS, _SHARPNESS = 256, 16  # times the rounding of coarse products
 _START = 0.1
 _MUCH_LESS = 0.5  # of the mean cost
 _LEAST_SHARE = 2.0**-10  # below, float32 products tell nothing apart
@@ -78,28 +81,50 @@ class Anneal:
     def run(self, schedule: Schedule) -> None:
         """Iterate through the schedule; the last iteration also finds the columns' thresholds.
 
-        While the plan's columns are nearly even, every second temperature is left out.
+        Where rows are many, a sample of them is enough for all temperatures but the last two. Where all rows
+        are taken, every second temperature is left out while the plan's columns are nearly even.
         """
-        temperatures = schedule.lowered(self.usual_share).temperatures()
-        step, last = 0, len(temperatures) - 1
-        while True:
-            self.iterate(temperatures[step] * self.mean_cost / 2, last=step == last)
-            if step == last:
-                return
-            even = float((self.mass - 1).abs().mean()) < _EVEN
+        shares = schedule.lowered(self.usual_share).temperatures()
+        temperatures = [share * self.mean_cost / 2 for share in shares]
+        step, last, blur = 0, len(temperatures) - 1, self._blur()
+        sampled = power_below(self.points.rows // _SAMPLED_ROWS, 1, self.products.plan.tile_rows)
+        while step < last:
+            every = 1 if step > last - _WHOLE_STEPS else sampled
+            self.iterate(temperatures[step], every, coarse=_SHARPNESS * blur < temperatures[step])
+            even = every == 1 and float((self.mass - 1).abs().mean()) < _EVEN
             step = min(step + 1 + even, last)
+        self.iterate(temperatures[last], last=True)
 
-    def iterate(self, epsilon: float, last: bool = False) -> None:
-        """Normalise the rows of the plan exp((S - a - b) / epsilon), then its columns."""
+    def _blur(self) -> float:
+        """Return about the rounding of coarse products, none where all products are there already."""
+        points = self.points
+        if self.products.plan.stored:
+            return 0.0
+        sample = [
+            points.block(which, torch.linspace(0, count - 1, min(_BLURRED_POINTS, count)).long())
+            for which, count in (("x", points.rows), ("y", points.cols))
+        ]
+        with full_float32(points.device):
+            full = sample[0] @ sample[1].T
+        with coarse_float32(points.device):
+            coarse = sample[0] @ sample[1].T
+        return float((coarse - full).square().mean().sqrt())
+
+    def iterate(self, epsilon: float, every: int = 1, last: bool = False, coarse: bool = False) -> None:
+        """Normalise each `every`-th row of the plan exp((S - a - b) / epsilon), then its columns."""
         whole = torch.zeros_like(self.b, dtype=torch.int64)
         best = torch.full_like(self.b, LOWEST)
         groups = self.b.new_full((_GROUPS, len(self.b)), LOWEST) if last else None
-        for start, stop, tile in self.products.tiles("potentials"):
-            softmin_pass(tile, self.b, self.log_supply[start:stop], epsilon, self.a[start:stop], whole, best)
+        for start, stop, tile in self.products.tiles("potentials", every, coarse):
+            rows = slice(start, stop, every)
+            a, log_supply = self.a[rows].contiguous(), self.log_supply[rows].contiguous()
+            softmin_pass(tile, self.b, log_supply, epsilon, a, whole, best)
             if groups is not None:
                 self._raise_groups(groups, tile, start)
+        supply = self.points.supply
+        units = MASS_UNITS * (int(supply[::every].sum()) / self.points.m)
         processes = self.points.processes
-        mass = (processes.total(whole).double() / MASS_UNITS).float() / self.demand
+        mass = (processes.total(whole).double() / units).float() / self.demand
         best = processes.highest(best)
         softened = self.b + epsilon * mass.clamp(min=_UNDERFLOW).log()
         self.b = torch.where(mass > _UNDERFLOW, softened, best)

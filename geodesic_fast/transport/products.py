@@ -41,8 +41,11 @@ class Products:
         self._columns: Tensor | None = None
         self._buffer: Tensor | None = None
 
-    def tiles(self, stage: str) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (start, stop, tile (stop - start, cols)); OutOfTimeError when the deadline is near."""
+    def tiles(self, stage: str, every: int = 1, coarse: bool = False) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (start, stop, tile) of each `every`-th row; OutOfTimeError when the deadline is near.
+
+        Products that may be coarse are as quick as the device has them, unless all are stored.
+        """
         own, rows = self.points.own, self.plan.tile_rows
         if self.plan.stored and self._stored is None:
             self._store()
@@ -50,8 +53,9 @@ class Products:
         with tqdm(total=-(-len(own) // rows), desc=stage, leave=False, disable=not self.show) as bar:
             for start in self._in_time(range(own.start, own.stop, rows)):
                 stop = min(start + rows, own.stop)
-                yield start, stop, self._tile(start, stop)
-                self.pass_seconds = max(longest, (time.monotonic() - started) * len(own) / (stop - own.start))
+                yield start, stop, self._tile(slice(start, stop, every), coarse)
+                share = (stop - own.start) / every / len(own)  # of a whole pass
+                self.pass_seconds = max(longest, (time.monotonic() - started) / share)
                 bar.update()
         self.passes += 1
 
@@ -104,19 +108,20 @@ class Products:
             raise OutOfTimeError
         return all(words)
 
-    def _tile(self, start: int, stop: int) -> Tensor:
+    def _tile(self, rows: slice, coarse: bool) -> Tensor:
         first = self.points.own.start
         if self._stored is not None:
-            return self._stored[start - first : stop - first]
+            return self._stored[rows.start - first : rows.stop - first : rows.step]
         if self._columns is None:
             self._columns = self.points.block("y", slice(None))  # (cols, d)
             self._buffer = torch.empty(
                 (self.plan.tile_rows, self.points.cols), dtype=torch.float32, device=self.points.device
             )
         assert self._buffer is not None
-        tile = self._buffer[: stop - start]
-        with full_float32(self.points.device):
-            torch.mm(self.points.block("x", slice(start, stop)), self._columns.T, out=tile)
+        x = self.points.block("x", rows)
+        tile = self._buffer[: len(x)]
+        with coarse_float32(x.device) if coarse else full_float32(x.device):
+            torch.mm(x, self._columns.T, out=tile)
         return tile
 
     def _store(self) -> None:
@@ -144,26 +149,34 @@ class Products:
 @contextlib.contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Keep TF32, bfloat16 and autocast out of float32 products: their rounding has another bound."""
-    with _highest_precision(device), torch.autocast(device.type, enabled=False):
+    with _precision(device, "ieee", "highest"), torch.autocast(device.type, enabled=False):
         yield
 
 
 @contextlib.contextmanager
-def _highest_precision(device: torch.device) -> Iterator[None]:
-    kind = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    settings = getattr(kind, "matmul", None)
+def coarse_float32(device: torch.device) -> Iterator[None]:
+    """Let float32 products round their factors: to TF32 on a GPU, to bfloat16 on a CPU that multiplies it."""
+    kind = "tf32" if device.type == "cuda" else "bf16"
+    with _precision(device, kind, "medium"), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextlib.contextmanager
+def _precision(device: torch.device, kind: str, older_name: str) -> Iterator[None]:
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    settings = getattr(backend, "matmul", None)
     if settings is not None and hasattr(
         settings, "fp32_precision"
     ):  # newer versions of torch refuse a mix with the older call
         before = settings.fp32_precision
-        settings.fp32_precision = "ieee"
+        settings.fp32_precision = kind
         try:
             yield
         finally:
             settings.fp32_precision = before
         return
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision(older_name)
     try:
         yield
     finally:
