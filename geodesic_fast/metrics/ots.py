@@ -444,15 +444,16 @@ def _result(points: Points, turned: bool, method: str, solution: Solution) -> OT
 
 def _dense_result(dense: DenseSolutions, device: torch.device, limits: _Limits) -> OTSResult:
     """Return the result of the only problem, which is proved."""
-    permutation, m = dense.column[0], dense.column.shape[1]
-    score = int(np.count_nonzero(permutation.numpy() == np.arange(m))) / m
+    column, m = dense.column[0], dense.column.shape[1]
+    score = int(np.count_nonzero(column == np.arange(m))) / m
     map_cost, optimal, gap = (of.item() for of in (dense.map_cost, dense.optimal_cost, dense.gap))
+    permutation, u, v = (torch.from_numpy(of).to(device) for of in (column, dense.u[0], dense.v[0]))
     record = new_record(dense.bytes, 0.0)
     record["rounds"], record["edges"] = 1, m * m
     record["seconds"]["total"] = record["seconds"]["assignment"] = time.monotonic() - limits.started
     return OTSResult(
         score=score,
-        permutation=permutation.to(device),
+        permutation=permutation,
         map_cost=map_cost,
         optimal_cost=optimal,
         efficiency=optimal / map_cost if map_cost > 0 else 1.0,
@@ -461,7 +462,7 @@ def _dense_result(dense: DenseSolutions, device: torch.device, limits: _Limits) 
         score_upper=score,
         gap=gap,
         relative_gap=gap / optimal if optimal > 0 else (0.0 if gap <= 0 else math.inf),
-        potentials=(dense.u[0].to(device), dense.v[0].to(device)),
+        potentials=(u, v),
         method="dense",
         record=record,
     )

@@ -92,15 +92,18 @@ def moved(result: OTSResult, device: torch.device) -> OTSResult:
 
 def stacked_fields(dense: DenseSolutions) -> dict[str, Tensor]:
     """Return the fields of results, stacked."""
-    proved, m = dense.unique, dense.column.shape[1]
-    score = (dense.column == torch.arange(m)).double().mean(1)
+    column, proved, map_cost, optimal_cost, gap, u, v = (
+        torch.from_numpy(of)
+        for of in (
+            dense.column, dense.unique, dense.map_cost, dense.optimal_cost, dense.gap, dense.u, dense.v,
+        )
+    )  # fmt: skip
+    score = (column == torch.arange(column.shape[1])).double().mean(1)
     return {
-        "score": score.where(proved, math.nan), "permutation": dense.column, "map_cost": dense.map_cost,
-        "optimal_cost": dense.optimal_cost,
-        "efficiency": (dense.optimal_cost / dense.map_cost).where(dense.map_cost > 0, 1.0),
+        "score": score.where(proved, math.nan), "permutation": column, "map_cost": map_cost,
+        "optimal_cost": optimal_cost, "efficiency": (optimal_cost / map_cost).where(map_cost > 0, 1.0),
         "certified": proved, "score_lower": score.where(proved, 0.0), "score_upper": score.where(proved, 1.0),
-        "gap": dense.gap, "relative_gap": (dense.gap / dense.optimal_cost).where(dense.gap > 0, 0.0),
-        "u": dense.u, "v": dense.v,
+        "gap": gap, "relative_gap": (gap / optimal_cost).where(gap > 0, 0.0), "u": u, "v": v,
     }  # fmt: skip
 
 

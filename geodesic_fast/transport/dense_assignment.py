@@ -31,15 +31,15 @@ _BAR_AFTER = 10  # seconds
 
 @dataclass(frozen=True)
 class DenseSolutions:
-    """Assignments of many problems, proved where `unique`; elsewhere nothing is known. float64 on the CPU."""
+    """Assignments of many problems, proved where `unique`; elsewhere nothing is known. float64."""
 
-    column: Tensor  # (problems, m) int64; the points' own where nothing is known
-    unique: Tensor  # (problems) bool
-    map_cost: Tensor  # (problems), mean |x_i - y_i|^2
-    optimal_cost: Tensor  # (problems), mean |x_i - y_column(i)|^2
-    gap: Tensor  # (problems), of that to the duals; infinite where nothing is known
-    u: Tensor  # (problems, m), duals of the squared distances; NaN where nothing is known
-    v: Tensor  # (problems, m)
+    column: np.ndarray  # (problems, m) int64; the points' own where nothing is known
+    unique: np.ndarray  # (problems) bool
+    map_cost: np.ndarray  # (problems), mean |x_i - y_i|^2
+    optimal_cost: np.ndarray  # (problems), mean |x_i - y_column(i)|^2
+    gap: np.ndarray  # (problems), of that to the duals; infinite where nothing is known
+    u: np.ndarray  # (problems, m), duals of the squared distances; NaN where nothing is known
+    v: np.ndarray  # (problems, m)
     all_unique: bool = False
     bytes: int = 0  # taken at once
 
@@ -54,12 +54,11 @@ def solve_none(x: Tensor, y: Tensor) -> DenseSolutions:
     """Return what is known of problems x, y (problems, m, d) before any is solved."""
     problems, m, d = x.shape
     rows = np.arange(problems * m)
-    pairs = torch.from_numpy(pair_costs(x.reshape(-1, d), y.reshape(-1, d), rows, rows))
-    costs = pairs.view(problems, m).mean(1)
-    unique = torch.zeros(problems, dtype=torch.bool)
-    u, v = torch.full((2, problems, m), torch.nan, dtype=torch.float64)
-    own = torch.arange(m).repeat(problems, 1)
-    return DenseSolutions(own, unique, costs, costs.clone(), torch.full_like(costs, torch.inf), u, v)
+    costs = pair_costs(x.reshape(-1, d), y.reshape(-1, d), rows, rows).reshape(problems, m).mean(1)
+    u, v = np.full((2, problems, m), np.nan)
+    own = np.tile(np.arange(m), (problems, 1))
+    unique, gap = np.zeros(problems, bool), np.full(problems, np.inf)
+    return DenseSolutions(own, unique, costs, costs.copy(), gap, u, v)
 
 
 def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: bool) -> DenseSolutions:
@@ -68,12 +67,13 @@ def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: boo
     x, y = _readable(x), _readable(y)
     stride, each, threads = _stride(m), bytes_each(m, d), torch.get_num_threads()
     chunk = max(1, min(problems, _CHUNK_BYTES // each, budget // each))
-    work = torch.empty(chunk * ((m + 1) * stride + 2 * d + 4 * m), dtype=torch.float64)
-    column, status = torch.empty((problems, m), dtype=torch.int64), torch.zeros(problems, dtype=torch.int64)
-    u, v = (torch.empty((problems, m), dtype=torch.float64) for _ in range(2))
-    map_cost, optimal_cost, gap = (torch.empty(problems, dtype=torch.float64) for _ in range(3))
-    tensors = (x, y, column, status, u, v, map_cost, optimal_cost, gap)
-    addresses = [(first_address(of), of.stride(0) * of.element_size()) for of in tensors]
+    work = np.empty(chunk * ((m + 1) * stride + 2 * d + 4 * m))
+    column, status = np.empty((problems, m), np.int64), np.zeros(problems, np.int64)
+    u, v = np.empty((problems, m)), np.empty((problems, m))
+    map_cost, optimal_cost, gap = costs = np.empty((3, problems))
+    arrays = (column, status, u, v, *costs)
+    addresses = [(first_address(of), of.stride(0) * of.element_size()) for of in (x, y)]
+    addresses += [(of.ctypes.data, of.strides[0]) for of in arrays]
     starts = range(0, problems, chunk)
     for start in starts if len(starts) == 1 and not verbose else _with_bar(starts, verbose):
         if time.monotonic() > deadline:
@@ -82,7 +82,7 @@ def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: boo
         at_x, at_y, *results = (first + start * step for first, step in addresses)
         task = engine.DenseProblems(
             at_x, at_y, x.dtype == torch.float64, count, m, d, stride, max(1, _STEPS // (count * stride)),
-            first_address(work), *results,
+            work.ctypes.data, *results,
         )  # fmt: skip
         engine.ots_dense_costs(task, threads)
         while time.monotonic() <= deadline and not engine.ots_dense_assignments(task, threads):
@@ -92,7 +92,8 @@ def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: boo
         column, unique, map_cost, optimal_cost, gap, u, v, bool(unique.all()), chunk * each
     )
     if not solved.all_unique:
-        nothing = solve_none(x[~unique], y[~unique])
+        open_ones = torch.from_numpy(~unique)
+        nothing = solve_none(x[open_ones], y[open_ones])
         for name in ("column", "map_cost", "optimal_cost", "gap", "u", "v"):
             getattr(solved, name)[~unique] = getattr(nothing, name)
     return solved
