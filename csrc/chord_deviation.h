@@ -25,10 +25,11 @@ struct ChordDeviation {
 // that of x^(n) is -sum along_l g_l r_l / c - (sum g_l deviation_l) e / c, and that of x^(0) makes their sum
 // zero.
 struct ChordDeviationBackward {
-  TracksView tracks, gradient;
-  const void* grad = nullptr;       // (n+1, m) Acc: g
+  const void* grad = nullptr;  // (n+1, m) Acc: g
+  TracksView tracks;
   const void* deviation = nullptr;  // (n+1, m) Acc
   const void* along = nullptr;      // (2, n+1, m) Acc
+  TracksView gradient;
 };
 
 // The chord in units that no square of it leaves: c = length / scale, scale a power of two, so that

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Every kernel, named once with what it takes. From this list come its declaration in each implementation
-// and a table of function pointers for each: a new kernel is one line here.
+// Every kernel, named once with what it takes. From this list come its declaration in each implementation,
+// a table of function pointers for each, and a function of Python: a new kernel is one line here.
 #pragma once
 
 #include "chord_deviation.h"
@@ -67,5 +67,9 @@ int runtime_version();
 int driver_version();
 int device_count();
 }  // namespace cuda
+
+inline int64_t workspace_bytes(const LineDeviation& args, int device) {
+  return cuda::line_deviation_workspace(args.tracks, args.deviation != nullptr, device);
+}
 
 }  // namespace geodesic_fast

@@ -21,16 +21,16 @@ struct LineDeviation {
 
 // h_k = sum_l weights_kl u_l, g_k = (h_k - <h_k, u_k> u_k) / s_k, gradient of x^(l): g_l - g_(l+1).
 struct LineDeviationBackward {
-  TracksView tracks, gradient;
   const void* weights = nullptr;  // (n, n), or (m, n, n) if `each`; symmetric, in the accumulation type
+  TracksView tracks;
   bool each = false;
+  TracksView gradient;
   void* workspace =
       nullptr;  // (2, m, n) in the accumulation type on a GPU, else unused: lengths, projections
 };
 
-// Bytes of that workspace on a GPU.
-inline int64_t line_deviation_backward_workspace(const TracksView& tracks) {
-  return 2 * tracks.tracks * tracks.steps() * sum_bytes_of(tracks.dtype);
+inline int64_t workspace_bytes(const LineDeviationBackward& args, int) {
+  return 2 * args.tracks.tracks * args.tracks.steps() * sum_bytes_of(args.tracks.dtype);
 }
 
 }  // namespace geodesic_fast

@@ -32,28 +32,29 @@ struct GeometryForward {
   int64_t* zero_steps = nullptr;  // (m), with all fields
   void* direction_sum = nullptr;  // (m, d) Acc: u_1 + ... + u_n, kept for backward; may be null
   void* lengths = nullptr;        // (n, m) Acc: the step lengths, kept for backward, on a GPU as
-                                  // KeptLength has them; may be null where no workspace is asked for
+                                  // KeptLength has them; may be null
+  void* workspace = nullptr;      // stands in for `lengths` beyond kWideFeatures on a GPU
 };
 
-// Bytes that stand in for `lengths` where these are not kept, on a GPU.
-inline int64_t track_geometry_forward_workspace(const TracksView& tracks) {
-  if (tracks.features <= kWideFeatures) return 0;
+inline int64_t workspace_bytes(const GeometryForward& args, int) {
+  const TracksView& tracks = args.tracks;
+  if (args.lengths != nullptr || tracks.features <= kWideFeatures) return 0;
   return tracks.steps() * tracks.tracks * sum_bytes_of(tracks.dtype);
 }
 
 struct GeometryBackward {
+  const void* grad_fields = nullptr;  // (1 or kFieldCount, m) Acc
   TracksView tracks;
-  TracksView gradient;  // where dL/dx goes, of the shape and dtype of tracks
-  ZeroStep zero_step = ZeroStep::kSkip;
-  bool only_lss = true;
-  const void* grad_fields = nullptr;    // (1 or kFieldCount, m) Acc
   const void* direction_sum = nullptr;  // (m, d) Acc
   const void* lengths = nullptr;        // (n, m) Acc
-  void* workspace = nullptr;            // (4 n + 2, m) Acc beyond kWideFeatures on a GPU, else unused
+  ZeroStep zero_step = ZeroStep::kSkip;
+  bool only_lss = true;
+  TracksView gradient;        // where dL/dx goes, of the shape and dtype of tracks
+  void* workspace = nullptr;  // (4 n + 2, m) Acc beyond kWideFeatures on a GPU, else unused
 };
 
-// Bytes of `workspace` on a GPU.
-inline int64_t track_geometry_backward_workspace(const TracksView& tracks) {
+inline int64_t workspace_bytes(const GeometryBackward& args, int) {
+  const TracksView& tracks = args.tracks;
   if (tracks.features <= kWideFeatures) return 0;
   return (4 * tracks.steps() + 2) * tracks.tracks * sum_bytes_of(tracks.dtype);
 }

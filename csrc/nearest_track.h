@@ -21,4 +21,9 @@ struct NearestTrack {
   void* workspace = nullptr;        // (rows, m) in the accumulation type on a GPU, else unused
 };
 
+inline int64_t workspace_bytes(const NearestTrack& args, int) {
+  const TracksView& tracks = args.pairs.tracks;
+  return (args.row_end - args.row_begin) * tracks.tracks * sum_bytes_of(tracks.dtype);
+}
+
 }  // namespace geodesic_fast

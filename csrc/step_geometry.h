@@ -40,16 +40,16 @@ enum StepTerm : int {
 };
 
 struct StepGeometryBackward {
-  TracksView tracks, gradient;
   const void* grad_fields = nullptr;  // (kStepFieldCount, n, m) Acc
-  const void* fields = nullptr;       // (kStepFieldCount, n, m) Acc
-  const double* kept = nullptr;       // (kStepKeptCount, n+1, m)
-  double* workspace = nullptr;        // (kStepTermCount, n+1, m) on a GPU, else unused
+  TracksView tracks;
+  const void* fields = nullptr;  // (kStepFieldCount, n, m) Acc
+  const double* kept = nullptr;  // (kStepKeptCount, n+1, m)
+  TracksView gradient;
+  double* workspace = nullptr;  // (kStepTermCount, n+1, m) on a GPU, else unused
 };
 
-// Bytes of `workspace` on a GPU.
-inline int64_t step_geometry_backward_workspace(const TracksView& tracks) {
-  return kStepTermCount * tracks.points * tracks.tracks * static_cast<int64_t>(sizeof(double));
+inline int64_t workspace_bytes(const StepGeometryBackward& args, int) {
+  return kStepTermCount * args.tracks.points * args.tracks.tracks * static_cast<int64_t>(sizeof(double));
 }
 
 GEODESIC_FAST_INLINE double within_one(double cosine) {

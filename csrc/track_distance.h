@@ -28,20 +28,21 @@ struct TrackPairs {
 // NaN where either track holds NaN; inf - inf is NaN as well.
 struct TrackDistance {
   TrackPairs pairs;
-  void* distance = nullptr;             // (m, m'), out, accumulation type
   int64_t row_begin = 0, row_end = -1;  // rows of this call, -1: to the last; symmetric: columns from there
                                         // on, and their mirror images
+  void* distance = nullptr;             // (m, m'), out, accumulation type
   int32_t* layer = nullptr;  // (m, m'), out: the minimising layer, the lowest of equal ones; null: not asked
 };
 
 // Gradient of the tracks x, or, where `of_other`, of y:
 // sum over j of weights_ij (x_i^(l) - y_j^(l)) at l = layer_ij, pairs of weight 0 left out.
 struct TrackDistanceBackward {
-  TracksView tracks, other, gradient;
-  bool of_other = false;
   const void* weights = nullptr;   // (m, m'), accumulation type: grad_ij / d_ij, and 0 where d_ij is 0; where
                                    // y is x the caller has added its transpose
   const int32_t* layer = nullptr;  // (m, m')
+  TracksView tracks, other;
+  bool of_other = false;
+  TracksView gradient;
 };
 
 }  // namespace geodesic_fast

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// How a kernel becomes a function of Python: of the members of its arguments, in the order in which they are
-// named, and of a place. A new argument is its member and its name there.
+// How a kernel becomes a function of Python: of the members of its arguments, in their order, and of a place.
 #pragma once
 
+#include "bind/members.h"
 #include "bind/tracks.h"
 #include "chosen.h"
 
@@ -37,7 +37,12 @@ struct From<TrackPairs> {
 template <>
 struct From<ProductTile> {
   using Given = const ProductTile&;
-  static ProductTile take(const ProductTile& given) { return given; }
+  static const ProductTile& take(const ProductTile& given) { return given; }
+};
+template <>
+struct From<DenseProblems> {
+  using Given = const DenseProblems&;
+  static const DenseProblems& take(const DenseProblems& given) { return given; }
 };
 
 // What protects memory beyond the layout of tracks; most arguments need no more.
@@ -61,27 +66,51 @@ inline void check(const ListArgs& args) {
   }
 }
 
-template <class Args, class... Members>
-auto launcher(void (*Kernels::*kernel)(const Args&, const Place&), Members Args::*... members) {
-  return [kernel, members...](typename From<Members>::Given... given, const Place& place) {
-    Args args{};
-    ((args.*members = From<Members>::take(given)), ...);
-    check(args);
-    const pybind11::gil_scoped_release release;
-    (kernels_at(place).*kernel)(args, place);
-  };
+// What a kernel needs to work in is named `workspace`, and `workspace_bytes` says how much that is.
+template <class Args, class = void>
+constexpr bool kNeedsWorkspace = false;
+template <class Args>
+constexpr bool kNeedsWorkspace<Args, std::void_t<decltype(Args::workspace)>> = true;
+
+// Arguments that Python makes an object of, for more than one call.
+template <class Args>
+constexpr bool kIsObject = std::is_same_v<Args, TrackPairs> || std::is_same_v<Args, DenseProblems>;
+
+template <class Result, class Args>
+Result launch(Result (*Kernels::*kernel)(const Args&, const Place&), const Args& args, const Place& place) {
+  check(args);
+  const auto chosen = kernels_at(place).*kernel;
+  if (chosen == nullptr) throw std::invalid_argument("this kernel is on the CPU alone");
+  const pybind11::gil_scoped_release release;
+  return chosen(args, place);
 }
 
-// Of a kernel that is on the CPU alone.
-template <class Args, class... Members>
-auto cpu_launcher(void (*Kernels::*kernel)(const Args&, const Place&), Members Args::*... members) {
-  const auto launch = launcher(kernel, members...);
-  return [launch](typename From<Members>::Given... given, int threads) { launch(given..., Place{threads}); };
+// The functions of one kernel, and of the bytes that it needs to work in on a GPU: on the CPU none does.
+template <class Result, class Args, class... Members>
+void bind_kernel(const char* name, Result (*Kernels::*kernel)(const Args&, const Place&),
+                 std::tuple<Members&...>*, pybind11::dict& kernels, pybind11::dict& workspaces) {
+  if constexpr (kIsObject<Args>) {
+    kernels[name] = pybind11::cpp_function([kernel](typename From<Args>::Given given, const Place& place) {
+      return launch(kernel, From<Args>::take(given), place);
+    });
+  } else {
+    kernels[name] =
+        pybind11::cpp_function([kernel](typename From<Members>::Given... given, const Place& place) {
+          return launch(kernel, Args{From<Members>::take(given)...}, place);
+        });
+  }
+  if constexpr (kNeedsWorkspace<Args>) {
+    workspaces[name] =
+        pybind11::cpp_function([](typename From<Members>::Given... given, const Place& place) -> int64_t {
+          return place.device < 0 ? 0 : workspace_bytes(Args{From<Members>::take(given)...}, place.device);
+        });
+  }
 }
 
-// The bytes that a kernel needs to work in: none on the CPU.
-inline auto workspace(int64_t (*bytes)(const TracksView&)) {
-  return [bytes](Tracks& tracks, const Place& place) { return place.device < 0 ? 0 : bytes(tracks.view()); };
+template <class Result, class Args>
+void bind_kernel(const char* name, Result (*Kernels::*kernel)(const Args&, const Place&),
+                 pybind11::dict& kernels, pybind11::dict& workspaces) {
+  bind_kernel(name, kernel, static_cast<MembersOf<Args>*>(nullptr), kernels, workspaces);
 }
 
 void bind_ots(pybind11::module_& m);

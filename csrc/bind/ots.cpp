@@ -92,31 +92,11 @@ int64_t ots_cycle_blocks(int64_t rows, int64_t cols, int64_t edges, uintptr_t ro
 void bind_ots(py::module_& m) {
   py::class_<ProductTile>(m, "ProductTile")
       .def(py::init(&product_tile), py::arg("product"), py::arg("rows"), py::arg("cols"), py::arg("stride"));
-  using S = SoftminArgs;
-  m.def("ots_softmin", launcher(&Kernels::ots_softmin, &S::tile, &S::b, &S::log_supply, &S::epsilon, &S::a,
-                                &S::col_sum, &S::col_best));
-  using C = ColumnBest;
-  m.def("ots_column_best", launcher(&Kernels::ots_column_best, &C::tile, &C::a, &C::best));
-  using L = ListArgs;
-  m.def("ots_list", launcher(&Kernels::ots_list, &L::tile, &L::b, &L::q, &L::p, &L::low, &L::theta, &L::keep,
-                             &L::limit, &L::best, &L::start, &L::count, &L::columns, &L::capacity, &L::used));
-  using E = EdgeArgs;
-  m.def("ots_edge_costs",
-        cpu_launcher(&Kernels::ots_edge_costs, &E::x, &E::y, &E::is_double, &E::x_stride, &E::y_stride, &E::d,
-                     &E::x_shift, &E::y_shift, &E::row, &E::col, &E::edges, &E::cost));
   py::class_<DenseProblems>(m, "DenseProblems")
       .def(py::init(&dense_problems), py::arg("x"), py::arg("y"), py::arg("is_double"), py::arg("problems"),
            py::arg("m"), py::arg("d"), py::arg("stride"), py::arg("steps"), py::arg("work"),
            py::arg("column"), py::arg("status"), py::arg("u"), py::arg("v"), py::arg("own"),
            py::arg("assigned"), py::arg("gap"));
-  m.def("ots_dense_costs", [](const DenseProblems& args, int threads) {
-    const py::gil_scoped_release release;
-    kernels_at(Place{threads}).ots_dense_costs(args, Place{threads});
-  });
-  m.def("ots_dense_assignments", [](const DenseProblems& args, int threads) {
-    const py::gil_scoped_release release;
-    return kernels_at(Place{threads}).ots_dense_assignments(args, Place{threads});
-  });
   py::class_<SparseGraph>(m, "SparseGraph")
       .def(py::init(&sparse_graph), py::arg("rows"), py::arg("cols"), py::arg("row_start"), py::arg("col"),
            py::arg("supply"), py::arg("demand"));

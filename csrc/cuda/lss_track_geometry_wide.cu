@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kBlock, 1)
   __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
   WideTeam<Acc> team{{sum_buffer}, max_buffer};
   const int64_t m = tracks.view.tracks, d = tracks.view.features, n = tracks.view.steps();
-  Acc* lengths = static_cast<Acc*>(args.lengths);
+  Acc* lengths = static_cast<Acc*>(args.lengths != nullptr ? args.lengths : args.workspace);
   for (int64_t track = blockIdx.x; track < m; track += gridDim.x) {
     const int64_t offset = tracks.view.offset(track);
     GeometrySums sums;

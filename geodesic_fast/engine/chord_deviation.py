@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.engine.handing import address, engine_tracks, gradient_like
-from geodesic_fast.engine.load import engine, place_of
+from geodesic_fast.engine.handing import gradient_like
 from geodesic_fast.engine.operation import LAYERS, Operation
 
 
@@ -24,24 +23,8 @@ def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | No
     return deviation, deviation.new_empty((2, *shape)) if keep else None
 
 
-def _call(outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], _: bool) -> None:
-    deviation, along = outputs
-    engine.chord_deviation_forward(
-        engine_tracks(layers), address(deviation), address(along), place_of(deviation.device)
-    )
-
-
 def _allocate_backward(grad: Tensor, layers: Sequence[Tensor], *_: Tensor) -> list[Tensor]:
     return gradient_like(layers)
-
-
-def _call_backward(
-    gradient: list[Tensor], grad: Tensor, layers: Sequence[Tensor], deviation: Tensor, along: Tensor
-) -> None:
-    engine.chord_deviation_backward(
-        engine_tracks(layers), engine_tracks(gradient), address(grad), address(deviation), address(along),
-        place_of(grad.device),
-    )  # fmt: skip
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -58,11 +41,11 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], None]:
 # The deviation (n+1, *batch), and for backward the ways along the chord (2, n+1, *batch).
 chord_deviation = Operation(
     "chord_deviation(Tensor[] layers, bool keep) -> (Tensor, Tensor)",
-    _allocate, _call, lambda *_: ([LAYERS], [1, 2]),
+    _allocate, axes=lambda *_: ([LAYERS], [1, 2]),
 )  # fmt: skip
 chord_deviation_backward = Operation(
     "chord_deviation_backward(Tensor grad, Tensor[] layers, Tensor deviation, Tensor along) -> Tensor[]",
-    _allocate_backward, _call_backward, lambda *_: ([1, LAYERS, 1, 2], [LAYERS]),
+    _allocate_backward, axes=lambda *_: ([1, LAYERS, 1, 2], [LAYERS]),
 )  # fmt: skip
 chord_deviation.differentiate(_backward, _keep_for_backward)
 chord_deviation_backward.refuse_derivatives("chord_deviation")

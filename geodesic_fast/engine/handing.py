@@ -1,49 +1,99 @@
 # SPDX-License-Identifier: MIT
-"""From tensors to what a kernel is handed: addresses, shapes and strides."""
+"""From tensors to what a kernel is handed, addresses, shapes and strides: the one door to every kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.engine.load import engine
+from geodesic_fast.engine.load import cpu_place, engine, on_device, on_gpu, place_of
 from geodesic_fast.engine.torch_internals import is_plain
 
 _DTYPE_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _MAX_BATCH_DIMS = 4
-ZERO_STEP_CODES = {"skip": 0, "keep": 1, "propagate": 2}
+_ZERO_STEP_CODES = {"skip": 0, "keep": 1, "propagate": 2}
 
 
-def readable(layers: Sequence[Tensor]) -> list[Tensor]:
+def launch(kernel: str, device: torch.device, *members: object) -> None:
+    """Call a kernel on the members of its arguments, in their order."""
+    place, given = place_of(device), [handed(member) for member in members]
+    with on_device(device):
+        room = workspace(kernel, given, device, place)
+        engine.kernels[kernel](*given, place)
+        del room
+
+
+def launch_on_cpu(kernel: str, *members: object) -> Any:
+    """Call a kernel that is on the CPU alone, and return what it does."""
+    return engine.kernels[kernel](*map(handed, members), cpu_place(torch.get_num_threads()))
+
+
+def workspace(kernel: str, given: list[Any], device: torch.device, place: engine.Place) -> Tensor | None:
+    """Give a kernel that asks for it room to work in, its last member; return it, to be kept meanwhile."""
+    size = engine.workspaces.get(kernel)
+    if size is None:
+        return None
+    given.append(0)
+    if not on_gpu(device):
+        return None
+    room = torch.empty(size(*given, place), dtype=torch.uint8, device=device)
+    given[-1] = address(room)
+    return room
+
+
+def handed(member: object) -> Any:
+    """Return what a kernel is handed for a member: the address of memory, 0 for none, layers as tracks."""
+    if isinstance(member, Tensor):
+        return address(member)
+    if member is None:
+        return 0
+    if isinstance(member, str):
+        return _ZERO_STEP_CODES[member]
+    if isinstance(member, np.ndarray):
+        assert member.flags.c_contiguous
+        return member.ctypes.data
+    return engine_tracks(member) if isinstance(member, (list, tuple)) else member
+
+
+def readable(layers: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return layers that a kernel can read where they lie, copying only those it could not."""
-    if not layers:
-        return []
-    if Tracks(layers).is_stacked:
-        stacked = layers[0]
-        return [stacked if _batch_layout(stacked, 1) is not None else stacked.contiguous()]
-    layouts = [_batch_layout(layer, 0) for layer in layers]
-    if layouts[0] is not None and all(layout == layouts[0] for layout in layouts):
-        return list(layers)
-    return [layer.contiguous() for layer in layers]
+    return _read(layers)[0] if layers else []
 
 
 def engine_tracks(layers: Sequence[Tensor]) -> engine.Tracks:
     """Return the engine's view of `readable` layers."""
-    stacked = Tracks(layers).is_stacked
-    layout = _batch_layout(layers[0], 1 if stacked else 0)
+    read, view = read_tracks(layers)
+    assert read is layers
+    return view
+
+
+def read_tracks(layers: Sequence[Tensor]) -> tuple[Sequence[Tensor], engine.Tracks]:
+    """Return `readable` layers, which the caller is to keep, and the engine's view of them."""
+    layers, layout = _read(layers)
     assert layout is not None
-    first = layers[0]
-    return engine.Tracks(
-        [first_address(layer) for layer in layers],
-        first.stride(0) if stacked else 0,
-        Tracks(layers).points,
-        *layout,
-        first.shape[-1],
-        _DTYPE_CODES[first.dtype],
+    first, stacked = layers[0], len(layers) == 1
+    points, stride = (first.shape[0], first.stride(0)) if stacked else (len(layers), 0)
+    addresses = [first_address(layer) for layer in layers]
+    return layers, engine.Tracks(
+        addresses, stride, points, *layout, first.shape[-1], _DTYPE_CODES[first.dtype]
     )
+
+
+def _read(layers: Sequence[Tensor]) -> tuple[Sequence[Tensor], tuple[list[int], list[int]] | None]:
+    axis = 1 if len(layers) == 1 else 0
+    first, others = layers[0], layers[1:]
+    layout = _batch_layout(first, axis)
+    if layout is None or any(
+        other.stride() != first.stride() and _batch_layout(other, axis) != layout for other in others
+    ):
+        layers = [layer.contiguous() for layer in layers]
+        layout = _batch_layout(layers[0], axis)
+    return layers, layout
 
 
 def gradient_like(layers: Sequence[Tensor]) -> list[Tensor]:
@@ -64,15 +114,8 @@ def gradient_like(layers: Sequence[Tensor]) -> list[Tensor]:
     return [torch.empty_like(layer, memory_format=torch.contiguous_format) for layer in layers]
 
 
-def workspace(beside: Tensor, size: int) -> Tensor:
-    """Allocate the bytes that a kernel asks for, on the device of a tensor."""
-    return beside.new_empty(size, dtype=torch.uint8)
-
-
-def address(tensor: Tensor | None) -> int:
-    """Return where a contiguous tensor lies, 0 for none."""
-    if tensor is None:
-        return 0
+def address(tensor: Tensor) -> int:
+    """Return where a contiguous tensor lies."""
     assert tensor.is_contiguous()
     return first_address(tensor)
 

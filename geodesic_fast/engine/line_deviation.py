@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.engine.handing import ZERO_STEP_CODES, address, engine_tracks, gradient_like, workspace
-from geodesic_fast.engine.load import engine, place_of
+from geodesic_fast.engine.handing import gradient_like, launch
 from geodesic_fast.engine.operation import Operation
 
 
@@ -29,28 +28,14 @@ def _allocate(layers: Sequence[Tensor], zero_step: str, each: bool) -> tuple[Ten
 def _call(
     outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], zero_step: str, each: bool
 ) -> None:
-    if not Tracks(layers).m:
-        return
     result, counts = outputs
-    tracks, place = engine_tracks(layers), place_of(result.device)
     sums, deviation = (None, result) if each else (result, None)
-    room = workspace(result, engine.line_deviation_forward_workspace(tracks, each, place))
-    engine.line_deviation_forward(
-        tracks, ZERO_STEP_CODES[zero_step], address(sums), address(counts), address(deviation),
-        address(room), place,
-    )  # fmt: skip
+    if Tracks(layers).m:
+        launch("line_deviation_forward", result.device, layers, zero_step, sums, counts, deviation)
 
 
 def _allocate_backward(weights: Tensor, layers: Sequence[Tensor], each: bool) -> list[Tensor]:
     return gradient_like(layers)
-
-
-def _call_backward(gradient: list[Tensor], weights: Tensor, layers: Sequence[Tensor], each: bool) -> None:
-    tracks, place = engine_tracks(layers), place_of(weights.device)
-    room = workspace(weights, engine.line_deviation_backward_workspace(tracks, place))
-    engine.line_deviation_backward(
-        tracks, engine_tracks(gradient), address(weights), each, address(room), place
-    )
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -75,7 +60,7 @@ line_deviation = Operation(
 # The gradient of sum weights_kl <u_k, u_l> / 2 for each tensor in `layers`.
 line_deviation_backward = Operation(
     "line_deviation_backward(Tensor weights, Tensor[] layers, bool each) -> Tensor[]",
-    _allocate_backward, _call_backward,
+    _allocate_backward,
 )  # fmt: skip
 line_deviation.differentiate(_backward, _keep_for_backward)
 line_deviation_backward.refuse_derivatives("line_deviation")

@@ -99,13 +99,14 @@ def on_gpu(device: torch.device) -> bool:
 def place_of(device: torch.device) -> engine.Place:
     """Return where a kernel is to run: this many threads, or a GPU and its current stream."""
     if not on_gpu(device):
-        return _cpu_place(torch.get_num_threads())
+        return cpu_place(torch.get_num_threads())
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     return engine.Place(threads=0, device=device.index or 0, stream=stream)
 
 
 @functools.cache
-def _cpu_place(threads: int) -> engine.Place:
+def cpu_place(threads: int) -> engine.Place:
+    """Return the CPU, for kernels that are there alone."""
     return engine.Place(threads=threads, device=-1, stream=0)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from geodesic_fast._processes import Processes
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.engine.handing import address, readable
-from geodesic_fast.engine.load import engine, on_gpu, place_of
+from geodesic_fast.engine.handing import launch, readable
+from geodesic_fast.engine.load import on_gpu
 from geodesic_fast.engine.operation import Operation
 from geodesic_fast.engine.parts import triangle_parts
 from geodesic_fast.engine.track_distance import Pairs
@@ -76,15 +76,13 @@ def _search(
     labels = None if labels is None else labels.reshape(-1).to(torch.int64)
     if on_gpu(distance.device):
         parts = _rows_of_all(rows, len(distance))
-        workspace = pairs.squares.new_empty(min(len(distance), _gpu_rows(len(distance))) * len(distance))
     else:
         work = Tracks(layers).points * Tracks(layers).d
         parts = triangle_parts(rows, len(distance), work, "nearest tracks")
-        workspace = pairs.squares.new_empty(0)
     for part, columns in parts:
-        engine.nearest_track(
-            pairs.view, part.start, part.stop, columns.start, columns.stop, address(labels),
-            address(distance), address(index), address(layer), address(workspace), place_of(distance.device),
+        launch(
+            "nearest_track", distance.device, pairs.view, part.start, part.stop, columns.start, columns.stop,
+            labels, distance, index, layer,
         )  # fmt: skip
     distance.masked_fill_(pairs.kinds == 2, torch.nan)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What every operation of the engine shares: how torch sees it, and in which layout its kernel sees tensors.
 
-An operation's file says what to allocate, how to call the kernel, what backward needs and what it is. From
-that an `Operation` is registered (schema, fake, autograd), goes past the dispatcher where that would do
-nothing but call the kernel, has rules for torch.func, and refuses second derivatives in a sentence.
+An operation's file says what to allocate, what backward needs and what it is. From that an `Operation` is
+registered (schema, fake, autograd), goes past the dispatcher where that would do nothing but call the kernel,
+has rules for torch.func, and refuses second derivatives in a sentence.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.engine.handing import readable
-from geodesic_fast.engine.load import on_device
+from geodesic_fast.engine.handing import handed, read_tracks, readable, workspace
+from geodesic_fast.engine.load import engine, on_device, place_of
 from geodesic_fast.engine.torch_internals import (
     batch_level,
     goes_direct,
@@ -37,15 +37,19 @@ class Operation:
         self,
         schema: str,
         allocate: Callable[..., Outputs],
-        call: Callable[..., None],
+        call: Callable[..., None] | None = None,
         axes: Callable[..., tuple[Sequence[int], Sequence[int]]] | None = None,
     ) -> None:
-        """Register `schema`; `allocate(*args)` gives the outputs, `call(outputs, *args)` fills them.
+        """Register `schema`; `allocate(*args)` gives the outputs, which the kernel of that name fills.
 
-        `axes(*args)` names for each tensor argument and each output the axis that one more batch axis is put
-        at, LAYERS for a list of layers; without it a batch is gone through one by one.
+        A kernel of this name takes what the schema names, in this order and but for a `keep` at its end, then
+        the outputs. `call(outputs, *args)` stands in its place where there is more to do. `axes(*args)` names
+        for each tensor argument and each output the axis that one more batch axis is put at, LAYERS for a
+        list of layers; without it a batch is gone through one by one.
         """
         name, _, signature = schema.partition("(")
+        self.kernel = name if name.endswith("_backward") else f"{name}_forward"
+        self.members = slice(-1) if "bool keep)" in signature else slice(None)
         self.gives_list = schema.endswith("-> Tensor[]")
         self.allocate, self.call, self.axes = allocate, call, axes
         self.setup: Callable[..., None] | None = None
@@ -94,18 +98,35 @@ class Operation:
         outputs = self.allocate(*args)
         first = outputs[0]
         assert first is not None
-        if first.numel():
-            args = tuple(
-                arg.contiguous() if isinstance(arg, Tensor) else readable(arg) if _is_layers(arg) else arg
-                for arg in args
-            )
-            with on_device(first.device):
-                self.call(outputs, *args)
+        if not first.numel():
+            return outputs
+        if self.call is not None:
+            self.call(outputs, *(_as_read(arg) for arg in args))
+            return outputs
+        place, given = place_of(first.device), list[Any]()
+        held: list[object] = []  # what the addresses are of
+        for arg in args[self.members]:
+            if _is_layers(arg):
+                layers, arg = read_tracks(arg)
+                held.append(layers)
+            elif isinstance(arg, Tensor):
+                held.append(arg := arg.contiguous())
+            given.append(handed(arg))
+        given += [handed(outputs)] if self.gives_list else map(handed, outputs)
+        with on_device(first.device):
+            held.append(workspace(self.kernel, given, first.device, place))
+            engine.kernels[self.kernel](*given, place)
         return outputs
 
     def run_for_torch(self, *args: Any) -> Any:
         """Run the kernel for an operation of torch, which returns tensors only."""
         return _all_tensors(self.run(*args))
+
+
+def _as_read(arg: Any) -> Any:
+    if isinstance(arg, Tensor):
+        return arg.contiguous()
+    return readable(arg) if _is_layers(arg) else arg
 
 
 def _is_layers(arg: Any) -> bool:

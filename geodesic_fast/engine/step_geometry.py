@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.engine.handing import address, engine_tracks, gradient_like, workspace
-from geodesic_fast.engine.load import engine, place_of
+from geodesic_fast.engine.handing import gradient_like
 from geodesic_fast.engine.operation import LAYERS, Operation
 
 FIELD_COUNT = 5  # of StepGeometry
@@ -28,26 +27,8 @@ def _allocate(layers: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | No
     return fields, fields.new_empty(kept, dtype=torch.float64) if keep else None
 
 
-def _call(outputs: tuple[Tensor, Tensor | None], layers: Sequence[Tensor], _: bool) -> None:
-    fields, kept = outputs
-    engine.step_geometry_forward(
-        engine_tracks(layers), address(fields), address(kept), place_of(fields.device)
-    )
-
-
 def _allocate_backward(grad_fields: Tensor, layers: Sequence[Tensor], *_: Tensor) -> list[Tensor]:
     return gradient_like(layers)
-
-
-def _call_backward(
-    gradient: list[Tensor], grad_fields: Tensor, layers: Sequence[Tensor], fields: Tensor, kept: Tensor
-) -> None:
-    tracks, place = engine_tracks(layers), place_of(kept.device)
-    room = workspace(kept, engine.step_geometry_backward_workspace(tracks, place))
-    engine.step_geometry_backward(
-        tracks, engine_tracks(gradient), address(grad_fields), address(fields), address(kept), address(room),
-        place,
-    )  # fmt: skip
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -64,11 +45,11 @@ def _backward(ctx: Any, grad_fields: Tensor, _: Any) -> tuple[list[Tensor], None
 # The fields (5, n, *batch), and for backward norms and lengths (2, n+1, *batch) in float64.
 step_geometry = Operation(
     "step_geometry(Tensor[] layers, bool keep) -> (Tensor, Tensor)",
-    _allocate, _call, lambda *_: ([LAYERS], [2, 2]),
+    _allocate, axes=lambda *_: ([LAYERS], [2, 2]),
 )  # fmt: skip
 step_geometry_backward = Operation(
     "step_geometry_backward(Tensor grad_fields, Tensor[] layers, Tensor fields, Tensor kept) -> Tensor[]",
-    _allocate_backward, _call_backward, lambda *_: ([2, LAYERS, 2, 2], [LAYERS]),
+    _allocate_backward, axes=lambda *_: ([2, LAYERS, 2, 2], [LAYERS]),
 )  # fmt: skip
 step_geometry.differentiate(_backward, _keep_for_backward)
 step_geometry_backward.refuse_derivatives("step_geometry")

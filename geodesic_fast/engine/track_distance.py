@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.engine.handing import address, engine_tracks, gradient_like
-from geodesic_fast.engine.load import engine, on_gpu, place_of
+from geodesic_fast.engine.handing import engine_tracks, gradient_like, handed, launch
+from geodesic_fast.engine.load import engine, on_gpu
 from geodesic_fast.engine.operation import Operation
 from geodesic_fast.engine.parts import row_parts
 
@@ -37,14 +37,14 @@ class Pairs:
             tracks=left,
             other=left if other is None else engine_tracks(other),
             symmetric=self.symmetric,
-            scale=address(self.scale),
-            centre=address(self.centre),
-            squares=address(self.squares),
-            other_squares=address(self.other_squares),
-            kinds=address(self.kinds),
-            other_kinds=address(self.other_kinds),
+            scale=handed(self.scale),
+            centre=handed(self.centre),
+            squares=handed(self.squares),
+            other_squares=handed(self.other_squares),
+            kinds=handed(self.kinds),
+            other_kinds=handed(self.other_kinds),
         )
-        engine.track_pairs_prepare(self.view, place_of(first.device))
+        launch("track_pairs_prepare", first.device, self.view)
 
 
 def _allocate(
@@ -67,9 +67,7 @@ def _call(
         work = Tracks(layers).points * Tracks(layers).d
         parts = row_parts(len(distance), distance.shape[1], work, pairs.symmetric, "track distances")
     for rows in parts:
-        engine.track_distance_forward(
-            pairs.view, rows.start, rows.stop, address(distance), address(layer), place_of(distance.device)
-        )
+        launch("track_distance_forward", distance.device, pairs.view, rows.start, rows.stop, distance, layer)
 
 
 def _allocate_backward(
@@ -90,12 +88,9 @@ def _call_backward(
         for each in gradient:
             each.zero_()
         return
-    left = engine_tracks(layers)
-    right = engine_tracks(other) if other else left
-    engine.track_distance_backward(
-        left, right, engine_tracks(gradient), of_other, address(weights), address(layer),
-        place_of(weights.device),
-    )  # fmt: skip
+    launch(
+        "track_distance_backward", weights.device, weights, layer, layers, other or layers, of_other, gradient
+    )
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._tracks import Tracks
-from geodesic_fast.engine.handing import ZERO_STEP_CODES, address, engine_tracks, gradient_like, workspace
-from geodesic_fast.engine.load import engine, on_gpu, place_of
+from geodesic_fast.engine.handing import gradient_like
 from geodesic_fast.engine.operation import LAYERS, Operation
 
 FIELD_COUNT = 9  # float fields of TrackGeometry
@@ -34,36 +33,8 @@ def _allocate(layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bo
     )
 
 
-def _call(outputs: Outputs, layers: Sequence[Tensor], zero_step: str, only_lss: bool, _: bool) -> None:
-    fields, zero_steps, direction_sum, lengths = outputs
-    tracks, place = engine_tracks(layers), place_of(fields.device)
-    if lengths is None and on_gpu(fields.device):
-        lengths = workspace(fields, engine.track_geometry_forward_workspace(tracks, place))
-    engine.track_geometry_forward(
-        tracks, ZERO_STEP_CODES[zero_step], only_lss, address(fields), address(zero_steps),
-        address(direction_sum), address(lengths), place,
-    )  # fmt: skip
-
-
 def _allocate_backward(grad_fields: Tensor, layers: Sequence[Tensor], *_: Any) -> list[Tensor]:
     return gradient_like(layers)
-
-
-def _call_backward(
-    gradient: list[Tensor],
-    grad_fields: Tensor,
-    layers: Sequence[Tensor],
-    direction_sum: Tensor,
-    lengths: Tensor,
-    zero_step: str,
-    only_lss: bool,
-) -> None:
-    tracks, place = engine_tracks(layers), place_of(lengths.device)
-    room = workspace(lengths, engine.track_geometry_backward_workspace(tracks, place))
-    engine.track_geometry_backward(
-        tracks, engine_tracks(gradient), ZERO_STEP_CODES[zero_step], only_lss, address(grad_fields),
-        address(direction_sum), address(lengths), address(room), place,
-    )  # fmt: skip
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -97,12 +68,12 @@ def _axes_backward(*args: Any) -> tuple[list[int], list[int]]:
 track_geometry = Operation(
     "track_geometry(Tensor[] layers, str zero_step, bool only_lss, bool keep) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
-    _allocate, _call, _axes,
+    _allocate, axes=_axes,
 )  # fmt: skip
 track_geometry_backward = Operation(
     "track_geometry_backward(Tensor grad_fields, Tensor[] layers, Tensor direction_sum, Tensor lengths, "
     "str zero_step, bool only_lss) -> Tensor[]",
-    _allocate_backward, _call_backward, _axes_backward,
+    _allocate_backward, axes=_axes_backward,
 )  # fmt: skip
 track_geometry.differentiate(_backward, _keep_for_backward)
 track_geometry_backward.refuse_derivatives("lss", "track_geometry")

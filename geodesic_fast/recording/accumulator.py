@@ -7,7 +7,7 @@ First what a user holds, then what is held of a track and how one more layer cha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from geodesic_fast._arrays import as_tensors
 from geodesic_fast._tracks import accumulation_dtype
 from geodesic_fast._validation import check_zero_step, in_memory
-from geodesic_fast.engine.handing import ZERO_STEP_CODES, address, engine_tracks, readable
-from geodesic_fast.engine.load import engine, has_engine, on_device, on_gpu, place_of
+from geodesic_fast.engine.handing import launch, readable
+from geodesic_fast.engine.load import has_engine, on_gpu
 from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.engine.track_geometry import FIELD_COUNT
 from geodesic_fast.metrics.directions import angle_between, differences
@@ -307,7 +307,7 @@ def update(state: TrackState, current: Tensor, zero_step: str) -> None:
         return update_reference(state, current, zero_step)
     layers = _alike(state, state.last, current)
     if current.numel():
-        _call_engine(engine.track_accumulator_update, state, layers, zero_step)
+        _launch("track_accumulator_update", state, layers, zero_step, None, None)
     state.last = current
 
 
@@ -320,24 +320,19 @@ def finish(state: TrackState, zero_step: str) -> TrackGeometry:
     zero_steps = torch.empty(m, dtype=torch.int64, device=device)
     if m:
         ends = _alike(state, state.first, state.last)
-        _call_engine(engine.track_accumulator_finish, state, ends, zero_step, fields, zero_steps)
+        _launch("track_accumulator_finish", state, ends, zero_step, fields, zero_steps)
     return TrackGeometry._make((*fields.unbind(0), zero_steps))
 
 
-def _call_engine(
-    kernel: Callable[..., None], state: TrackState, layers: list[Tensor], zero_step: str, *outputs: Tensor
+def _launch(
+    kernel: str, state: TrackState, layers: Sequence[Tensor], zero_step: str, *outputs: Tensor | None
 ) -> None:
     policy = "propagate" if zero_step == "raise" else zero_step
-    device = layers[0].device
-    with on_device(device):
-        kernel(
-            engine_tracks(layers), ZERO_STEP_CODES[policy], address(state.direction_sum),
-            address(state.direction), address(state.direction_low), address(state.sums),
-            *map(address, outputs), place_of(device),
-        )  # fmt: skip
+    held = state.direction_sum, state.direction, state.direction_low, state.sums
+    launch(kernel, layers[0].device, layers, policy, *held, *outputs)
 
 
-def _alike(state: TrackState, before: Tensor, after: Tensor) -> list[Tensor]:
+def _alike(state: TrackState, before: Tensor, after: Tensor) -> Sequence[Tensor]:
     """Two points of one dtype, that of the sums or narrower, which the engine can read where they lie."""
     dtype = torch.promote_types(before.dtype, after.dtype)
     if accumulation_dtype(dtype) != state.direction_sum.dtype:

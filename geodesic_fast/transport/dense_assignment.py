@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from geodesic_fast.engine.handing import first_address
+from geodesic_fast.engine.handing import first_address, launch_on_cpu
 from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.points import pair_costs
 
@@ -65,7 +65,7 @@ def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: boo
     """Solve problems x, y (problems, m, d) in as many bytes, as far as the time reaches."""
     problems, m, d = x.shape
     x, y = _readable(x), _readable(y)
-    stride, each, threads = _stride(m), bytes_each(m, d), torch.get_num_threads()
+    stride, each = _stride(m), bytes_each(m, d)
     chunk = max(1, min(problems, _CHUNK_BYTES // each, budget // each))
     work = np.empty(chunk * ((m + 1) * stride + 2 * d + 4 * m))
     column, status = np.empty((problems, m), np.int64), np.zeros(problems, np.int64)
@@ -84,8 +84,8 @@ def solve_dense(x: Tensor, y: Tensor, budget: int, deadline: float, verbose: boo
             at_x, at_y, x.dtype == torch.float64, count, m, d, stride, max(1, _STEPS // (count * stride)),
             work.ctypes.data, *results,
         )  # fmt: skip
-        engine.ots_dense_costs(task, threads)
-        while time.monotonic() <= deadline and not engine.ots_dense_assignments(task, threads):
+        launch_on_cpu("ots_dense_costs", task)
+        while time.monotonic() <= deadline and not launch_on_cpu("ots_dense_assignments", task):
             pass
     unique = status == _UNIQUE
     solved = DenseSolutions(

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geodesic_fast.engine.handing import first_address
-from geodesic_fast.engine.load import engine, on_device, place_of, why_not
+from geodesic_fast.engine.handing import first_address, launch
+from geodesic_fast.engine.load import engine, why_not
 
 ROW_PARTS = 64
 MASS_UNITS, _MASS_ROWS = 2.0**40, 32
@@ -43,11 +43,7 @@ def softmin_pass(
     a_i = epsilon (log sum_j exp((S_ij - b_j) / epsilon) - log_supply_i).
     """
     if _compiled(tile):
-        with on_device(tile.device):
-            engine.ots_softmin(
-                _tile(tile), first_address(b), first_address(log_supply), epsilon, first_address(a),
-                first_address(col_sum), first_address(col_best), place_of(tile.device),
-            )  # fmt: skip
+        launch("ots_softmin", tile.device, _tile(tile), b, log_supply, epsilon, a, col_sum, col_best)
         return
     torch.logsumexp((tile - b) / epsilon, 1, out=a)
     a.sub_(log_supply).mul_(epsilon)
@@ -59,8 +55,7 @@ def softmin_pass(
 def column_best_pass(tile: Tensor, a: Tensor, best: Tensor) -> None:
     """Raise best_j to max_i S_ij - a_i."""
     if _compiled(tile):
-        with on_device(tile.device):
-            engine.ots_column_best(_tile(tile), first_address(a), first_address(best), place_of(tile.device))
+        launch("ots_column_best", tile.device, _tile(tile), a, best)
         return
     torch.maximum(best, (tile - a[:, None]).amax(0), out=best)
 
@@ -104,13 +99,10 @@ def _compiled_list(
     count = torch.empty_like(start)
     columns = torch.empty(capacity, dtype=torch.int32, device=device)
     used = torch.zeros(1, dtype=torch.int64, device=device)
-    with on_device(device):
-        engine.ots_list(
-            _tile(tile), first_address(listing.b), first_address(listing.q), first_address(p),
-            first_address(low), listing.theta, min(listing.keep, ROW_PARTS), listing.limit,
-            first_address(best), first_address(start), first_address(count), first_address(columns), capacity,
-            first_address(used), place_of(device),
-        )  # fmt: skip
+    launch(
+        "ots_list", device, _tile(tile), listing.b, listing.q, p, low, listing.theta,
+        min(listing.keep, ROW_PARTS), listing.limit, best, start, count, columns, capacity, used,
+    )  # fmt: skip
     total = int(used)
     if total > capacity:
         return None

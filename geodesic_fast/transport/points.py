@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._processes import ALONE, Processes
-from geodesic_fast.engine.handing import first_address
-from geodesic_fast.engine.load import engine, is_loaded
+from geodesic_fast.engine.handing import first_address, launch_on_cpu
+from geodesic_fast.engine.load import is_loaded
 from geodesic_fast.transport.equal_points import merge_equal
 
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
@@ -442,10 +442,9 @@ def _pair_costs(x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, co
     for start in range(0, len(rows), _PAIRS_AT_ONCE):
         some = slice(start, start + _PAIRS_AT_ONCE)
         i, j = np.ascontiguousarray(rows[some], np.int64), np.ascontiguousarray(cols[some], np.int32)
-        engine.ots_edge_costs(
-            first_address(x), first_address(y), x.dtype == torch.float64, x.stride(0), y.stride(0),
-            x.shape[1], first_address(shifts[0]), first_address(shifts[1]), i.ctypes.data, j.ctypes.data,
-            len(i), cost[some].ctypes.data, torch.get_num_threads(),
+        launch_on_cpu(
+            "ots_edge_costs", first_address(x), first_address(y), x.dtype == torch.float64, x.stride(0),
+            y.stride(0), x.shape[1], shifts[0], shifts[1], i, j, len(i), cost[some],
         )  # fmt: skip
     return cost
 

@@ -140,15 +140,15 @@ void per_track(const Case& c) {
   Memory deviation(c.points * c.m * 8), along(2 * c.points * c.m * 8), grads = values(c, c.points * c.m);
   ChordDeviation chord{x.view, deviation.as<void>(), along.as<void>()};
   call("chord_deviation_forward", c, [&] { cuda::chord_deviation_forward(chord, kGpu); });
-  ChordDeviationBackward chord_back{x.view, out.view, grads.as<void>(), deviation.as<void>(),
-                                    along.as<void>()};
+  ChordDeviationBackward chord_back{grads.as<void>(), x.view, deviation.as<void>(), along.as<void>(),
+                                    out.view};
   call("chord_deviation_backward", c, [&] { cuda::chord_deviation_backward(chord_back, kGpu); });
   Memory steps(kStepFieldCount * n * c.m * 8), kept(kStepKeptCount * c.points * c.m * 8);
   Memory terms(kStepTermCount * c.points * c.m * 8), step_grads = values(c, kStepFieldCount * n * c.m);
   StepGeometry geometry{x.view, steps.as<void>(), kept.as<double>()};
   call("step_geometry_forward", c, [&] { cuda::step_geometry_forward(geometry, kGpu); });
-  StepGeometryBackward geometry_back{x.view,           out.view,          step_grads.as<void>(),
-                                     steps.as<void>(), kept.as<double>(), terms.as<double>()};
+  StepGeometryBackward geometry_back{step_grads.as<void>(), x.view,   steps.as<void>(),
+                                     kept.as<double>(),     out.view, terms.as<double>()};
   call("step_geometry_backward", c, [&] { cuda::step_geometry_backward(geometry_back, kGpu); });
   Memory sum(c.m * c.d * 8), direction(c.m * c.d * 8), held(kSumRows * c.m * 8), fields(9 * c.m * 8),
       zeros = of<int64_t>(c.m);
@@ -182,7 +182,7 @@ void line_deviation(const Case& c) {
                     work.as<void>()};
     call("line_deviation_forward", c, [&] { cuda::line_deviation_forward(f, kGpu); });
     Memory weights = values(c, (each ? c.m : 1) * n * n), kept(2 * c.m * n * 8);
-    LineDeviationBackward b{x.view, out.view, weights.as<void>(), each, kept.as<void>()};
+    LineDeviationBackward b{weights.as<void>(), x.view, each, out.view, kept.as<void>()};
     call("line_deviation_backward", c, [&] { cuda::line_deviation_backward(b, kGpu); });
   }
 }
@@ -204,15 +204,15 @@ void pairs_of_tracks(const Case& c, bool symmetric) {
                    kinds.as<uint8_t>(),
                    symmetric ? kinds.as<uint8_t>() : other_kinds.as<uint8_t>()};
   call("track_pairs_prepare", c, [&] { cuda::track_pairs_prepare(pairs, kGpu); });
-  TrackDistance f{pairs, distance.as<void>(), 0, c.m, layer.as<int32_t>()};
+  TrackDistance f{pairs, 0, c.m, distance.as<void>(), layer.as<int32_t>()};
   call("track_distance_forward", c, [&] { cuda::track_distance_forward(f, kGpu); });
   for (int64_t i = 0; i < c.m * others; ++i)
     layer.as<int32_t>()[i] = static_cast<int32_t>(random_bits() % c.points);
   Memory weights = values(c, c.m * others);
   for (bool of_other : {false, true}) {
     Tracks out(c.points, of_other ? others : c.m, c.d, c.dtype, c.pad, c.listed, kPlain);
-    TrackDistanceBackward b{x.view,   symmetric ? x.view : y.view, out.view,
-                            of_other, weights.as<void>(),          layer.as<int32_t>()};
+    TrackDistanceBackward b{
+        weights.as<void>(), layer.as<int32_t>(), x.view, symmetric ? x.view : y.view, of_other, out.view};
     call("track_distance_backward", c, [&] { cuda::track_distance_backward(b, kGpu); });
   }
   if (!symmetric) return;
