@@ -86,7 +86,7 @@ class TrainingWatch:
             return None  # the watch has said why
         absent = measured.hooks.not_run()
         if not measured.measured or (absent and self._options.get("missing", "raise") == "raise"):
-            warnings.warn(str(mistakes.layers_not_seen(absent)), RuntimeWarning, stacklevel=3)
+            warnings.warn(mistakes.layers_not_seen(absent), RuntimeWarning, stacklevel=3)
             return None
         named: dict[str, tuple[Tensor, Tensor]] = {}
         for group in measured.groups:

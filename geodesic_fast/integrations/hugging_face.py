@@ -11,7 +11,7 @@ from torch import Tensor
 from geodesic_fast import TrackGeometry, track_geometry
 from geodesic_fast._validation import check_choice
 from geodesic_fast.integrations import _hidden_states as _wrong
-from geodesic_fast.recording import mistakes
+from geodesic_fast.recording import mask_mistakes
 
 _KEEP = ("exclude", "include")
 _EMBEDDINGS = ("include", "exclude", "absent")
@@ -127,7 +127,7 @@ def hidden_state_geometry(
     )
     if attention_mask is None:
         return track_geometry(tracks, zero_step=zero_step)
-    mistakes.check_mask("attention_mask", attention_mask, tuple(tracks[0].shape[:-1]))
+    mask_mistakes.check_mask("attention_mask", attention_mask, tuple(tracks[0].shape[:-1]))
     _wrong.check_no_pairs(attention_mask)
     real = attention_mask.to(device=tracks[0].device).bool()
     geometry = track_geometry(tracks, zero_step="skip" if zero_step == "raise" else zero_step)

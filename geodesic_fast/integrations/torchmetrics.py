@@ -18,7 +18,7 @@ from geodesic_fast._shared_points import hold_no_pairs
 from geodesic_fast._tracks import Tracks
 from geodesic_fast._validation import check_choice, check_points, check_zero_step
 from geodesic_fast.integrations._packages import need
-from geodesic_fast.recording import mistakes
+from geodesic_fast.recording import mask_mistakes, mistakes
 
 Metric: Any = need("torchmetrics", "a metric class", "torchmetrics").Metric
 
@@ -109,7 +109,7 @@ class TrackGeometry(_Metric):
         if not isinstance(tracks, Geometry):
             tracks = track_geometry(tracks, dim=self.dim, zero_step=self.zero_step)
         if mask is not None:
-            mistakes.check_mask("mask", mask, tuple(tracks.lss.shape))
+            mask_mistakes.check_mask("mask", mask, tuple(tracks.lss.shape))
             real = mask.to(tracks.lss.device).bool()
             tracks = Geometry._make(field[real] for field in tracks)
         values = torch.stack([getattr(tracks, name).detach().reshape(-1).double() for name in self.fields])
@@ -207,7 +207,7 @@ class StepProfile(_Metric):
         if not isinstance(tracks, Profile):
             steps = step_geometry(tracks, dim=self.dim)
             if mask is not None:
-                mistakes.check_mask("mask", mask, tuple(steps.length.shape[1:]))
+                mask_mistakes.check_mask("mask", mask, tuple(steps.length.shape[1:]))
             tracks = steps.profile(mask)
         if len(tracks.mean.length) != self.steps:
             raise ValueError(
@@ -297,7 +297,7 @@ class OptimalTransportScore(_Metric):
         assert isinstance(y, Tensor)
         points = [end.detach().clone().reshape(-1, end.shape[-1]) for end in (x, y)]  # (m, d)
         if mask is not None:
-            mistakes.check_mask("mask", mask, tuple(x.shape[:-1]))
+            mask_mistakes.check_mask("mask", mask, tuple(x.shape[:-1]))
             real = mask.to(x.device).bool().reshape(-1)
             points = [end[real] for end in points]
         if int(self.width) not in (_NONE, x.shape[-1]):

@@ -24,7 +24,7 @@ from geodesic_fast.engine.track_geometry import FIELD_COUNT
 from geodesic_fast.metrics.directions import angle_between, differences
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
-from geodesic_fast.recording import mistakes
+from geodesic_fast.recording import mask_mistakes, mistakes
 from geodesic_fast.recording.step_means import StepMeans
 
 # The rows of `sums`; ROW_LENGTH is that of the row that holds the last direction, UNIT what the first four
@@ -118,7 +118,7 @@ class TrackAccumulator:
         if self.shape is None:
             self.shape = tuple(state.shape)
             if self._mask is not None:
-                mistakes.check_mask("mask", self._mask, self.shape[:-1])
+                mask_mistakes.check_mask("mask", self._mask, self.shape[:-1])
         self._check_unchanged("last")
         self._check_unchanged("last but one")
         if self._first is None:

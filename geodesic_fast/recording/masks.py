@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geodesic_fast.recording import mistakes
+from geodesic_fast.recording import mask_mistakes
 
 # Arguments that say which tokens count, in the order in which they are believed. torch's own layers call
 # theirs ...key_padding_mask and mean by true what does not count.
@@ -103,7 +103,7 @@ def counting(chosen: Tensor | str | None, calls: Sequence[Call], batch: tuple[in
     if chosen is None:
         return None
     if isinstance(chosen, Tensor):
-        mistakes.check_mask("mask", chosen, batch)
+        mask_mistakes.check_mask("mask", chosen, batch)
         return chosen.bool()
     refused: list[ValueError] = []
     padded = False
@@ -115,16 +115,14 @@ def counting(chosen: Tensor | str | None, calls: Sequence[Call], batch: tuple[in
             padded = padded or read is None or not bool(read.all())
             laid = None if read is None else _laid(read, call, batch)
             if laid is None:
-                refused.append(mistakes.mask_does_not_fit(name, mask, batch))
-            elif isinstance(laid, ValueError):
-                raise laid
+                refused.append(mask_mistakes.mask_does_not_fit(name, mask, batch))
             elif refused and padded and bool(laid.all()):
                 raise refused[0]  # the caller leaves tokens out, and the network made nothing of it
             else:
                 own = not inner and isinstance(mask, Tensor) and mask.ndim == 2
                 return laid if own or not bool(laid.all()) else None
     if chosen != "auto" and not refused:
-        raise mistakes.mask_not_given(chosen, [name for call in calls for name in call.masks])
+        raise mask_mistakes.mask_not_given(chosen, [name for call in calls for name in call.masks])
     if refused and (padded or _longer(calls, batch)):
         raise refused[0]
     _check_streams(calls[:-1], batch)
@@ -138,8 +136,8 @@ def _check_streams(calls: Sequence[Call], batch: tuple[int, ...]) -> None:
     for call in calls:
         for name in _MASKS:
             read = _read(name, call.masks.get(name))
-            if read is not None and not bool(read.all()) and _laid(read, call, batch) is not None:
-                raise mistakes.mask_of_another_stream(name)
+            if read is not None and not bool(read.all()) and _ways(read, call, batch):
+                raise mask_mistakes.mask_of_another_stream(name)
 
 
 def _longer(calls: Sequence[Call], batch: tuple[int, ...]) -> bool:
@@ -214,10 +212,18 @@ def _diagonal(allowed: Tensor) -> Tensor | None:
     return allowed[:, :, offset : offset + queries].diagonal(dim1=1, dim2=2)
 
 
-def _laid(
-    read: Tensor, call: Call, batch: tuple[int, ...], samples_first: bool | None = None
-) -> Tensor | ValueError | None:
+def _laid(read: Tensor, call: Call, batch: tuple[int, ...]) -> Tensor | None:
     """Lay (samples, tokens) onto two axes of the states next to each other; None where they fit nowhere."""
+    ways = _ways(read, call, batch)
+    if len(ways) > 1:
+        raise mask_mistakes.mask_fits_twice(tuple(read.shape), batch)
+    return ways[0] if ways else None
+
+
+def _ways(
+    read: Tensor, call: Call, batch: tuple[int, ...], samples_first: bool | None = None
+) -> list[Tensor]:
+    """Return the different ways to lay (samples, tokens) onto two axes of the states next to each other."""
     ways: list[Tensor] = []
     for axis in range(len(batch) - 1):
         samples, tokens = batch[axis : axis + 2]
@@ -233,14 +239,11 @@ def _laid(
                 ways.append(way.reshape(shape).expand(batch))
     if len(batch) == 1 and tuple(read.shape) in ((batch[0], 1), (1, batch[0])):
         ways.append(read.reshape(batch))
-    if not ways:
-        return None
-    if any(not torch.equal(way, ways[0]) for way in ways) or _could_be_pairs(read, batch, ways):
-        return mistakes.mask_fits_twice(tuple(read.shape), batch)
-    return ways[0]
+    differ = any(not torch.equal(way, ways[0]) for way in ways) or _could_be_pairs(read, ways)
+    return ways if differ else ways[:1]
 
 
-def _could_be_pairs(read: Tensor, batch: tuple[int, ...], ways: Sequence[Tensor]) -> bool:
+def _could_be_pairs(read: Tensor, ways: Sequence[Tensor]) -> bool:
     """Whether a square mask may say which token sees which."""
     return len(ways) > 1 and read.shape[0] == read.shape[1] and not bool(read.all())
 
@@ -282,7 +285,7 @@ def narrowed(
     if tokens is None and without_ids is None:
         return counts
     counts = torch.ones(batch, dtype=torch.bool, device=device) if counts is None else counts.to(device)
-    mistakes.check_token_axis(batch)
+    mask_mistakes.check_token_axis(batch)
     if tokens is not None:
         counts = counts & _at(tokens, batch, calls, samples_first).to(device)
     if without_ids is not None:
@@ -299,21 +302,21 @@ def _at(
         kept = torch.zeros(size, dtype=torch.bool)
         positions = range(size)[tokens] if isinstance(tokens, slice) else tokens
         if beyond := [at for at in positions if not -size <= at < size]:
-            raise mistakes.token_beyond(beyond[0], size)
+            raise mask_mistakes.token_beyond(beyond[0], size)
         kept[list(positions)] = True
         return kept
 
     for call in calls:
         for samples, count in call.texts:
-            laid = _laid(chosen(count).expand(samples, count), call, batch, samples_first)
-            if isinstance(laid, Tensor):
-                return laid
-            if laid is not None:
-                raise mistakes.token_axis_unclear(batch)
+            ways = _ways(chosen(count).expand(samples, count), call, batch, samples_first)
+            if len(ways) > 1:
+                raise mask_mistakes.token_axis_unclear(batch)
+            if ways:
+                return ways[0]
     if len(batch) == 2 and samples_first is None:
         samples_first = _order(batch, {call.samples for call in calls} - {None})
     if len(batch) != 2 or samples_first is None:
-        raise mistakes.token_axis_unclear(batch)
+        raise mask_mistakes.token_axis_unclear(batch)
     kept = chosen(batch[int(samples_first)])
     return kept.expand(batch) if samples_first else kept[:, None].expand(batch)
 
@@ -340,11 +343,11 @@ def _without(
     """Which tracks are of tokens with other ids than these, (*batch)."""
     call = next((call for call in calls if call.ids is not None), None)
     if call is None or call.ids is None:
-        raise mistakes.ids_do_not_fit(None, batch)
+        raise mask_mistakes.ids_do_not_fit(None, batch)
     dropped = torch.as_tensor(list(ids), device=call.ids.device, dtype=call.ids.dtype)
-    laid = _laid(~torch.isin(call.ids, dropped), call, batch, samples_first)
-    if laid is None:
-        raise mistakes.ids_do_not_fit(tuple(call.ids.shape), batch)
-    if isinstance(laid, ValueError):
-        raise mistakes.token_axis_unclear(batch)
-    return laid
+    ways = _ways(~torch.isin(call.ids, dropped), call, batch, samples_first)
+    if not ways:
+        raise mask_mistakes.ids_do_not_fit(tuple(call.ids.shape), batch)
+    if len(ways) > 1:
+        raise mask_mistakes.token_axis_unclear(batch)
+    return ways[0]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from torch import Tensor, nn
 
 from geodesic_fast._validation import check_choice
-from geodesic_fast.recording import mistakes
+from geodesic_fast.recording import mask_mistakes, mistakes
 from geodesic_fast.recording.hooks import LayerHooks, Sink
 from geodesic_fast.recording.layers import Layers, find_layers
 from geodesic_fast.recording.masks import Call
@@ -153,7 +153,7 @@ class Recording(ABC, Generic[Kept, Group]):
         if len(states) == 1:
             try:
                 self._waiting = self._started_with(name, layer, *states.values())
-            except mistakes.MaskUnclear as error:
+            except mask_mistakes.MaskUnclear as error:
                 self._refuse(error)
         elif states:  # which of them, the output tells
             self._waiting = {key: state.clone() for key, state in states.items()}
@@ -179,7 +179,7 @@ class Recording(ABC, Generic[Kept, Group]):
                 self._open(waiting)
             elif not self._runs or self._runs[-1].shape != shape or name in self._stages:
                 self._open(self._new_run(name, layer, state))
-        except mistakes.MaskUnclear as error:
+        except mask_mistakes.MaskUnclear as error:
             return self._refuse(error)
         self._runs[-1].add(name, state)
 

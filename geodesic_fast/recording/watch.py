@@ -16,7 +16,7 @@ from geodesic_fast.engine.torch_internals import outside_graphs
 from geodesic_fast.metrics.step_geometry import StepProfile
 from geodesic_fast.metrics.track_geometry import TrackGeometry
 from geodesic_fast.metrics.wasserstein_curve import CurveInParts, WassersteinCurve
-from geodesic_fast.recording import mistakes
+from geodesic_fast.recording import mask_mistakes, mistakes
 from geodesic_fast.recording.accumulator import TrackAccumulator
 from geodesic_fast.recording.layers import Layers
 from geodesic_fast.recording.masks import Call, Tokens, counting, narrowed, samples_first
@@ -141,9 +141,9 @@ class watch(Recording[_Keeper, MeasuredGroup]):
         profile: bool = False,
         curve: bool = False,
     ):
-        mistakes.check_watch_mask(mask)
-        mistakes.check_tokens(tokens)
-        mistakes.check_without_ids(without_ids)
+        mask_mistakes.check_watch_mask(mask)
+        mask_mistakes.check_tokens(tokens)
+        mask_mistakes.check_without_ids(without_ids)
         check_zero_step(zero_step)
         self._mask, self._tokens, self._without_ids = mask, tokens, without_ids
         self._zero_step, self._copy, self._ends, self._profile = zero_step, copy, ends, profile
