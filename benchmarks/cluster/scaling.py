@@ -3,6 +3,7 @@
 
 torchrun --nproc-per-node 8 benchmarks/cluster/scaling.py        one node, a process for each GPU or core
 sbatch benchmarks/cluster/scaling.sbatch                         several nodes under SLURM
+srun --ntasks-per-node 8 python benchmarks/cluster/scaling.py    the same without a launcher on each
 
 Answers are checked before anything is timed. Times of one line are of one run, sizes in turn, each on the
 first processes of all. Rank 0 writes JSON with the machines, and draws the speed-up.
@@ -19,9 +20,10 @@ import platform
 import resource
 import socket
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +95,9 @@ def _arguments() -> argparse.Namespace:
 def _joined() -> Iterator[torch.device]:
     """Join the group that torchrun or SLURM started, NCCL where there are GPUs, gloo elsewhere."""
     gpu = torch.cuda.is_available()
-    for name, theirs in (
-        ("RANK", "SLURM_PROCID"),
-        ("WORLD_SIZE", "SLURM_NTASKS"),
-        ("LOCAL_RANK", "SLURM_LOCALID"),
-    ):
-        os.environ.setdefault(name, os.environ.get(theirs, ""))
-    if not os.environ["RANK"]:
+    if "RANK" not in os.environ and "SLURM_PROCID" in os.environ:
+        os.environ.update(_said_by_slurm(os.environ))
+    if "RANK" not in os.environ:
         raise SystemExit("start this with torchrun or srun: see the head of the file.")
     local = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local % torch.cuda.device_count()) if gpu else torch.device("cpu")
@@ -110,6 +108,18 @@ def _joined() -> Iterator[torch.device]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _said_by_slurm(said: Mapping[str, str]) -> dict[str, str]:
+    """Return what torch asks for of a process that srun started without torchrun."""
+    nodes = ["scontrol", "show", "hostnames", said["SLURM_STEP_NODELIST"]]
+    return {
+        "RANK": said["SLURM_PROCID"],
+        "WORLD_SIZE": said["SLURM_NTASKS"],
+        "LOCAL_RANK": said["SLURM_LOCALID"],
+        "MASTER_ADDR": subprocess.run(nodes, capture_output=True, text=True, check=True).stdout.split()[0],
+        "MASTER_PORT": str(20_000 + int(said["SLURM_JOB_ID"]) % 10_000),
+    }
 
 
 def _problem(m: int, d: int, group: dist.ProcessGroup, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ _NEARLY_IDENTITY = (
     0.02  # share of columns a sweep may still change for the identity's duals to be a good start
 )
 _MOST_SHIFTS, _MOST_WINDOWS = 4, 5
+_USUAL_COSTS = 50_000  # of a graph, that tell about their median
 _LARGE_DUALS = 4  # ratio of the duals' size to what a common shift of both makes of it
 _TIGHT_PAIRS = 64  # a point; above that, and above the floor, ties are not enumerated
 _TIGHT_FLOOR = 8_000_000
@@ -139,7 +140,8 @@ class Search:
     def _solve(self, graph: SparseGraph) -> np.ndarray:
         began = time.monotonic()
         assert self.v is not None
-        self.v += np.median(graph.costs) / 2 - np.median(self.v)
+        usual = np.median(graph.costs[:: 1 + len(graph.costs) // _USUAL_COSTS])
+        self.v += usual / 2 - np.median(self.v)
         for _ in range(_MOST_SHIFTS):
             u, done = graph.solve(self.v, self.products.work)
             for name in ("reductions", "augmentations"):
