@@ -26,9 +26,10 @@ GEODESIC_FAST_INLINE float max_lanes(F v) {
   return best;
 }
 
-// exp(x) for x <= 0 to about 2 units in the last place; below -87 it stays at exp(-87).
+// exp(x) for x <= 0 to about 2 units in the last place; below -60 it stays at exp(-60), which times any
+// weight is no subnormal number: sums that begin with one cost a hundred times an ordinary addition.
 GEODESIC_FAST_INLINE F exp_nonpositive(F x) {
-  x = larger(x, broadcast(-87.0f));
+  x = larger(x, broadcast(-60.0f));
   const F shifted = x * 1.44269504f + 12582912.0f;  // the integer part now lies in the low bits
   const F whole = shifted - 12582912.0f;
   const F r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
