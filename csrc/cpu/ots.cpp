@@ -26,10 +26,10 @@ GEODESIC_FAST_INLINE float max_lanes(F v) {
   return best;
 }
 
-// exp(x) for x <= 0 to about 2 units in the last place; below -60 it stays at exp(-60), which times any
-// weight is no subnormal number: sums that begin with one cost a hundred times an ordinary addition.
+// exp(x) for x <= 0 to about 2 units in the last place; below -40 it stays at exp(-40), a share far below
+// 1 / kMassUnits. A sum that begins with a subnormal number costs some processors a hundred additions.
 GEODESIC_FAST_INLINE F exp_nonpositive(F x) {
-  x = larger(x, broadcast(-60.0f));
+  x = larger(x, broadcast(-40.0f));
   const F shifted = x * 1.44269504f + 12582912.0f;  // the integer part now lies in the low bits
   const F whole = shifted - 12582912.0f;
   const F r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
@@ -103,7 +103,18 @@ void add_row(const float* s, int64_t cols, float a, const float* e, float weight
 }
 
 void move_to_whole(float* sum, int64_t cols, int64_t* whole) {
-  for (int64_t j = 0; j < cols; ++j) {
+  typedef float Narrow __attribute__((vector_size(kVectorBytes / 2)));
+  typedef int64_t I64 __attribute__((vector_size(kVectorBytes)));
+  using D = Vector<double>;
+  int64_t j = 0;
+  for (; j + kLanes<double> <= cols; j += kLanes<double>) {
+    const D units = __builtin_convertvector(load_unaligned<Narrow>(sum + j), D) * kMassUnits + 0.5;
+    const I64 total = load_unaligned<I64>(whole + j) + __builtin_convertvector(units, I64);
+    const Narrow zero = {};
+    std::memcpy(whole + j, &total, sizeof(total));
+    std::memcpy(sum + j, &zero, sizeof(zero));
+  }
+  for (; j < cols; ++j) {
     whole[j] += static_cast<int64_t>(sum[j] * kMassUnits + 0.5);
     sum[j] = 0.0f;
   }

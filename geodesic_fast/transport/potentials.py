@@ -121,10 +121,9 @@ class Anneal:
             softmin_pass(tile, self.b, log_supply, epsilon, a, whole, best)
             if groups is not None:
                 self._raise_groups(groups, tile, start)
-        supply = self.points.supply
-        units = MASS_UNITS * (int(supply[::every].sum()) / self.points.m)
+        share = 1.0 if every == 1 else int(self.points.supply[::every].sum()) / self.points.m
         processes = self.points.processes
-        mass = (processes.total(whole).double() / units).float() / self.demand
+        mass = processes.total(whole).float().div_(self.demand).div_(MASS_UNITS * share)
         best = processes.highest(best)
         softened = self.b + epsilon * mass.clamp(min=_UNDERFLOW).log()
         self.b = torch.where(mass > _UNDERFLOW, softened, best)
