@@ -42,36 +42,53 @@ void part_maxima(const float* s, const ListArgs& args, float p, int64_t cols, fl
   }
 }
 
-// The k-th largest of the parts, which is left in their first k places, the largest first.
-float kth_largest(float* part, int k) {
-  for (int place = 0; place < k; ++place) {
-    int best = place;
-    for (int at = place + 1; at < kRowParts; ++at) best = part[at] > part[best] ? at : best;
-    const float larger = part[best];
-    part[best] = part[place];
-    part[place] = larger;
-  }
-  return part[k - 1];
+// A bit for each lane in which a comparison holds.
+GEODESIC_FAST_INLINE uint64_t lanes_of(I32 mask) {
+#if defined(__AVX512DQ__)
+  return _mm512_movepi32_mask(bit_copy<__m512i>(mask));
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(bit_copy<__m256>(mask)));
+#else
+  uint64_t lanes = 0;
+  for (int64_t k = 0; k < kLane; ++k) lanes |= static_cast<uint64_t>(mask[k] & 1) << k;
+  return lanes;
+#endif
 }
 
-GEODESIC_FAST_INLINE bool any_lane(I32 mask) {
-  uint64_t words[kVectorBytes / 8], all = 0;
-  std::memcpy(words, &mask, sizeof(mask));
-  for (uint64_t word : words) all |= word;
-  return all != 0;
+// Which of a group of columns satisfy `holds(k)`, a comparison of the vector k of them.
+template <class Holds>
+GEODESIC_FAST_INLINE uint64_t columns_where(const Holds& holds) {
+  uint64_t columns = 0;
+  for (int64_t k = 0; k < kGroup / kLane; ++k) columns |= lanes_of(holds(k)) << (k * kLane);
+  return columns;
+}
+
+// Floats as whole numbers of the same order.
+GEODESIC_FAST_INLINE I32 in_order(F v) {
+  const I32 bits = bit_copy<I32>(v);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+// The k-th largest of the parts: the largest number that k of them reach, found bit by bit.
+float kth_largest(const float* part, int k) {
+  I32 order[kGroup / kLane];
+  for (int64_t at = 0; at < kGroup / kLane; ++at) order[at] = in_order(load(part + at * kLane));
+  int32_t found = INT32_MIN;
+  for (uint32_t bit = 1u << 31; bit != 0; bit >>= 1) {
+    const int32_t higher = static_cast<int32_t>(static_cast<uint32_t>(found) ^ bit);
+    if (__builtin_popcountll(columns_where([&](int64_t at) { return order[at] >= higher; })) >= k)
+      found = higher;
+  }
+  return bit_copy<float>(found ^ ((found >> 31) & 0x7fffffff));
 }
 
 int64_t list_row(const float* s, const ListArgs& args, float p, float threshold, int64_t cols,
                  int32_t* found) {
   int64_t count = 0, j = 0;
   for (; j + kGroup <= cols; j += kGroup) {
-    I32 near = {};
-    for (int64_t k = 0; k < kGroup / kLane; ++k) near |= value_at(s, args, p, j + k * kLane) >= threshold;
-    if (!any_lane(near)) continue;
-    for (int64_t k = j; k < j + kGroup; ++k) {
-      found[count] = static_cast<int32_t>(k);
-      count += scalar_at(s, args, p, k) >= threshold;
-    }
+    uint64_t near =
+        columns_where([&](int64_t k) { return value_at(s, args, p, j + k * kLane) >= threshold; });
+    for (; near != 0; near &= near - 1) found[count++] = static_cast<int32_t>(j + __builtin_ctzll(near));
   }
   for (; j < cols; ++j) {
     found[count] = static_cast<int32_t>(j);
@@ -93,7 +110,8 @@ void ots_list(const ListArgs& args, const Place& place) {
       const float *s = tile.product + i * tile.stride, p = args.p[i], low = args.low[i];
       float part[kRowParts];
       part_maxima(s, args, p, tile.cols, part);
-      const float best = kth_largest(part, 1);
+      float best = part[0];
+      for (float value : part) best = value > best ? value : best;
       const float above = best > low ? low + args.theta * (best - low) : low;
       const float threshold = args.keep > 0 ? kth_largest(part, args.keep) : above;
       int64_t count = best < threshold ? 0 : list_row(s, args, p, threshold, tile.cols, found);

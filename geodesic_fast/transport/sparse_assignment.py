@@ -53,11 +53,16 @@ class SparseGraph:
     def noise(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rounding that the duals of rows and columns inherit from their tied pairs."""
         of_rows, of_cols = np.zeros(self.points.rows), np.zeros(self.points.cols)
+        largest = (np.array([np.abs(values).max()]) for values in (self.costs, u, v))
+        most = self.points.cost_rounding(*largest)[0]
         for start in range(0, len(self.keys), _EDGES_AT_ONCE):
             some = slice(start, start + _EDGES_AT_ONCE)
-            rows, cols = np.divmod(self.keys[some], self.points.cols)
-            rounding = self.points.cost_rounding(self.costs[some], u[rows], v[cols])
-            tied = np.abs(self.costs[some] - v[cols] - u[rows]) <= rounding
+            cost, (rows, cols) = self.costs[some], np.divmod(self.keys[some], self.points.cols)
+            reduced = np.abs(cost - v[cols] - u[rows])
+            near = np.flatnonzero(reduced <= most)
+            rows, cols = rows[near], cols[near]
+            rounding = self.points.cost_rounding(cost[near], u[rows], v[cols])
+            tied = reduced[near] <= rounding
             np.maximum.at(of_rows, rows[tied], rounding[tied])
             np.maximum.at(of_cols, cols[tied], rounding[tied])
         return of_rows, of_cols
