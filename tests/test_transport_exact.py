@@ -80,7 +80,7 @@ def test_whole_costs_are_exact_and_what_duals_leave_of_them_too():
         for value, error, cost in zip(rounded.values.tolist(), rounded.error.tolist(), scaled, strict=True):
             assert abs(Fraction(value) - cost) <= Fraction(error) + Fraction(2) ** -800  # it may vanish
         u, v = rng.standard_normal(row.max() + 1), rng.standard_normal(col.max() + 1)
-        assert (without_terms(whole.less(u, v, row, col), exact.shape) == found).all()
+        assert (without_terms(whole.less(u, v, row, col, np.arange(len(row))), exact.shape) == found).all()
 
 
 def test_blocks_are_the_biconnected_components():

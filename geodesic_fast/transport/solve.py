@@ -25,7 +25,7 @@ _NEARLY_IDENTITY = (
     0.02  # share of columns a sweep may still change for the identity's duals to be a good start
 )
 _MOST_SHIFTS, _MOST_WINDOWS = 4, 5
-_USUAL_COSTS = 50_000  # of a graph, that tell about their median
+_SAMPLE = 4096  # values that tell about the median of all
 _LARGE_DUALS = 4  # ratio of the duals' size to what a common shift of both makes of it
 _TIGHT_PAIRS = 64  # a point; above that, and above the floor, ties are not enumerated
 _TIGHT_FLOOR = 8_000_000
@@ -140,15 +140,14 @@ class Search:
     def _solve(self, graph: SparseGraph) -> np.ndarray:
         began = time.monotonic()
         assert self.v is not None
-        usual = np.median(graph.costs[:: 1 + len(graph.costs) // _USUAL_COSTS])
-        self.v += usual / 2 - np.median(self.v)
+        self.v += _usual(graph.costs) / 2 - _usual(self.v)
         for _ in range(_MOST_SHIFTS):
             u, done = graph.solve(self.v, self.products.work)
             for name in ("reductions", "augmentations"):
                 self.record[name] += done[name]
             duals = np.concatenate([self.v, -u])
-            middle = np.median(duals)
-            if np.median(np.abs(duals)) <= _LARGE_DUALS * np.median(np.abs(duals - middle)):
+            middle = _usual(duals)
+            if _usual(np.abs(duals)) <= _LARGE_DUALS * _usual(np.abs(duals - middle)):
                 break
             self.v -= middle  # rounding follows the size of the duals: solve again with smaller ones
         self.known = graph.flow()
@@ -226,3 +225,8 @@ class Search:
 
     def _took(self, stage: str, began: float) -> None:
         self.record["seconds"][stage] += time.monotonic() - began
+
+
+def _usual(values: np.ndarray) -> float:
+    """Return about the median, of a sample where there are many."""
+    return float(np.median(values[:: 1 + len(values) // _SAMPLE]))
