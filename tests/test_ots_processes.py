@@ -14,7 +14,7 @@ from transport_problems import DTYPES, FAMILIES
 
 import geodesic_fast
 from geodesic_fast import GeodesicGap, _processes, geodesic_bound_summary, geodesic_gap, nearest_track, ots
-from geodesic_fast.transport import points, potentials, products
+from geodesic_fast.transport import memory, points, potentials, products
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 MOST = 4
@@ -222,6 +222,22 @@ def test_what_is_wrong_on_one_process_is_said_on_all(case, error, words, process
     assert {kind for kind, _ in found} == {error}
     assert len({said for _, said in found}) == 1
     assert words in found[0][1]
+
+
+def without_room(group, rank, x):
+    whole = memory.free_memory
+    if rank == 1:
+        memory.free_memory = lambda _: 3000
+    try:
+        return ots(x, x, group=group)
+    finally:
+        memory.free_memory = whole
+
+
+def test_columns_that_do_not_fit_on_one_process_are_refused_on_all(processes):
+    for kind, words in processes.call(without_room, 2, torch.randn(400, 10)):  # the same on both
+        assert kind == "MemoryError"
+        assert words.startswith("process 1 of 2: y of all processes must fit on each of them: 400 points of")
 
 
 class Broken:

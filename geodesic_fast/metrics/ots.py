@@ -46,7 +46,8 @@ from geodesic_fast.transport.dense_assignment import (
     solve_dense,
     solve_none,
 )
-from geodesic_fast.transport.planner import METHODS, free_memory, make_plan
+from geodesic_fast.transport.memory import free_memory
+from geodesic_fast.transport.planner import METHODS, make_plan
 from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.solve import Search, Solution, new_record
 

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
+from geodesic_fast.transport.memory import free_memory
 from geodesic_fast.transport.points import Points, power_below
 
 METHODS = ("auto", "stored", "tiles", "dense")
@@ -64,25 +63,6 @@ def make_plan(points: Points, method: str, memory_budget: int | None) -> Plan:
     return Plan(
         method, points.bytes + took, _seconds(points, method), tile_rows, _block_features(points), room
     )
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that can still be had on `device`."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        info = Path("/proc/meminfo").read_text(encoding="ascii")
-        free = int(info.split("MemAvailable:")[1].split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        free = 4 << 30
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        free = min(free, limit - used)
-    except (OSError, ValueError):
-        pass
-    return max(free, 0)
 
 
 def _block_features(points: Points) -> int:

@@ -29,6 +29,7 @@ from geodesic_fast._processes import ALONE, Processes
 from geodesic_fast.engine.handing import first_address, launch_on_cpu
 from geodesic_fast.engine.load import is_loaded
 from geodesic_fast.transport.equal_points import merge_equal
+from geodesic_fast.transport.memory import check_room
 
 _BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
 _BLOCK_ROWS = 1024  # a power of two; few enough to answer to an interrupt and to a deadline
@@ -82,6 +83,7 @@ class Points:
         self.block_rows = _BLOCK_ROWS
         self._shares = _shares(self.rows, self.block_rows, processes.size)
         self.own = self._shares[processes.rank]
+        check_room(y, self.cols, processes)
         x, y = processes.dealt(x, self._shares), processes.gathered(y)
         self._given = {"x": x, "y": y}
         boxes = _box(x, processes), _box(y)
