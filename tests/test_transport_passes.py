@@ -20,7 +20,7 @@ from geodesic_fast.transport.passes import (
 )
 from geodesic_fast.transport.planner import make_plan
 from geodesic_fast.transport.points import Points
-from geodesic_fast.transport.products import FLOAT32_ROUNDOFF
+from geodesic_fast.transport.rounding import FLOAT32_ROUNDOFF
 
 SIZES = [(1, 1), (3, 5), (7, 63), (40, 64), (33, 65), (64, 127), (50, 1000), (130, 517)]
 

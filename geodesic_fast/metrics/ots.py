@@ -38,6 +38,7 @@ from geodesic_fast.metrics.ots_results import (
     stacked,
     stacked_fields,
 )
+from geodesic_fast.transport import duals
 from geodesic_fast.transport.agreement import Options, agreed_options, agreed_potentials
 from geodesic_fast.transport.dense_assignment import (
     SMALL,
@@ -401,8 +402,8 @@ def _search(
 
 def _start_of(points: Points, potential: Tensor) -> np.ndarray | None:
     """Return the column dual that an earlier result proposes, in shifted costs."""
-    start = points.shifted_column_potential(potential)
-    largest = points.largest_cost()
+    start = duals.from_given(points, potential)
+    largest = duals.largest_cost(points)
     if not np.ptp(start) <= _FARTHEST_START * largest:
         warnings.warn(
             "potentials must be about as large as the squared distances of the points, got values that "
@@ -420,7 +421,7 @@ def _result(points: Points, turned: bool, method: str, solution: Solution) -> OT
     gap = points.as_distance(solution.gap)
     given = None
     if solution.u is not None and solution.v is not None:
-        given = points.given_potentials(solution.u, solution.v)
+        given = duals.as_given(points, solution.u, solution.v)
     if given is not None and not all(bool(dual.isfinite().all()) for dual in given):
         given = None  # squared distances beyond float64
     permutation = points.permutation(flow)

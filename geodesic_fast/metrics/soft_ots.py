@@ -22,11 +22,13 @@ from geodesic_fast._validation import (
     in_memory,
 )
 from geodesic_fast.engine.torch_internals import outside_graphs
+from geodesic_fast.transport.duals import as_given, column_dual, from_given
 from geodesic_fast.transport.geomloss_potentials import geomloss_potentials
 from geodesic_fast.transport.planner import make_plan
 from geodesic_fast.transport.points import Points
-from geodesic_fast.transport.potentials import Anneal, Schedule, column_dual
-from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
+from geodesic_fast.transport.potentials import Anneal, Schedule
+from geodesic_fast.transport.products import Products
+from geodesic_fast.transport.rounding import FLOAT32_ROUNDOFF
 
 BACKENDS = ("tiles", "geomloss")
 _ANNEALING = 8
@@ -171,7 +173,7 @@ def _started_by_annealing(points: Points, products: Products, epsilon: float) ->
 
 def _started_by_geomloss(points: Points, products: Products, blur: float) -> tuple[Anneal, str]:
     _, g, backend = geomloss_potentials(points.x, points.y, blur / points.unit)
-    v = torch.from_numpy(points.shifted_column_potential(2 * g * points.unit**2)).to(points.device)
+    v = torch.from_numpy(from_given(points, 2 * g * points.unit**2)).to(points.device)
     return Anneal(points, products, (points.square_y - v) / 2 * points.scale**2), f"geomloss-{backend}"
 
 
@@ -223,5 +225,5 @@ def _result(
     a = anneal.a.double()
     score = _diagonal_mass(points, a, b.double(), epsilon)
     u, v = points.square_x - 2 * a / points.scale**2, column_dual(points, b.double())
-    potentials = points.given_potentials(u.cpu().numpy(), v)
+    potentials = as_given(points, u.cpu().numpy(), v)
     return SoftOTSResult(score, blur, error, converged, anneal.iterations, potentials, backend)

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from geodesic_fast.transport.points import UNIT_ROUNDOFF, Points
+from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.rounding import UNIT_ROUNDOFF, of_listed_product, of_reduced_product
 
 _VALUES_AT_ONCE = 1 << 20
 _WHOLE_AT_ONCE = 8 << 20  # bytes
@@ -57,8 +58,7 @@ class BlockCosts:
         """Bound the rounding of (cost - v) - u for the duals of each pair, for pairs sorted by block."""
         largest = np.maximum(np.maximum(np.abs(self.values), np.abs(u)), np.abs(v))
         exact = (self.exact_up_to > 0) & (_of_blocks(np.maximum, largest, block) <= self.exact_up_to)
-        duals = 2 * UNIT_ROUNDOFF * (np.abs(self.values) + np.abs(u) + np.abs(v))
-        return np.where(exact, 0.0, (self.error + duals) * (1 + 2.0**-20) + 2.0**-800)
+        return np.where(exact, 0.0, of_reduced_product(self.error, self.values, u, v))
 
 
 def product_costs(points: Points, blocks: Blocks) -> BlockCosts:
@@ -78,7 +78,7 @@ def product_costs(points: Points, blocks: Blocks) -> BlockCosts:
         some = slice(start, start + step)
         values[some] = -np.einsum("ed,ed->e", x[blocks.row[some]], y[blocks.col[some]])
     norm_x, norm_y = _norms(x), _norms(y)
-    error = UNIT_ROUNDOFF * (points.d + 8) * norm_x[blocks.row] * norm_y[blocks.col]
+    error = of_listed_product(points.d) * norm_x[blocks.row] * norm_y[blocks.col]
     bits = (bits_x + bits_y).max(1)
     exact = bits + math.frexp(points.d)[1] <= _EXACT_BITS
     return BlockCosts(values, error, np.where(exact, np.exp2(51.0 - bits), 0.0)[blocks.block])

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from geodesic_fast.engine.handing import first_address, launch_on_cpu
 from geodesic_fast.engine.load import engine
-from geodesic_fast.transport.points import pair_costs
+from geodesic_fast.transport.pair_costs import pair_costs
 
 SMALL = 600  # points up to which this is faster than the search, in 2 dimensions and in many
 _TOGETHER = 16  # columns are padded to whole vectors

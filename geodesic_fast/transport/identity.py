@@ -14,7 +14,8 @@ from torch import Tensor
 
 from geodesic_fast.transport.passes import column_best_pass
 from geodesic_fast.transport.points import Points
-from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, OutOfTimeError, Products, full_float32
+from geodesic_fast.transport.products import OutOfTimeError, Products, full_float32
+from geodesic_fast.transport.rounding import FLOAT32_ROUNDOFF
 
 _SAMPLE, _SAMPLED_VALUES = 512, 1 << 20
 _FEATURES_AT_ONCE = 128

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geodesic_fast.transport.duals import column_dual, row_dual
 from geodesic_fast.transport.points import Flow, Points
-from geodesic_fast.transport.potentials import column_dual
-from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
+from geodesic_fast.transport.products import Products
+from geodesic_fast.transport.rounding import FLOAT32_ROUNDOFF, of_product
 
 
 class Interval(NamedTuple):
@@ -36,7 +37,7 @@ def score_interval(points: Points, products: Products, b: Tensor, flow: Flow) ->
     elsewhere = _best_elsewhere(points, products, b.float())  # (pairs)
     squares = points.scale**2
     norm_x, norm_y = points.square_x.sqrt() * points.scale, points.square_y.sqrt() * points.scale
-    bound = (points.d + 12) * FLOAT32_ROUNDOFF * norm_x * norm_y.max()
+    bound = of_product(points.d, FLOAT32_ROUNDOFF) * norm_x * norm_y.max()
     bound = (bound + 8 * FLOAT32_ROUNDOFF * (b.abs().max() + norm_x * norm_y.max()))[row]
     diagonal = _products_of(points, points.pair_row, points.pair_col, points.identity_cost)
     a = b.new_full((points.rows,), -torch.inf)
@@ -52,7 +53,7 @@ def score_interval(points: Points, products: Products, b: Tensor, flow: Flow) ->
     fixed, moved = a[row] + b[col] - diagonal, (a[row] - elsewhere - bound).clamp(min=0)
     extra = (fixed - moved).repeat_interleave(units)
     low, high = _possible_counts(extra.cpu().numpy(), float((moved * units).sum()), gap)
-    u = (points.square_x - 2 * a / squares).cpu().numpy()
+    u = row_dual(points, a)
     return Interval(low / points.m, high / points.m, 2 * gap / squares, u, column_dual(points, b))
 
 

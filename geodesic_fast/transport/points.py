@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,20 +26,12 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._processes import ALONE, Processes
-from geodesic_fast.engine.handing import first_address, launch_on_cpu
-from geodesic_fast.engine.load import is_loaded
 from geodesic_fast.transport.equal_points import merge_equal
 from geodesic_fast.transport.memory import check_room
+from geodesic_fast.transport.pair_costs import plain_costs, shifted_costs, square_norms, widened
+from geodesic_fast.transport.units import LARGEST_FLOAT32, box_of, exponents_of, in_units, ldexp, shifts_of
 
-_BLOCK_BYTES, _PAIRS_AT_ONCE = 1 << 20, 1 << 20
 _BLOCK_ROWS = 1024  # a power of two; few enough to answer to an interrupt and to a deadline
-UNIT_ROUNDOFF = 2.0**-53
-_ADDED_ROUNDOFFS = 8  # of sums of four terms and of their parts
-_BESIDE = 0.25
-_ALIKE = 10  # binary digits by which the extents of x and y may differ in one unit
-_USUAL = 60  # exponents of coordinates whose squares are in range, of float32 too
-_FARTHEST = 1000  # binary digits by which coordinates may exceed extents in their unit
-_LARGEST_FLOAT32 = 2.0**100
 _LARGEST_SCALE = 400  # its power of two: squares of it stay in range
 
 
@@ -74,7 +66,7 @@ class Points:
     ) -> None:
         callers = {x.data_ptr(), y.data_ptr()}
         self.processes = processes
-        x, y = _wide(x), _wide(y)
+        x, y = widened(x), widened(y)
         self.m, self.d = sum(processes.numbers(len(x))), x.shape[1]
         self.row_of = self.col_of = np.arange(self.m)
         if merge:
@@ -86,9 +78,9 @@ class Points:
         check_room(y, self.cols, processes)
         x, y = processes.dealt(x, self._shares), processes.gathered(y)
         self._given = {"x": x, "y": y}
-        boxes = _box(x, processes), _box(y)
-        self.exponents, self.far_exponent = _exponents(*boxes, one_unit)
-        (self.x, box_x), (self.y, box_y) = _in_units((x, y), boxes, self.exponents)
+        boxes = box_of(x, processes), box_of(y)
+        self.exponents, self.far_exponent = exponents_of(*boxes, one_unit)
+        (self.x, box_x), (self.y, box_y) = in_units((x, y), boxes, self.exponents)
         own = {of.data_ptr(): of.nbytes for of in (x, y, self.x, self.y) if of.data_ptr() not in callers}
         self.bytes = sum(own.values())  # of copies that are kept
         self.supply = np.bincount(self.row_of, minlength=self.rows).astype(np.int32)
@@ -98,11 +90,11 @@ class Points:
         self.pair_count = count.astype(np.int32)
         self.device = self.x.device
         means = self._mean("x"), self._mean("y")
-        self.shift_x, self.shift_y = _shifts(means, (box_x, box_y))  # (d), dtype of the points
+        self.shift_x, self.shift_y = shifts_of(means, (box_x, box_y))  # (d), dtype of the points
         self.apart = not torch.equal(self.shift_x, self.shift_y)
         self.delta = self._between_shifts()  # (d) float64, in the unit of distances
-        self.square_x = processes.gathered(_square_norms(self.x, self.shift_x))  # (rows) float64
-        self.square_y = _square_norms(self.y, self.shift_y)  # (cols) float64
+        self.square_x = processes.gathered(square_norms(self.x, self.shift_x))  # (rows) float64
+        self.square_y = square_norms(self.y, self.shift_y)  # (cols) float64
         largest = math.sqrt(max(self.square_x.max().item(), self.square_y.max().item()))
         # Centred norms become at most 1, and about 1 unless they are hardly above zero.
         self.scale = 2.0 ** -max(math.frexp(largest)[1], -_LARGEST_SCALE) if largest > 0 else 1.0
@@ -119,7 +111,7 @@ class Points:
         else:
             points = (self.x if which == "x" else self.y)[:, features]
             near = self._listed(which, points, rows.cpu().numpy()) - shift[features]
-        if self.scale > _LARGEST_FLOAT32:
+        if self.scale > LARGEST_FLOAT32:
             near = near.double()
         return near.mul_(self.scale).float()
 
@@ -137,7 +129,7 @@ class Points:
         shifts = [self.shift_x.double(), self.shift_y.double()]
         if not (shifted and self.apart):
             shifts = [torch.zeros_like(shift) for shift in shifts]
-        return _pair_costs(self.x, self.y, shifts, rows - self.own.start, cols)
+        return shifted_costs(self.x, self.y, shifts, rows - self.own.start, cols)
 
     def given(self, which: str, index: np.ndarray) -> np.ndarray:
         """Return distinct points x or y as they were given, float64 (len(index), d)."""
@@ -183,69 +175,21 @@ class Points:
 
     def given_cost(self, cost: float) -> float:
         """Turn a mean cost into squared units of the points as given, infinite where that is out of range."""
-        return _ldexp(cost, 2 * self.far_exponent)
-
-    def given_potentials(self, u: np.ndarray, v: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Turn duals (rows), (cols) of the shifted costs into duals (m) of the distances as given.
-
-        With x = p X and y = q Y, |x - y|^2 = p q |X - Y|^2 + (p^2 - p q) |X|^2 + (q^2 - p q) |Y|^2. What is
-        added rounds, and its rounding is taken off: duals of pairs that cost nothing stay feasible.
-        """
-        p, q = self._units()
-        square = _ldexp(1.0, 2 * max(self.exponents))
-        between = self.delta.square().sum()
-        given = []
-        for dual, squares, unit, which, index in (
-            (u, self.square_x, p, "x", self.row_of),
-            (v, self.square_y, q, "y", self.col_of),
-        ):
-            own = torch.from_numpy(dual).to(self.device) * (p * q)
-            stretched = (unit * unit - p * q) * squares
-            moved = 2 * unit * self._along_delta(which) * (1 if which == "x" else -1)
-            added = between if which == "x" else torch.zeros_like(between)
-            size = stretched.abs() + moved.abs() + added
-            size = torch.where(size > 0, size + own.abs(), size)  # where nothing is added nothing rounds
-            own = own + stretched + moved + added - _ADDED_ROUNDOFFS * UNIT_ROUNDOFF * size
-            given.append((own * square)[torch.from_numpy(index).to(self.device)])
-        return given[0], given[1]
-
-    def shifted_column_potential(self, v: Tensor) -> np.ndarray:
-        """Turn a column dual (m) of the points as given into one (cols) of the shifted costs."""
-        p, q = self._units()
-        of_col = torch.from_numpy(self.col_of).to(self.device)
-        given = torch.empty(self.cols, dtype=torch.float64, device=self.device)
-        given[of_col] = v.to(self.device, torch.float64)
-        unit = 2.0 ** max(self.exponents)
-        shifted = given / unit / unit + 2 * q * self._along_delta("y") - (q * q - p * q) * self.square_y
-        return np.ascontiguousarray((shifted / p / q).cpu().numpy())
+        return ldexp(cost, 2 * self.far_exponent)
 
     @property
     def unit(self) -> float:
         """Return the unit of x and y where it is one."""
         return 2.0 ** self.exponents[0]
 
-    def largest_cost(self) -> float:
-        """Return about the largest shifted cost, with what shifts and units add to duals."""
-        p, q = self._units()
-        norms = float(self.square_x.max() + self.square_y.max())
-        return 4 * norms + float((self.delta.square() / p / q).sum())
-
-    def _units(self) -> tuple[float, float]:
+    def units(self) -> tuple[float, float]:
         """Return the units of x and y in those of distances, where the larger is 1."""
         larger = max(self.exponents)
         return 2.0 ** (self.exponents[0] - larger), 2.0 ** (self.exponents[1] - larger)
 
     def _between_shifts(self) -> Tensor:
-        p, q = self._units()
+        p, q = self.units()
         return (p * self.shift_x.double() - q * self.shift_y.double()).contiguous()
-
-    def _along_delta(self, which: str) -> Tensor:
-        """Return <x, delta> or <y, delta> for each of the shifted points, float64."""
-        first, count = (self.own.start, len(self.own)) if which == "x" else (0, self.cols)
-        products = torch.zeros(count, dtype=torch.float64, device=self.device)
-        for start, stop in _row_blocks(count, self.d) if self.delta.any() else ():
-            products[start:stop] = (self.block64(which, first + start, first + stop) * self.delta).sum(1)
-        return self.processes.gathered(products) if which == "x" else products
 
     def mean_cost(self, flow: Flow) -> float:
         """Return the mean over the points of the squared distances, in units in which they are in range."""
@@ -257,13 +201,13 @@ class Points:
             costs = self._of_pairs(
                 flow.row,
                 flow.col,
-                lambda i, j: _plain_costs(self.x, self.y, origin, i - self.own.start, j, units),
+                lambda i, j: plain_costs(self.x, self.y, origin, i - self.own.start, j, units),
             )
         return math.fsum(costs * flow.units) / self.m
 
     def as_distance(self, gap: float) -> float:
         """Turn a sum of reduced costs of the shifted points into the unit of `mean_cost`."""
-        return _ldexp(gap, sum(self.exponents) - 2 * self.far_exponent)
+        return ldexp(gap, sum(self.exponents) - 2 * self.far_exponent)
 
     def fixed(self, flow: Flow) -> int:
         """Return how many points the flow lets stay at their own."""
@@ -294,46 +238,6 @@ class Points:
         permutation[sources[np.argsort(to_col, kind="stable")]] = targets
         return permutation
 
-    def cost_rounding(self, cost: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Estimate the rounding of a float64 cost and of its reduced cost, per pair."""
-        return (self.d / 4 + 32) * UNIT_ROUNDOFF * (cost + np.abs(u) + np.abs(v))
-
-    def reduced_rounding(
-        self, rows: np.ndarray, cols: np.ndarray, cost: np.ndarray, u: np.ndarray, v: np.ndarray
-    ) -> np.ndarray:
-        """Bound the rounding of (cost - v_j) - u_i for pairs whose `cost` comes from `costs`.
-
-        Each difference of coordinates rounds, relative to itself where both points are shifted alike and
-        relative to |x_i| and |y_j| where not; then squares, their sum and two differences.
-        """
-        bound = (self.d / 4 + 32) * UNIT_ROUNDOFF * (cost + np.abs(u[rows]) + np.abs(v[cols]))
-        step = 2.0**-1060 * self.d
-        if self.apart:
-            norm_x, norm_y = (np.sqrt(square.cpu().numpy()) for square in (self.square_x, self.square_y))
-            step = step + 2 * UNIT_ROUNDOFF * (norm_x[rows] + norm_y[cols])
-        return (bound + step * (2 * np.sqrt(cost) + step)) * (1 + 2.0**-20) + 2.0**-1060 * self.d
-
-
-def pair_costs(x: Tensor, y: Tensor, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """Return |x_i - y_j|^2 in float64 for listed pairs of points as they are given."""
-    nothing = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    return _pair_costs(_wide(x), _wide(y), [nothing, nothing], rows, cols)
-
-
-def _wide(points: Tensor) -> Tensor:
-    return (
-        points.float().contiguous()
-        if points.dtype in (torch.float16, torch.bfloat16)
-        else points.contiguous()
-    )
-
-
-def _ldexp(value: float, exponent: int) -> float:
-    try:
-        return math.ldexp(value, exponent)
-    except OverflowError:
-        return math.inf
-
 
 def power_below(number: int, least: int, most: int) -> int:
     """Return the largest power of two up to the number, between two others."""
@@ -345,124 +249,3 @@ def _shares(rows: int, block_rows: int, count: int) -> list[range]:
     blocks = -(-rows // block_rows)
     ends = [min(rows, share * blocks // count * block_rows) for share in range(count + 1)]
     return [range(start, stop) for start, stop in itertools.pairwise(ends)]
-
-
-def _box(points: Tensor, processes: Processes = ALONE) -> Tensor:
-    """Return the least and the largest of each feature, (2, d), over the processes that hold the points."""
-    box = points.new_tensor([[torch.inf], [-torch.inf]]).repeat(1, points.shape[1])
-    if len(points):
-        box = torch.stack([points.amin(0), points.amax(0)])  # aminmax(dim=0) takes ten times as long
-    return torch.stack([processes.lowest(box[0]), processes.highest(box[1])])
-
-
-def _exponents(box_x: Tensor, box_y: Tensor, one_unit: bool) -> tuple[tuple[int, int], int]:
-    """Return the powers of two that x and y are divided by, and the one for distances of one to the other.
-
-    0 where extents are alike and squares in range.
-    """
-    (large_x, wide_x), (large_y, wide_y) = _magnitudes(box_x), _magnitudes(box_y)
-    any_wide = next((of for of in (wide_x, wide_y, large_x, large_y) if of is not None), 0)
-    size_x, size_y = (
-        max(any_wide if wide is None else wide, any_wide if large is None else large - _FARTHEST)
-        for large, wide in ((large_x, wide_x), (large_y, wide_y))
-    )
-    wider = max(size_x, size_y)
-    if one_unit or abs(size_x - size_y) <= _ALIKE:
-        size_x = size_y = wider
-    if all(abs(of) < _USUAL for of in (large_x, large_y, size_x, size_y) if of is not None):
-        return (size_x - wider, size_y - wider), 0
-    far = max((of for of in (large_x, large_y) if of is not None), default=0)
-    return (min(size_x, 1023), min(size_y, 1023)), min(far, 1023)
-
-
-def _magnitudes(box: Tensor) -> tuple[int | None, int | None]:
-    """Return the exponents of the largest coordinate and of the largest extent, None where that is zero."""
-    low, high = box.double()
-    largest, half = float(box.abs().max()), float((high / 2 - low / 2).max())
-    large, wide = math.frexp(largest)[1], math.frexp(half)[1] + 1
-    return large if largest > 0 else None, wide if half > 0 else None
-
-
-def _in_units(
-    both: tuple[Tensor, Tensor], boxes: tuple[Tensor, Tensor], exponents: tuple[int, int]
-) -> list[tuple[Tensor, Tensor]]:
-    """Return x and y divided by powers of two, and their boxes, in float64 where float32 is too narrow."""
-    divided = [_times_power(box.double(), -exponent) for box, exponent in zip(boxes, exponents, strict=True)]
-    kind = both[0].dtype
-    if max(exponents) > 0 or max(float(box.abs().max()) for box in divided) > _LARGEST_FLOAT32:
-        kind = torch.float64
-    return [
-        (_times_power(points.to(kind), -exponent), box.to(kind))
-        for points, box, exponent in zip(both, divided, exponents, strict=True)
-    ]
-
-
-def _times_power(points: Tensor, power: int) -> Tensor:
-    """Return points times 2^power, which may itself be out of range."""
-    return points if power == 0 else points * 2.0 ** (power // 2) * 2.0 ** (power - power // 2)
-
-
-def _row_blocks(m: int, d: int) -> list[tuple[int, int]]:
-    rows = max(1, _BLOCK_BYTES // (8 * d))
-    return [(start, min(start + rows, m)) for start in range(0, m, rows)]
-
-
-def _shifts(means: tuple[Tensor, Tensor], boxes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return about the mean of each, or between both where these are close beside the points' extents."""
-    (shift_x, extent_x), (shift_y, extent_y) = map(_shift, means, boxes)
-    if (shift_x.double() - shift_y.double()).norm().item() > _BESIDE * min(extent_x, extent_y):
-        return shift_x, shift_y
-    middle = (shift_x / 2 + shift_y / 2).contiguous()
-    return middle, middle
-
-
-def _shift(mean: Tensor, box: Tensor) -> tuple[Tensor, float]:
-    """Return about the mean, and the diagonal of the box that holds the points.
-
-    In few binary digits of each feature's extent, so that subtracting it is exact on a grid of points.
-    """
-    extent = box[1] - box[0]
-    least = torch.finfo(box.dtype).tiny
-    quantum = torch.exp2(torch.frexp(extent).exponent.to(box.dtype) - 10).clamp(min=least)
-    shift = torch.where(extent > 0, (mean / quantum).round_() * quantum, box[0])
-    return shift.contiguous(), extent.double().norm().item()
-
-
-def _square_norms(points: Tensor, shift: Tensor) -> Tensor:
-    """Return |p_i - shift|^2, (m) float64, without rounding to float32 on the way."""
-    origin = torch.zeros((1, points.shape[1]), dtype=points.dtype, device=points.device)
-    everyone, first = np.arange(len(points)), np.zeros(len(points), np.int32)
-    return torch.from_numpy(
-        _pair_costs(points, origin, [shift.double(), origin[0].double()], everyone, first)
-    ).to(points.device)
-
-
-def _pair_costs(x: Tensor, y: Tensor, shifts: list[Tensor], rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    if x.device.type != "cpu" or not is_loaded:
-        return _plain_costs(x, y, shifts, rows, cols)
-    cost = np.empty(len(rows))
-    for start in range(0, len(rows), _PAIRS_AT_ONCE):
-        some = slice(start, start + _PAIRS_AT_ONCE)
-        i, j = np.ascontiguousarray(rows[some], np.int64), np.ascontiguousarray(cols[some], np.int32)
-        launch_on_cpu(
-            "ots_edge_costs", first_address(x), first_address(y), x.dtype == torch.float64, x.stride(0),
-            y.stride(0), x.shape[1], shifts[0], shifts[1], i, j, len(i), cost[some],
-        )  # fmt: skip
-    return cost
-
-
-def _plain_costs(
-    x: Tensor,
-    y: Tensor,
-    shifts: list[Tensor],
-    rows: np.ndarray,
-    cols: np.ndarray,
-    units: Sequence[float] = (1.0, 1.0),
-) -> np.ndarray:
-    cost = np.empty(len(rows))
-    for start, stop in _row_blocks(len(rows), x.shape[1]):
-        i = torch.from_numpy(rows[start:stop].astype(np.int64)).to(x.device)
-        j = torch.from_numpy(cols[start:stop].astype(np.int64)).to(x.device)
-        difference = (x[i].double() * units[0] - shifts[0]) - (y[j].double() * units[1] - shifts[1])
-        cost[start:stop] = difference.square_().sum(1).cpu().numpy()
-    return cost

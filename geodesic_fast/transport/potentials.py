@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geodesic_fast.transport.duals import column_dual
 from geodesic_fast.transport.passes import LOWEST, MASS_UNITS, Listing, list_pass, softmin_pass
 from geodesic_fast.transport.passes import column_best_pass as _column_best_pass
 from geodesic_fast.transport.points import Points, power_below
@@ -160,9 +161,3 @@ class Anneal:
     def column_dual(self) -> np.ndarray:
         """Return v_j = |y_j|^2 - 2 b_j of the shifted costs, (cols) float64."""
         return column_dual(self.points, self.b.double())
-
-
-def column_dual(points: Points, b: Tensor) -> np.ndarray:
-    """Return v = |y|^2 - 2 b / scale^2, (cols) float64."""
-    v = points.square_y - 2 * b / points.scale**2
-    return np.ascontiguousarray(v.cpu().numpy())

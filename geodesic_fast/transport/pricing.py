@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from geodesic_fast._processes import Processes
+from geodesic_fast.transport.duals import column_potential, row_potential
 from geodesic_fast.transport.passes import Listing, list_pass
-from geodesic_fast.transport.points import UNIT_ROUNDOFF, Points
-from geodesic_fast.transport.products import FLOAT32_ROUNDOFF, Products
+from geodesic_fast.transport.points import Points
+from geodesic_fast.transport.products import Products
+from geodesic_fast.transport.rounding import FILTERED, FLOAT32_ROUNDOFF, UNIT_ROUNDOFF, of_cost, of_product
 
 _WINDOW = 2.0**16  # times the rounding of reduced costs: what that adds up to along paths of ties
 _CANDIDATES = 32  # a row, before a tile counts as full of near ties
@@ -96,18 +98,16 @@ class Pricing:
         self.windows = usual_windows(points, u, v) if windows is None else windows
         self.prices = Prices(u.copy(), most_near=most_near, windows=self.windows)
         squares, device = points.scale**2, points.device
-        a = (points.square_x - torch.from_numpy(u).to(device)) * (squares / 2)
-        b = (points.square_y - torch.from_numpy(v).to(device)) * (squares / 2)
+        a, b = row_potential(points, u), column_potential(points, v)
         middle = b.median()
         self.a, self.b = a + middle, b - middle  # (rows), (cols) float64
         self.norm_x = points.square_x.sqrt() * points.scale
         self.norm_y = points.square_y.sqrt() * points.scale
         # What lies within the windows is to be found too; they are far above the rounding of a and b.
         self.tie_x, self.tie_y = (torch.from_numpy(w).to(device) * squares for w in self.windows)
-        slack = 4 * FLOAT32_ROUNDOFF
-        self.low = (self.a - slack * self.a.abs() - self.tie_x - 2.0**-90).float()
-        self.p = (self.norm_x * ((points.d + 12) * FLOAT32_ROUNDOFF * 1.001)).float()
-        self.listing = Listing((self.b - slack * self.b.abs() - self.tie_y).float(), self.norm_y.float())
+        self.low = (self.a - FILTERED * self.a.abs() - self.tie_x - 2.0**-90).float()
+        self.p = (self.norm_x * (of_product(points.d, FLOAT32_ROUNDOFF) * 1.001)).float()
+        self.listing = Listing((self.b - FILTERED * self.b.abs() - self.tie_y).float(), self.norm_y.float())
 
     def run(self, products: Products) -> Prices:
         """Price all pairs, each process those of its rows."""
@@ -153,7 +153,7 @@ class Pricing:
                 slack += a
                 slack += b
                 slack -= self.norm_x[at:end, None] * (
-                    2 * UNIT_ROUNDOFF * (points.d + 12) * self.norm_y[left:right]
+                    of_product(points.d, 2 * UNIT_ROUNDOFF) * self.norm_y[left:right]
                 )
                 slack -= 8 * UNIT_ROUNDOFF * (a.abs() + b.abs())
                 slack -= self.tie_x[at:end, None] + self.tie_y[None, left:right]
@@ -166,7 +166,7 @@ class Pricing:
         cost = self.points.own_costs(rows, cols)
         u, v = self.u[rows], self.v[cols]
         reduced = (cost - v) - u
-        alone = self.points.cost_rounding(cost, u, v)
+        alone = of_cost(self.points.d, cost, u, v)
         rounding = alone + self.noise[0][rows] + self.noise[1][cols]
         np.minimum.at(prices.u, rows, cost - v)
         prices.rechecked += len(rows)

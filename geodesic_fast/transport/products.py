@@ -16,7 +16,6 @@ from tqdm import tqdm
 from geodesic_fast.transport.planner import Plan
 from geodesic_fast.transport.points import Points
 
-FLOAT32_ROUNDOFF = 2.0**-24
 _SPARE_SECONDS = 0.1  # by which a deadline may be missed
 
 

@@ -2,7 +2,7 @@
 """The proof that a flow is an optimum with most fixed points, for the values given and without a tolerance.
 
 Bounds. Duals are float64 numbers, taken as they are, so a reduced cost r_ij = c_ij - u_i - v_j is one real
-number; float64 finds it to a bound n_ij (`Points.reduced_rounding` for squared distances, `_Local` for
+number; float64 finds it to a bound n_ij (`rounding.of_reduced_cost` for squared distances, `_Local` for
 products). Let low = r - n and high = r + n as computed, F the flow at hand, a_i the units of row i.
 
 Parts. A row leads to the columns of its doubtful pairs, low <= 0, and a column to the rows that hold units of
@@ -42,8 +42,9 @@ import numpy as np
 
 from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.block_costs import BlockCosts, Blocks, WholeCosts, product_costs, whole_bytes
-from geodesic_fast.transport.points import UNIT_ROUNDOFF, Flow, Points
+from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.products import Products
+from geodesic_fast.transport.rounding import UNIT_ROUNDOFF, of_reduced_cost
 from geodesic_fast.transport.sparse_assignment import Rows, cheapest_flow, most_fixed_flow, sorted_unique
 
 _MOST_WORK = 1 << 25  # coordinates multiplied in whole numbers for one block
@@ -196,7 +197,7 @@ class Proof:
         points = self.points
         cost = points.costs(self.row, self.col.astype(np.int32))
         reduced = (cost - v[self.col]) - u[self.row]
-        rounding = points.reduced_rounding(self.row, self.col, cost, u, v)
+        rounding = of_reduced_cost(points, self.row, self.col, cost, u, v)
         low, high = reduced - rounding, reduced + rounding
         return Bounds(self.row, self.col, low, high, self.units, points.supply, points.cols)
 

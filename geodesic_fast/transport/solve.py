@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from geodesic_fast.transport.duals import column_dual, column_potential
 from geodesic_fast.transport.identity import identity_potential
 from geodesic_fast.transport.interval import score_interval
 from geodesic_fast.transport.planner import Plan
 from geodesic_fast.transport.points import Flow, Points
-from geodesic_fast.transport.potentials import Anneal, Schedule, column_dual, usual_schedule
+from geodesic_fast.transport.potentials import Anneal, Schedule, usual_schedule
 from geodesic_fast.transport.pricing import Prices, Pricing, usual_windows
 from geodesic_fast.transport.products import OutOfTimeError, Products
 from geodesic_fast.transport.proof import Proof, separate
@@ -94,7 +94,7 @@ class Search:
         began = time.monotonic()
         schedule, given = usual_schedule(points.d), None
         if start is not None:
-            given = (points.square_y - torch.from_numpy(start).to(points.device)) / 2 * points.scale**2
+            given = column_potential(points, start)
         b, changed, self.record["identity_sweeps"] = identity_potential(points, products, given)
         self.v = column_dual(points, b)
         self._took("identity", began)
@@ -206,10 +206,9 @@ class Search:
 
     def _interval(self) -> Solution:
         """Say what is proved now that the time is up."""
-        points, solution = self.points, Solution(self.known, record=self.record)
+        solution = Solution(self.known, record=self.record)
         if self.v is not None:
-            b = (points.square_y - torch.from_numpy(self.v).to(points.device)) / 2 * points.scale**2
-            solution = self._bracket(solution, b)
+            solution = self._bracket(solution, column_potential(self.points, self.v))
         self.record["passes"] = self.products.passes
         return solution
 

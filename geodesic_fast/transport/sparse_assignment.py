@@ -10,6 +10,7 @@ import numpy as np
 
 from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.points import Flow, Points
+from geodesic_fast.transport.rounding import of_cost
 
 _SOLVED, _OUT_OF_TIME = 0, 1
 _EDGES_AT_ONCE = 1 << 16
@@ -54,14 +55,14 @@ class SparseGraph:
         """Return the rounding that the duals of rows and columns inherit from their tied pairs."""
         of_rows, of_cols = np.zeros(self.points.rows), np.zeros(self.points.cols)
         largest = (np.array([np.abs(values).max()]) for values in (self.costs, u, v))
-        most = self.points.cost_rounding(*largest)[0]
+        most = of_cost(self.points.d, *largest)[0]
         for start in range(0, len(self.keys), _EDGES_AT_ONCE):
             some = slice(start, start + _EDGES_AT_ONCE)
             cost, (rows, cols) = self.costs[some], np.divmod(self.keys[some], self.points.cols)
             reduced = np.abs(cost - v[cols] - u[rows])
             near = np.flatnonzero(reduced <= most)
             rows, cols = rows[near], cols[near]
-            rounding = self.points.cost_rounding(cost[near], u[rows], v[cols])
+            rounding = of_cost(self.points.d, cost[near], u[rows], v[cols])
             tied = reduced[near] <= rounding
             np.maximum.at(of_rows, rows[tied], rounding[tied])
             np.maximum.at(of_cols, cols[tied], rounding[tied])
