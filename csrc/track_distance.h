@@ -35,14 +35,37 @@ struct TrackDistance {
 };
 
 // Gradient of the tracks x, or, where `of_other`, of y:
-// sum over j of weights_ij (x_i^(l) - y_j^(l)) at l = layer_ij, pairs of weight 0 left out.
+// sum over j of grad_ij (x_i^(l) - y_j^(l)) / d_ij at l = layer_ij.
 struct TrackDistanceBackward {
-  const void* weights = nullptr;   // (m, m'), accumulation type: grad_ij / d_ij, and 0 where d_ij is 0; where
-                                   // y is x the caller has added its transpose
+  const void* grad = nullptr;      // (m, m'), accumulation type; where y is x its transpose has been added
+  const void* distance = nullptr;  // (m, m'), accumulation type
   const int32_t* layer = nullptr;  // (m, m')
   TracksView tracks, other;
   bool of_other = false;
   TracksView gradient;
+};
+
+// What one pair sends: grad (x - y) / d. A pair that nothing is asked of, or at distance 0 or inf, sends
+// nothing.
+template <class Acc>
+struct PairGradient {
+  Acc grad, distance;
+  bool counts;
+
+  GEODESIC_FAST_INLINE PairGradient(const TrackDistanceBackward& args, int64_t at)
+      : grad(static_cast<const Acc*>(args.grad)[at]), distance(static_cast<const Acc*>(args.distance)[at]) {
+    counts = grad != 0 && distance != 0 && !(distance > kMost) && args.layer[at] >= 0;
+  }
+  GEODESIC_FAST_INLINE Acc weight() const { return grad / distance; }
+  // Whether the weight has all its digits; else the direction has to be taken anew from the coordinates.
+  GEODESIC_FAST_INLINE bool is_plain() const { return is_normal(weight()) && is_normal(distance); }
+
+ private:
+  static constexpr Acc kMost = sizeof(Acc) == 4 ? Acc(0x1.fffffep127) : Acc(0x1.fffffffffffffp1023);
+  static GEODESIC_FAST_INLINE bool is_normal(Acc x) {
+    constexpr Acc least = sizeof(Acc) == 4 ? Acc(0x1p-126) : Acc(0x1p-1022);
+    return (x >= least && x <= kMost) || (x <= -least && x >= -kMost);
+  }
 };
 
 }  // namespace geodesic_fast

@@ -126,7 +126,7 @@ def args_of(layers, other):
         yield line_operation.line_deviation_backward, (new(*batch if each else (), n, n), layers, each)
     for keep in (False, True):
         yield distance_operation.track_distance, (layers, other, keep)
-        given = (new(m, m), of_pairs, layers, other, keep and bool(other))
+        given = (new(m, m), new(m, m), of_pairs, layers, other, keep and bool(other))
         yield distance_operation.track_distance_backward, given
     yield nearest_operation.nearest_track, (layers, torch.arange(m))
 

@@ -184,6 +184,48 @@ def test_ties_have_their_gradient_at_the_lowest_layer(way):
             assert torch.equal((found != 0).any(-1)[:, others], wanted[:, others])
 
 
+# Points whose distances stay apart when they are rounded to whole numbers; the last two are one.
+FAR_APART = [(0, 0), (1, 1), (7, 1), (20, 9), (70, -40), (-300, 100), (-300, 100)]
+DISTANCES = {
+    "track_distance": lambda x: gf.track_distance(x),
+    "of two sets": lambda x: gf.track_distance(x[:, :3], x[:, 3:]),
+    "nearest_track": lambda x: gf.nearest_track(x).distance,
+}
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_distances_of_any_size_have_their_gradient(dtype, kind, way):
+    """From the smallest number that is not 0 to the largest: times a power of two it is the same gradient."""
+    points = torch.tensor(FAR_APART, dtype=torch.float64)
+    between = points[:, None] - points  # (m, m, d)
+    all_pairs = between.square().sum(-1).sqrt()
+    sent = torch.zeros_like(all_pairs)
+    if kind == "track_distance":
+        expected, sent[:] = all_pairs, torch.rand(7, 7)
+        weights = sent
+    elif kind == "of two sets":
+        expected, sent[:3, 3:] = all_pairs[:3, 3:], torch.rand(3, 4)
+        weights = sent[:3, 3:]
+    else:
+        expected, nearest = all_pairs.clone().fill_diagonal_(math.inf).min(1)
+        weights = torch.rand(7).double()
+        sent[torch.arange(7), nearest] = weights
+    along = sent[..., None] * (between / all_pairs[..., None]).nan_to_num()
+    truth = torch.zeros(3, *points.shape, dtype=torch.float64)
+    truth[1] = along.sum(1) - along.sum(0)
+    lowest, highest, digits = (-149, 115, 24) if dtype == torch.float32 else (-1074, 1011, 53)
+    for power in [lowest, lowest + 1, *range(lowest + 2, highest, 13 * digits // 24), highest]:
+        tracks = torch.stack((4 * points, points, 8 * points))
+        tracks = torch.tensor(np.ldexp(tracks.numpy(), power), dtype=dtype)
+        found = np.ldexp(DISTANCES[kind](tracks).double().numpy(), -power)
+        off = torch.finfo(dtype).eps * expected + (0.5 if power < lowest + digits else 0)
+        assert (np.abs(found - expected.numpy()) <= off.numpy()).all()
+        for size in (1.0, 2.0**-20, 2.0**20):
+            got = gradient(DISTANCES[kind], tracks.clone(), (weights * size).to(dtype)).double() / size
+            torch.testing.assert_close(got, truth, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
 def test_references_have_second_derivatives():
     tracks = torch.randn(4, 5, 3, dtype=torch.float64).requires_grad_()
     total = lambda x: sum(gf.reference.track_geometry(x)[:-1])  # noqa: E731

@@ -99,10 +99,10 @@ def test_opcheck(listed, device):
     for other in (None, [random_tracks((5, 4, 8), torch.float32, device)]):
         opcheck(operation.track_distance.registered, (layers, other, True))
         m = 4 if other else 3
-        weights = torch.randn(3, m, device=device)
+        weights, distance = torch.randn(3, m, device=device), torch.rand(3, m, device=device)
         layer = torch.randint(6, (3, m), dtype=torch.int32, device=device)
         given = ([t.detach() for t in layers], other, bool(other))
-        opcheck(operation.track_distance_backward.registered, (weights, layer, *given))
+        opcheck(operation.track_distance_backward.registered, (weights, distance, layer, *given))
 
 
 def test_compiled_in_one_graph(device):

@@ -33,18 +33,17 @@ GEODESIC_FAST_INLINE void add_squares(Vector<double> a, Vector<double> b, Vector
 
 // float64 coordinates whose squares leave the range.
 static inline double scaled_distance(const double* a, const double* b, int64_t features) {
-  double largest = 0;
-  for (int64_t j = 0; j < features; ++j) {
-    const double size = std::fabs(a[j] * 0.5 - b[j] * 0.5);
-    if (size != size) return size;
-    largest = size > largest ? size : largest;
+  double factor = 1, largest = largest_difference(a, b, factor, features);
+  if (largest > kLargestDouble) {  // a difference overflowed, of halves it does not
+    factor = 0.5;
+    largest = largest_difference(a, b, factor, features);
   }
-  if (largest == 0 || largest > 1.7976931348623157e308) return largest;
+  if (!(largest > 0) || largest > kLargestDouble) return largest;
   const double sum = sum_one_by_one(features, [=](int64_t j) {
-    const double part = (a[j] * 0.5 - b[j] * 0.5) / largest;
+    const double part = (a[j] * factor - b[j] * factor) / largest;
     return part * part;
   });
-  return 2 * (largest * std::sqrt(sum));
+  return largest * std::sqrt(sum) / factor;
 }
 template <class T>
 static inline double scaled_distance(const T*, const T*, int64_t) {

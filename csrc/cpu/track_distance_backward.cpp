@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // track_distance, backward.
-// Memory: the weights and layers once, and for each pair one row of either track; writes the gradient once.
+// Memory: gradients, distances and layers once, and for each pair one row of either track; writes the
+// gradient
+//         once.
 // Work:   two operations a pair and feature. Numbers: differences and sums in float32 (float64 for float64).
 // Bound:  the cache that holds the tracks.
 #include "kernels.h"
@@ -21,12 +23,13 @@ class Gradient {
         own_(args.of_other ? args.other : args.tracks),
         against_(args.of_other ? args.tracks : args.other) {
     sum_ = reinterpret_cast<Acc*>(scratch);
-    start_ = reinterpret_cast<int64_t*>(sum_ + padded<Acc>(own_.features));
+    direction_ = sum_ + padded<Acc>(own_.features);
+    start_ = reinterpret_cast<int64_t*>(direction_ + padded<Acc>(own_.features));
     sorted_ = start_ + own_.points + 1;
   }
   static int64_t scratch_bytes(const TrackDistanceBackward& args) {
     const int64_t most = args.tracks.tracks > args.other.tracks ? args.tracks.tracks : args.other.tracks;
-    return padded<Acc>(args.tracks.features) * static_cast<int64_t>(sizeof(Acc)) +
+    return 2 * padded<Acc>(args.tracks.features) * static_cast<int64_t>(sizeof(Acc)) +
            (args.tracks.points + 1 + most) * static_cast<int64_t>(sizeof(int64_t));
   }
 
@@ -37,7 +40,7 @@ class Gradient {
       std::memset(sum_, 0, padded<Acc>(own_.features) * sizeof(Acc));
       for (int64_t k = layer == 0 ? 0 : start_[layer - 1]; k < start_[layer]; ++k) {
         add(row_of<T>(own_, layer, offset), row_of<T>(against_, layer, against_.offset(sorted_[k])),
-            weight(i, sorted_[k]));
+            pair(i, sorted_[k]));
       }
       T* row = row_of<T>(args_.gradient, layer, to);
       for_vectors<Acc>(own_.features, [&](int64_t j, int, int64_t count) {
@@ -51,31 +54,40 @@ class Gradient {
   int64_t at(int64_t i, int64_t j) const {
     return args_.of_other ? j * args_.other.tracks + i : i * args_.other.tracks + j;
   }
-  Acc weight(int64_t i, int64_t j) const { return static_cast<const Acc*>(args_.weights)[at(i, j)]; }
-  bool counts(int64_t i, int64_t j) const { return weight(i, j) != 0 && args_.layer[at(i, j)] >= 0; }
+  PairGradient<Acc> pair(int64_t i, int64_t j) const { return {args_, at(i, j)}; }
 
   // Lists the tracks on the other side by the layer of the pair; layer l ends at start_[l].
   void sort_by_layer(int64_t i) {
     std::memset(start_, 0, (own_.points + 1) * sizeof(int64_t));
     for (int64_t j = 0; j < against_.tracks; ++j) {
-      if (counts(i, j)) ++start_[args_.layer[at(i, j)] + 1];
+      if (pair(i, j).counts) ++start_[args_.layer[at(i, j)] + 1];
     }
     for (int64_t layer = 1; layer <= own_.points; ++layer) start_[layer] += start_[layer - 1];
     for (int64_t j = 0; j < against_.tracks; ++j) {
-      if (counts(i, j)) sorted_[start_[args_.layer[at(i, j)]]++] = j;
+      if (pair(i, j).counts) sorted_[start_[args_.layer[at(i, j)]]++] = j;
     }
   }
 
-  void add(const T* a, const T* b, Acc weight) {
+  void add(const T* a, const T* b, const PairGradient<Acc>& pair) {
+    if (pair.is_plain()) {
+      add_row(pair.weight(),
+              [=](int64_t j, int64_t count) { return load_row(a, j, count) - load_row(b, j, count); });
+    } else {
+      scaled_direction(a, b, direction_, own_.features);
+      add_row(pair.grad, [this](int64_t j, int64_t) { return SameType<Acc>::load(direction_ + j); });
+    }
+  }
+
+  template <class Row>
+  void add_row(Acc weight, const Row& row) {
     for_vectors<Acc>(own_.features, [&](int64_t j, int, int64_t count) {
-      const Vector<Acc> v = load_row(a, j, count) - load_row(b, j, count);
-      SameType<Acc>::store(sum_ + j, SameType<Acc>::load(sum_ + j) + v * broadcast(weight));
+      SameType<Acc>::store(sum_ + j, SameType<Acc>::load(sum_ + j) + row(j, count) * broadcast(weight));
     });
   }
 
   const TrackDistanceBackward& args_;
   const TracksView &own_, &against_;
-  Acc* sum_;
+  Acc *sum_, *direction_;
   int64_t *start_, *sorted_;
 };
 

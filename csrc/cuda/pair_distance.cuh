@@ -29,24 +29,34 @@ __device__ __forceinline__ double warp_sum(double value) {
   return value;
 }
 
-// float64 coordinates whose squares leave the range.
-__device__ __forceinline__ double scaled_distance(const double* a, const double* b, int64_t features) {
-  double largest = 0, sum = 0;
+__device__ __forceinline__ double largest_difference(const double* a, const double* b, double factor,
+                                                     int64_t features) {
+  double largest = 0;
 #pragma unroll 1
   for (int64_t j = threadIdx.x % kWarp; j < features; j += kWarp) {
-    largest = larger(largest, fabs(a[j] * 0.5 - b[j] * 0.5));
+    largest = larger(largest, fabs(a[j] * factor - b[j] * factor));
   }
 #pragma unroll
   for (int lane = kWarp / 2; lane > 0; lane /= 2) {
     largest = larger(largest, __shfl_xor_sync(0xffffffffu, largest, lane));
   }
+  return largest;
+}
+
+// float64 coordinates whose squares leave the range.
+__device__ __forceinline__ double scaled_distance(const double* a, const double* b, int64_t features) {
+  double factor = 1, largest = largest_difference(a, b, factor, features), sum = 0;
+  if (isinf(largest)) {  // a difference overflowed, of halves it does not
+    factor = 0.5;
+    largest = largest_difference(a, b, factor, features);
+  }
   if (!(largest > 0) || isinf(largest)) return largest;
 #pragma unroll 1
   for (int64_t j = threadIdx.x % kWarp; j < features; j += kWarp) {
-    const double part = (a[j] * 0.5 - b[j] * 0.5) / largest;
+    const double part = (a[j] * factor - b[j] * factor) / largest;
     sum += part * part;
   }
-  return 2 * (largest * sqrt(warp_sum(sum)));
+  return largest * sqrt(warp_sum(sum)) / factor;
 }
 template <class T>
 __device__ __forceinline__ double scaled_distance(const T*, const T*, int64_t) {

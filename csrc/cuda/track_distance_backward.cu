@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 // track_distance, backward.
-// Memory: the weights and layers once for each 128 features, and for each pair one row of either track;
-// writes
-//         the gradient once.
+// Memory: gradients, distances and layers once for each 128 features, and for each pair one row of either
+//         track; writes the gradient once.
 // Work:   two operations a pair and feature. Numbers: differences and sums in float32 (float64 for float64).
 // Bound:  the cache that holds the tracks.
 #include "kernels.h"
+#include "step.cuh"
 #include "track_distance.h"
-#include "track_ring.cuh"
 
 namespace geodesic_fast {
 namespace cuda {
@@ -21,30 +20,46 @@ struct GradientTracks {
   DeviceTracks own, against, gradient;
 };
 
+// Adds what a pair sends at one feature, if the row has it. All threads of the block come here with one pair.
+template <class T, class Acc = typename AccOf<T>::type>
+__device__ __forceinline__ void add(const PairGradient<Acc>& pair, const T* a, const T* b, int64_t j,
+                                    int64_t d, WideTeam<Acc>& team, Acc& sum) {
+  Step<T> step;
+  step.now = a, step.before = b;
+  if (pair.is_plain()) {
+    if (j < d) sum = fma(step.difference(j), pair.weight(), sum);
+  } else {
+    step.length = KeptLength<Acc>::keep(team.length(step, d));
+    if (j < d) sum = fma(step.unit(j), pair.grad, sum);
+  }
+}
+
 template <class T, class Acc = typename AccOf<T>::type>
 __global__ void __launch_bounds__(kThreads, 4)
     gradient_kernel(const __grid_constant__ GradientTracks tracks,
                     const __grid_constant__ TrackDistanceBackward args, int64_t slices) {
   extern __shared__ __align__(16) char shared[];
+  __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
+  WideTeam<Acc> team{{sum_buffer}, max_buffer};
   Acc(*sums)[kThreads] = reinterpret_cast<Acc(*)[kThreads]>(shared);
   const DeviceTracks &own = tracks.own, &against = tracks.against;
-  const int64_t columns = args.other.tracks;
+  const int64_t columns = args.other.tracks, d = own.view.features;
   for (int64_t work = blockIdx.x; work < own.view.tracks * slices; work += gridDim.x) {
     const int64_t i = work / slices, j = work % slices * kThreads + threadIdx.x;
-    if (j >= own.view.features) continue;
     const int64_t offset = own.view.offset(i);
     for (int64_t first = 0; first < own.view.points; first += kLayersAtOnce) {
       for (int l = 0; l < kLayersAtOnce; ++l) sums[l][threadIdx.x] = 0;
 #pragma unroll 1
       for (int64_t k = 0; k < against.view.tracks; ++k) {
         const int64_t at = args.of_other ? k * columns + i : i * columns + k;
-        const Acc weight = static_cast<const Acc*>(args.weights)[at];
+        const PairGradient<Acc> pair(args, at);
         const int64_t layer = args.layer[at];
-        if (weight == 0 || layer < first || layer >= first + kLayersAtOnce) continue;
+        if (!pair.counts || layer < first || layer >= first + kLayersAtOnce) continue;
         const T* a = reinterpret_cast<const T*>(own.row(layer, offset));
         const T* b = reinterpret_cast<const T*>(against.row(layer, against.view.offset(k)));
-        sums[layer - first][threadIdx.x] += (widen(a[j]) - widen(b[j])) * weight;
+        add(pair, a, b, j, d, team, sums[layer - first][threadIdx.x]);
       }
+      if (j >= d) continue;
       const int64_t to = tracks.gradient.view.offset(i);
       for (int64_t layer = first; layer < own.view.points && layer < first + kLayersAtOnce; ++layer) {
         narrow(sums[layer - first][threadIdx.x], reinterpret_cast<T*>(tracks.gradient.row(layer, to)) + j);

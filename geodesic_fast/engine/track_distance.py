@@ -71,26 +71,33 @@ def _call(
 
 
 def _allocate_backward(
-    weights: Tensor, layer: Tensor, layers: Sequence[Tensor], other: Sequence[Tensor] | None, of_other: bool
+    grad: Tensor,
+    distance: Tensor,
+    layer: Tensor,
+    layers: Sequence[Tensor],
+    other: Sequence[Tensor] | None,
+    of_other: bool,
 ) -> list[Tensor]:
     return gradient_like(other if of_other and other else layers)
 
 
 def _call_backward(
     gradient: list[Tensor],
-    weights: Tensor,
+    grad: Tensor,
+    distance: Tensor,
     layer: Tensor,
     layers: Sequence[Tensor],
     other: Sequence[Tensor] | None,
     of_other: bool,
 ) -> None:
-    if not weights.numel():
+    if not grad.numel():
         for each in gradient:
             each.zero_()
         return
     launch(
-        "track_distance_backward", weights.device, weights, layer, layers, other or layers, of_other, gradient
-    )
+        "track_distance_backward", grad.device, grad, distance, layer, layers, other or layers, of_other,
+        gradient,
+    )  # fmt: skip
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -103,13 +110,11 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], list[Tensor] | None, None]:
     distance, layer, *points = ctx.saved_tensors
     layers, other = points[: ctx.count], points[ctx.count :]
-    # Not 0 / NaN: a pair that does not count sends nothing.
-    weights = torch.where((distance == 0) | (grad == 0), 0.0, grad / distance)
     if not other:
-        return track_distance_backward(weights + weights.mT, layer, layers, None, False), None, None
+        return track_distance_backward(grad + grad.mT, distance, layer, layers, None, False), None, None
     return (
-        track_distance_backward(weights, layer, layers, other, False),
-        track_distance_backward(weights, layer, layers, other, True),
+        track_distance_backward(grad, distance, layer, layers, other, False),
+        track_distance_backward(grad, distance, layer, layers, other, True),
         None,
     )
 
@@ -118,10 +123,10 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor], list[Tensor
 track_distance = Operation(
     "track_distance(Tensor[] layers, Tensor[]? other, bool keep) -> (Tensor, Tensor)", _allocate, _call
 )
-# sum_j weights_ij (x_i - y_j) at layer_ij for each tensor of x, or of y.
+# sum_j grad_ij (x_i - y_j) / d_ij at layer_ij for each tensor of x, or of y.
 track_distance_backward = Operation(
-    "track_distance_backward(Tensor weights, Tensor layer, Tensor[] layers, Tensor[]? other, bool of_other) "
-    "-> Tensor[]",
+    "track_distance_backward(Tensor grad, Tensor distance, Tensor layer, Tensor[] layers, Tensor[]? other, "
+    "bool of_other) -> Tensor[]",
     _allocate_backward, _call_backward,
 )  # fmt: skip
 track_distance.differentiate(_backward, _keep_for_backward)

@@ -13,6 +13,7 @@ from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._tracks import Tracks
 from geodesic_fast.engine import track_distance as operation
 from geodesic_fast.engine.load import has_engine
+from geodesic_fast.metrics.directions import power_of_two
 
 
 @overload
@@ -95,13 +96,15 @@ def layer_distances(tracks: Tracks, other: Tracks | None) -> Tensor:
 
 
 def norm(v: Tensor) -> Tensor:
-    """Return |v|, scaled by the largest entry first, so that no square overflows or vanishes.
+    """Return |v|, taken in a power of two near the largest entry, so that no square overflows or vanishes.
 
+    The unit is no smaller or larger than the squares need, since it multiplies the gradient on its way.
     0, inf and NaN pass no gradient, of any order.
     """
     largest = v.detach().abs().amax(-1, keepdim=True)
     plain = (largest > 0) & largest.isfinite()
-    unit = largest.where(plain, 1.0)
+    most = 2.0 ** (90 if v.dtype == torch.float32 else 600)
+    unit = power_of_two(largest).clamp(1 / most, most)
     length = (v / unit).where(plain, 1.0).square().sum(-1, keepdim=True).sqrt() * unit
     return length.where(plain, largest).squeeze(-1)
 
