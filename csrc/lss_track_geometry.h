@@ -50,13 +50,13 @@ struct GeometryBackward {
   ZeroStep zero_step = ZeroStep::kSkip;
   bool only_lss = true;
   TracksView gradient;        // where dL/dx goes, of the shape and dtype of tracks
-  void* workspace = nullptr;  // (4 n + 2, m) Acc beyond kWideFeatures on a GPU, else unused
+  void* workspace = nullptr;  // (5 n + 2, m) Acc beyond kWideFeatures on a GPU, else unused
 };
 
 inline int64_t workspace_bytes(const GeometryBackward& args, int) {
   const TracksView& tracks = args.tracks;
   if (tracks.features <= kWideFeatures) return 0;
-  return (4 * tracks.steps() + 2) * tracks.tracks * sum_bytes_of(tracks.dtype);
+  return (5 * tracks.steps() + 2) * tracks.tracks * sum_bytes_of(tracks.dtype);
 }
 
 }  // namespace geodesic_fast

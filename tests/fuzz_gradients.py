@@ -103,14 +103,11 @@ class Known:
         ]
 
 
-def check_lss(case, engine):
-    check_geometry(case, engine, ["lss"])
-
-
-def check_geometry(case, engine, fields=gf.TrackGeometry._fields[:-1]):
+def check_geometry(case, engine):
     known = Known(case)
     u, s, n = known.u, known.s, known.n
-    fields = [name for name in fields if n > 1 or name in ("path_length", "chord", "action")]
+    every = gf.TrackGeometry._fields[:-1]
+    fields = [name for name in every if n > 1 or name in ("path_length", "chord", "action")]
     mean = s.mean(0)
     chord = known.x[-1] - known.x[0]
     c = length(chord)
@@ -273,8 +270,8 @@ def check_distance(case, engine):
     plain = least[0] > 0
     if len(least) > 1 and case.kind != "grid":  # which layer is nearest must not hang on rounding
         plain &= least[1] > least[0] * (1 + 64 * case.eps)
-    most = wide(torch.finfo(case.acc).max) / 4  # beyond which a distance or its inverse leaves the type
-    plain &= case.good[:, None] & case.good & (each.max(0) < most) & (least[0] * most > 1)
+    most = wide(torch.finfo(case.acc).max) / 4  # beyond which a distance leaves the type
+    plain &= case.good[:, None] & case.good & (each.max(0) < most)
     weights = torch.as_tensor(case.rng.random((m, m))).where(torch.as_tensor(plain), 0.0).to(case.acc)
     truth = np.zeros_like(x)
     for i, j in np.argwhere(plain):

@@ -159,6 +159,16 @@ def test_gradients_at_any_magnitude(scale, device):
         torch.testing.assert_close(leaf.grad.double() / unit, exact.grad / unit, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_step_beyond_the_range_leaves_the_gradients_of_others(dtype, device):
+    far = torch.finfo(dtype).max * 0.9  # the difference overflows
+    track = torch.tensor([[0.0, 0.0], [3.0, 4.0], [far, far], [-far, -far]], dtype=dtype, device=device)
+    leaf = track.requires_grad_()
+    step_geometry(leaf).length[0].backward()
+    expected = torch.tensor([[-0.6, -0.8], [0.6, 0.8], [0.0, 0.0], [0.0, 0.0]], dtype=dtype, device=device)
+    torch.testing.assert_close(leaf.grad, expected)
+
+
 def test_what_is_undefined_sends_no_gradient_and_no_nan_to_others(device):
     tracks = random_tracks((5, 4, 6), torch.float32, device)
     tracks[2, 0] = tracks[1, 0]  # a step of length zero

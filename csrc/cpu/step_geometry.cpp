@@ -274,7 +274,7 @@ class BackwardPass {
       found.norm[k] = args_.kept[there * m_ + track];
       found.length[k] = l < 1 || l > n_ ? 0 : args_.kept[(n_ + 1 + l) * m_ + track];
       const Acc state = Acc(found.norm[k] * found.norm[k]), step = Acc(found.length[k] * found.length[k]);
-      found.plain = found.plain && is_finite(found.norm[k]);
+      found.plain = found.plain && is_near(found.norm[k]);
       if (k > 0 && terms.on[kOnStepBefore + k - 1] != 0) {
         found.plain =
             found.plain && is_safe_square(step) && is_safe(terms.on[kOnStepBefore + k - 1], found.length[k]);
@@ -287,7 +287,8 @@ class BackwardPass {
     return found;
   }
 
-  static bool is_finite(double value) { return value - value == 0; }
+  // Whether differences with other such points stay in the range, so that 0 times one of them is 0.
+  static bool is_near(double norm) { return norm < (sizeof(Acc) == 4 ? 0x1p126 : 0x1p1022); }
 
   void write_point(int64_t layer, int64_t track) const {
     const PointTerms<Acc> terms(args_, layer, track);

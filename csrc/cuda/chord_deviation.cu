@@ -229,7 +229,7 @@ __device__ void write_pack(const Team& team, const Chord<typename Team::Acc>& ch
       Acc g = 0;
       if (counts && scaled) {
         const double half = static_cast<double>(now) * 0.5 - static_cast<double>(at.first[i]) * 0.5;
-        g = static_cast<Acc>(over_chord(chord, half / deviation) * 2 - static_cast<double>(along) * e) *
+        g = static_cast<Acc>(over_chord(chord, half) * 2 / deviation - static_cast<double>(along) * e) *
             weight;
       } else if (counts) {
         const Acc w = (now - at.first[i]) * chord.scale;

@@ -3,6 +3,8 @@
 // has few digits for it or none, below zero and in a unit of its own.
 #pragma once
 
+#include <type_traits>
+
 #include "geometry_sums.h"
 #include "track_ring.cuh"
 
@@ -42,6 +44,36 @@ template <class Acc>
 __device__ __forceinline__ bool is_plain_length(Acc kept) {
   return kept > 0 && is_safe_square(kept * kept);
 }
+
+// 1 / length is value times two to a power that takes what would leave the range although the gradient need
+// not.
+template <class Acc>
+struct InverseLength {
+  Acc value;
+  int power = 0;
+
+  __device__ __forceinline__ explicit InverseLength(Acc kept) : value(1 / kept) {
+    if (is_plain_length(kept)) return;
+    constexpr int most = sizeof(Acc) == 8 ? 1000 : 126;
+    const Length length = KeptLength<Acc>::of(kept);
+    const int exponent = length.unit == kLongUnit ? most : length.unit == 1 ? ilogb(length.value) : -most;
+    power = exponent > most ? -most : exponent < -most ? most : -exponent;
+    value = static_cast<Acc>(1 / (length.value * factor()) / length.unit);
+  }
+  __device__ __forceinline__ Acc factor() const { return power_of_two(power); }
+  __device__ __forceinline__ Acc one_over_factor() const { return power_of_two(-power); }
+
+ private:
+  // Made of its bits: ldexp takes registers that some kernels do not have.
+  __device__ __forceinline__ static Acc power_of_two(int power) {
+    using Bits = typename std::conditional<sizeof(Acc) == 8, int64_t, int32_t>::type;
+    const Bits bits = static_cast<Bits>(power + (sizeof(Acc) == 8 ? 1023 : 127))
+                      << (sizeof(Acc) == 8 ? 52 : 23);
+    Acc found;
+    memcpy(&found, &bits, sizeof(bits));
+    return found;
+  }
+};
 
 // One feature of a direction whose length is not plain.
 template <class Acc>

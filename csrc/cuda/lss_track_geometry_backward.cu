@@ -33,11 +33,12 @@ struct BackwardTeam {
   GradientWeights& weights;  // in shared memory
 
   Acc direction_sum[kCount], gradient[kCount];  // S; the gradient of the step written last
-  Acc held[kHeldCount], before[kHeldCount];     // the held direction, and the one before it
-  Acc on_own, on_sum, on_before, inverse_held;  // the held step's weights, and 1 / its length
+  Acc held[kHeldCount], before[kHeldCount];     // the held direction, and the one before it as it enters
+  Acc on_own, on_before;                        // the held step's weights, over its factor
+  InverseLength<Acc> inverse{1};                // of the held step
   int64_t offset, out_offset, track;
-  int64_t written_layer, held_layer;  // where those steps end; 0: none
-  bool parted;                        // a zero-length step lies behind the held one, under "keep"
+  int64_t written_layer;  // where that step ends; 0: none; the held one ends at the next layer
+  bool holds, parted;     // whether there is one; a zero-length step lies behind it, under "keep"
 
   // As it is kept.
   __device__ __forceinline__ Acc length_of(int64_t layer) const {
@@ -66,8 +67,10 @@ struct BackwardTeam {
                   totals, sqrt(static_cast<double>(squares[0])), chord, args.zero_step);
     }
     team_sync();
-    written_layer = held_layer = 0;
-    on_own = on_sum = on_before = inverse_held = 0;
+    written_layer = 0;
+    holds = false;
+    on_own = on_before = 0;
+    inverse = InverseLength<Acc>(1);
     parted = false;
     if (kAll && weights.chord != 0) {
       ring.for_owned([&](int i, int j) { gradient[i] = boundary(j); });
@@ -136,67 +139,94 @@ struct BackwardTeam {
     }
     const bool plain = is_plain_length(length);
     const Length exact = KeptLength<Acc>::of(length);
-    const Acc inverse = plain ? 1 / length : static_cast<Acc>(1 / exact.value / exact.unit);
+    const Acc over = 1 / length;
     Acc u[kCount] = {};
     Acc dots[2] = {};
     ring.for_each([&](int i, Acc now, Acc previous) {
-      u[i] = plain ? (now - previous) * inverse : scaled_direction(now, previous, exact, length <= -1);
+      if (plain) {
+        const Acc v = now - previous;
+        u[i] = v * over;
+        // to the last bit: steps along one line have a sine of exactly 0
+        if constexpr (kAll) u[i] = fma(fma(-u[i], length, v), over, u[i]);
+      } else {
+        u[i] = scaled_direction(now, previous, exact, length <= -1);
+      }
       dots[0] += u[i] * direction_sum[i];
       if constexpr (kAll) dots[1] += u[i] * held[i];
     });
     team_sum(dots);
-    const Acc lss = static_cast<Acc>(weights.lss);
-    Acc pair = 0;
+    Pair pair;
     if constexpr (kAll) {
-      if (held_layer > 0 && !parted) {
-        const double apart = weights.needs_apart(dots[1]) ? apart_from_held(u, dots[1] < 0) : 0;
-        pair = static_cast<Acc>(weights.of_pair(dots[1], apart));
+      if (holds) {
+        if (!parted) pair = pair_of(u, dots[1]);
+        on_own -= pair.on_held * inverse.value;
+        write_held(u, pair.weight * inverse.value, pair.sign);
       }
-      if (held_layer > 0) {
-        if (pair != 0) on_own -= pair * dots[1] * inverse_held;
-        write_held(u, pair == 0 ? Acc(0) : pair * inverse_held);
-      }
+      close_gap(layer);
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) before[i] = held[i], held[i] = u[i];
+      for (int i = 0; i < kCount; ++i) before[i] = held[i] - pair.sign * u[i], held[i] = u[i];
     }
-    on_own = lss == 0 ? Acc(0) : lss * dots[0] * inverse;
-    on_sum = lss == 0 ? Acc(0) : -lss * inverse;
+    inverse = InverseLength<Acc>(length);
+    const Acc lss = static_cast<Acc>(weights.lss);
+    on_own = lss == 0 ? Acc(0) : lss * dots[0] * inverse.value;
     if constexpr (kAll) {
-      on_own += static_cast<Acc>(weights.own(exact)) - (pair == 0 ? Acc(0) : pair * dots[1] * inverse);
-      on_before = pair == 0 ? Acc(0) : pair * inverse;
-      held_layer = layer;
-      inverse_held = inverse;
+      on_own += static_cast<Acc>(weights.own(KeptLength<Acc>::of(length)) * inverse.one_over_factor()) -
+                pair.on_next * inverse.value;
+      on_before = pair.weight * inverse.value;
+      holds = true;
       parted = false;
     } else {
       close_gap(layer);
-      write(layer, [&](int i, int) { return on_own * u[i] + on_sum * direction_sum[i]; });
+      const Acc on_sum = weight_of_sum();
+      write(layer,
+            [&](int i, int) { return inverse.factor() * (on_own * u[i] + on_sum * direction_sum[i]); });
     }
   }
 
-  // |u - w| of this direction and the held one, or |u + w| if they point apart.
-  __device__ __forceinline__ double apart_from_held(const Acc (&u)[kCount], bool opposite) {
-    const Acc sign = opposite ? -1 : 1;
-    Acc squares[2] = {};
+  // Of the held step, over its factor.
+  __device__ __forceinline__ Acc weight_of_sum() const {
+    return weights.lss == 0 ? Acc(0) : static_cast<Acc>(-weights.lss) * inverse.value;
+  }
+
+  // Two neighbouring directions u and w send weight (w - sign u) to the first and weight (u - sign w) to the
+  // second, less what lies along either: where they are nearly parallel that difference is all there is.
+  struct Pair {
+    Acc weight = 0, on_held = 0, on_next = 0;
+    float sign = 0;
+  };
+
+  __device__ __forceinline__ Pair pair_of(const Acc (&next)[kCount], Acc cosine) {
+    const bool flat = weights.needs_apart(cosine);
+    Acc sums[2] = {};  // of the difference, with the held direction and with itself
+    Pair pair;
+    if (flat) {
+      pair.sign = cosine < 0 ? -1 : 1;
 #pragma unroll
-    for (int i = 0; i < kHeldCount; ++i) {
-      const Acc off = u[i] - sign * held[i];
-      squares[0] += off * off;
+      for (int i = 0; i < kHeldCount; ++i) {
+        const Acc off = next[i] - pair.sign * held[i];
+        sums[0] += off * held[i], sums[1] += off * off;
+      }
+      team_sum(sums);
     }
-    team_sum(squares);
-    return sqrt(static_cast<double>(squares[0]));
+    pair.weight = static_cast<Acc>(weights.of_pair(cosine, sqrt(static_cast<double>(sums[1]))));
+    if (pair.weight == 0) return Pair();
+    pair.on_held = pair.weight * (flat ? sums[0] : cosine);
+    pair.on_next = pair.weight * (flat ? -(sums[0] + pair.sign * sums[1]) : cosine);
+    return pair;
   }
 
-  __device__ __forceinline__ void write_held(const Acc (&next)[kCount], Acc on_next) {
-    close_gap(held_layer);
-    write(held_layer, [&](int i, int) {
-      return on_own * held[i] + on_sum * direction_sum[i] + (on_before * before[i] + on_next * next[i]);
+  __device__ __forceinline__ void write_held(const Acc (&next)[kCount], Acc on_next, float sign_next) {
+    const Acc on_sum = weight_of_sum();
+    write(written_layer + 1, [&](int i, int) {
+      const Acc neighbours = on_before * before[i] + on_next * (next[i] - sign_next * held[i]);
+      return inverse.factor() * (on_own * held[i] + neighbours + on_sum * direction_sum[i]);
     });
   }
 
   __device__ __forceinline__ void finish() {
     if constexpr (kAll) {
       const Acc nothing[kCount] = {};
-      if (held_layer > 0) write_held(nothing, 0);
+      if (holds) write_held(nothing, 0, 0);
     }
     close_gap(tracks.view.points);
     const bool chord = kAll && weights.chord != 0;

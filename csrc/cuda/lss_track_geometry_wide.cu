@@ -85,8 +85,9 @@ __global__ void __launch_bounds__(kBlock, 1)
   }
 }
 
-// What the gradient of each step is made of: (4, n, m) weights of its own direction, of the sum, of the
-// directions before and after, and per track dL/dc and c of the chord.
+// What the gradient of each step is made of, over the factor of its length: (5, n, m) weights of its own
+// direction, of the sum, of the directions before and after, and how much of one direction is taken off the
+// other where it and the one before enter each other's gradient; per track dL/dc and c of the chord.
 template <class Acc>
 struct StepWeights {
   Acc* start;
@@ -95,10 +96,35 @@ struct StepWeights {
   __device__ __forceinline__ Acc& sum(int64_t layer, int64_t track) const { return at(1, layer, track); }
   __device__ __forceinline__ Acc& before(int64_t layer, int64_t track) const { return at(2, layer, track); }
   __device__ __forceinline__ Acc& after(int64_t layer, int64_t track) const { return at(3, layer, track); }
-  __device__ __forceinline__ Acc& chord(int64_t track) const { return start[4 * n * m + track]; }
-  __device__ __forceinline__ Acc& chord_length(int64_t track) const { return start[(4 * n + 1) * m + track]; }
+  __device__ __forceinline__ Acc& sign(int64_t layer, int64_t track) const { return at(4, layer, track); }
+  __device__ __forceinline__ Acc& chord(int64_t track) const { return start[5 * n * m + track]; }
+  __device__ __forceinline__ Acc& chord_length(int64_t track) const { return start[(5 * n + 1) * m + track]; }
   __device__ __forceinline__ Acc& at(int64_t which, int64_t layer, int64_t track) const {
     return start[(which * n + layer - 1) * m + track];
+  }
+};
+
+// What two neighbouring directions, of which `last` is the first, send each other: see ..._backward.cu.
+struct WidePair {
+  double weight = 0, sign = 0, on_last = 0, on_step = 0;
+
+  template <class Team, class T>
+  __device__ __forceinline__ WidePair(Team& team, int64_t d, const Step<T>& step, const Step<T>& last,
+                                      const GradientWeights& weights) {
+    using Acc = typename AccOf<T>::type;
+    const double cosine = team.over_features(d, [&](int64_t j) { return step.unit(j) * last.unit(j); });
+    if (!weights.needs_apart(cosine)) {
+      weight = weights.of_pair(cosine, 0);
+      on_last = on_step = weight == 0 ? 0 : weight * cosine;
+      return;
+    }
+    const Acc side = cosine < 0 ? -1 : 1;
+    const double off = apart(team, d, step, last, cosine), found = weights.of_pair(cosine, off);
+    if (found == 0) return;
+    const double off_last =
+        team.over_features(d, [&](int64_t j) { return (step.unit(j) - side * last.unit(j)) * last.unit(j); });
+    weight = found, sign = side;
+    on_last = weight * off_last, on_step = -weight * (off_last + sign * off * off);
   }
 };
 
@@ -133,45 +159,41 @@ __global__ void __launch_bounds__(kBlock, 1)
     int64_t held =
         0;  // the layer where the last step with a direction ends, unless it is parted from the next
     Step<T> last;
-    double inverse_held = 0;  // 1 / its length
+    Acc inverse_held = 0;  // 1 / its length, over its factor
     for (int64_t layer = 1; layer <= n; ++layer) {
       Step<T> step(tracks, layer, offset);
       step.length = lengths[(layer - 1) * m + track];
       if (leader)
-        out.own(layer, track) = out.sum(layer, track) = out.before(layer, track) = out.after(layer, track) =
-            0;
+        for (int which = 0; which < 5; ++which) out.at(which, layer, track) = 0;
       if (step.length == 0) {
         if (args.zero_step == ZeroStep::kKeep) held = 0;
         continue;
       }
       if (weights.nothing) continue;
       const Length length = KeptLength<Acc>::of(step.length);
-      const double lss = weights.lss, inverse = 1 / length.value / length.unit;
-      double own = weights.own(length);
+      const InverseLength<Acc> inverse(step.length);
+      const double lss = weights.lss * inverse.value;
+      double own = weights.own(length) / inverse.factor();
       if (lss != 0) {
-        own +=
-            lss * inverse * team.over_features(d, [&](int64_t j) { return step.unit(j) * direction_sum[j]; });
+        own += lss * team.over_features(d, [&](int64_t j) { return step.unit(j) * direction_sum[j]; });
       }
       if (!args.only_lss && held > 0) {
-        const double cosine = team.over_features(d, [&](int64_t j) { return step.unit(j) * last.unit(j); });
-        const double pair =
-            weights.of_pair(cosine, weights.needs_apart(cosine) ? apart(team, d, step, last, cosine) : 0);
-        if (pair != 0) {
-          own -= pair * cosine * inverse;
-          if (leader) {
-            out.own(held, track) -= static_cast<Acc>(pair * cosine * inverse_held);
-            out.after(held, track) = static_cast<Acc>(pair * inverse_held);
-            out.before(layer, track) = static_cast<Acc>(pair * inverse);
-          }
+        const WidePair pair(team, d, step, last, weights);
+        own -= pair.on_step * inverse.value;
+        if (leader) {
+          out.own(held, track) -= static_cast<Acc>(pair.on_last * inverse_held);
+          out.after(held, track) = static_cast<Acc>(pair.weight * inverse_held);
+          out.before(layer, track) = static_cast<Acc>(pair.weight * inverse.value);
+          out.sign(layer, track) = static_cast<Acc>(pair.sign);
         }
       }
       if (leader) {
         out.own(layer, track) = static_cast<Acc>(own);
-        out.sum(layer, track) = lss == 0 ? Acc(0) : static_cast<Acc>(-lss * inverse);
+        out.sum(layer, track) = static_cast<Acc>(-lss);
       }
       held = layer;
       last = step;
-      inverse_held = inverse;
+      inverse_held = inverse.value;
     }
   }
 }
@@ -199,6 +221,7 @@ __global__ void __launch_bounds__(kBlock, 1)
     const Acc boundary = on_chord == 0 ? Acc(0) : -chord.unit(j) * on_chord;
     Acc gradient = boundary;            // of the step that ends at the point being written
     Acc held_gradient = 0, held_u = 0;  // of the last step with a direction, but for its pair with the next
+    Acc held_factor = 1;                // of its length
     int64_t held = 0, next_out = 0;
     const auto put = [&](Acc g) {
       narrow(gradient - g, reinterpret_cast<T*>(out.row(next_out, out_offset)) + j);
@@ -216,16 +239,17 @@ __global__ void __launch_bounds__(kBlock, 1)
       }
       if (held > 0) {
         const Acc after = layer <= n ? weights.after(held, track) : Acc(0);
-        if (after != 0) held_gradient += after * u;
+        if (after != 0) held_gradient += after * (u - weights.sign(layer, track) * held_u);
         while (next_out < held - 1) put(0);
-        put(held_gradient);
+        put(held_factor * held_gradient);
       }
       if (layer > n) break;
       const Acc own = weights.own(layer, track), on_sum = weights.sum(layer, track);
       const Acc before = weights.before(layer, track);
       held_gradient = (own == 0 ? Acc(0) : own * u) + (on_sum == 0 ? Acc(0) : on_sum * sum) +
-                      (before == 0 ? Acc(0) : before * held_u);
+                      (before == 0 ? Acc(0) : before * (held_u - weights.sign(layer, track) * u));
       held_u = u;
+      held_factor = InverseLength<Acc>(step.length).factor();
       held = layer;
     }
     while (next_out < n) put(0);

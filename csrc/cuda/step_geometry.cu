@@ -274,50 +274,93 @@ __global__ void __launch_bounds__(kThreads) terms_kernel(const __grid_constant__
   }
 }
 
-// The terms of one point, and the sizes that make unit vectors of the steps and states around it.
-template <class Acc>
+// The terms of one point, and what makes unit vectors of the steps and states around it.
+template <class T, bool kAligned>
 struct Around {
-  double step[4], state[3], length[4], norm[3];
-  Acc step_factor[4], state_factor[3];
-  bool plain = true;  // every row around is finite, and what is asked for is in the range of safe squares
+  using Acc = typename AccOf<T>::type;
+  const Walk<T, kAligned>& walk;
+  int64_t layer;
+  double on[kStepTermCount];
+  Acc factor[kStepTermCount];  // over the length of its row
+  bool plain = true;           // every row around is near, and factors keep their digits
 
-  __device__ __forceinline__ Around(const StepGeometryBackward& args, int64_t layer, int64_t track) {
+  __device__ __forceinline__ Around(const Walk<T, kAligned>& walk, const StepGeometryBackward& args,
+                                    int64_t layer, int64_t track)
+      : walk(walk), layer(layer) {
     const int64_t m = args.tracks.tracks, n = args.tracks.steps(), total = m * (n + 1);
-    const double* terms = args.workspace + layer * m + track;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int64_t l = layer - 1 + k;
-      step[k] = terms[(kOnStepBefore + k) * total];
-      length[k] = l < 1 || l > n ? 0.0 : args.kept[(n + 1 + l) * m + track];
-      step_factor[k] = step[k] == 0 ? Acc(0) : static_cast<Acc>(step[k] / length[k]);
-      if (step[k] != 0) plain = plain && is_safe_square(static_cast<Acc>(length[k] * length[k]));
-    }
-#pragma unroll
-    for (int k = 0; k < 3; ++k) {
-      const int64_t l = layer - 1 + k;
-      state[k] = terms[(kOnStateBefore + k) * total];
-      norm[k] = args.kept[(l < 0 ? 0 : l > n ? n : l) * m + track];
-      state_factor[k] = state[k] == 0 ? Acc(0) : static_cast<Acc>(state[k] / norm[k]);
-      if (state[k] != 0) plain = plain && is_safe_square(static_cast<Acc>(norm[k] * norm[k]));
+    for (int k = 0; k < kStepTermCount; ++k) {
+      on[k] = args.workspace[k * total + layer * m + track];
+      factor[k] = 0;
+      if (on[k] == 0) continue;
+      const double size = args.kept[((k < kOnStateBefore ? n + 1 : 0) + end_of(k)) * m + track];
+      factor[k] = static_cast<Acc>(on[k] / size);
+      plain = plain && is_safe_square(static_cast<Acc>(size * size)) && is_safe_square(fabs(factor[k]));
     }
 #pragma unroll
     for (int k = -2; k <= 2; ++k) {
       const int64_t l = layer + k;
-      plain = plain && isfinite(args.kept[(l < 0 ? 0 : l > n ? n : l) * m + track]);
+      plain = plain && is_near(args.kept[(l < 0 ? 0 : l > n ? n : l) * m + track]);
     }
   }
-  // Whatever the sizes, and without touching what is not asked for, which may be NaN.
-  __device__ __forceinline__ double careful(const double (&x)[5]) const {
+  // Whether differences with other such points stay in the range, so that 0 times one of them is 0.
+  static __device__ __forceinline__ bool is_near(double norm) {
+    return norm < (sizeof(Acc) == 4 ? 0x1p126 : 0x1p1022);
+  }
+  // The layer of the state, or where the step ends.
+  __device__ __forceinline__ int64_t end_of(int term) const {
+    return layer - 1 + (term < kOnStateBefore ? term : term - kOnStateBefore);
+  }
+};
+
+// The directions of those rows in float64, whatever their sizes: in units of their largest coordinates.
+template <class T, bool kAligned>
+struct CarefulRows {
+  const Around<T, kAligned>& at;
+  double unit[kStepTermCount], root[kStepTermCount];
+  unsigned halved = 0;  // bit k: row k, where a difference would overflow
+
+  __device__ __forceinline__ CarefulRows(const Around<T, kAligned>& at, TeamSum<double, 1>& team_sum,
+                                         double* max_buffer)
+      : at(at) {
+#pragma unroll
+    for (int k = 0; k < kStepTermCount; ++k) {
+      unit[k] = root[k] = 1;
+      if (at.on[k] == 0) continue;
+      unit[k] = largest(k, max_buffer);
+      if (isinf(unit[k])) {
+        halved |= 1u << k;
+        unit[k] = largest(k, max_buffer);
+      }
+      double squares[1] = {};
+#pragma unroll 1
+      for (int64_t j = threadIdx.x; j < at.walk.tracks.view.features; j += blockDim.x) {
+        const double part = value(k, j) / unit[k];
+        squares[0] += part * part;
+      }
+      team_sum(squares);
+      root[k] = sqrt(squares[0]);
+    }
+  }
+  __device__ __forceinline__ double value(int k, int64_t j) const {
+    const double scale = (halved >> k & 1u) != 0 ? 0.5 : 1;
+    const double now = widen(at.walk.point(at.end_of(k))[j]) * scale;
+    return k < kOnStateBefore ? now - widen(at.walk.point(at.end_of(k) - 1)[j]) * scale : now;
+  }
+  __device__ __forceinline__ double largest(int k, double* max_buffer) const {
+    double found = 0;
+#pragma unroll 1
+    for (int64_t j = threadIdx.x; j < at.walk.tracks.view.features; j += blockDim.x) {
+      found = larger(found, fabs(value(k, j)));
+    }
+    return team_max(found, max_buffer);
+  }
+  // Without touching what is not asked for, which may be NaN.
+  __device__ __forceinline__ double gradient(int64_t j) const {
     double total = 0;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (step[k] == 0) continue;
-      const double scale = isfinite(x[k + 1] - x[k]) ? 1 : 0.5;  // a half where the difference would overflow
-      total += step[k] * ((x[k + 1] * scale - x[k] * scale) / (length[k] * scale));
-    }
-#pragma unroll
-    for (int k = 0; k < 3; ++k) {
-      if (state[k] != 0) total += state[k] * (x[k + 1] / norm[k]);
+    for (int k = 0; k < kStepTermCount; ++k) {
+      if (at.on[k] != 0) total += at.on[k] * (value(k, j) / unit[k] / root[k]);
     }
     return total;
   }
@@ -330,14 +373,23 @@ __global__ void __launch_bounds__(kThreads, 1)
                     const __grid_constant__ StepGeometryBackward args) {
   using Acc = typename AccOf<T>::type;
   constexpr int kWidth = Walk<T, kAligned>::kWidth;
+  __shared__ double sum_buffer[2][kMaxWarps][1], max_buffer[kMaxWarps];
+  TeamSum<double, 1> team_sum{sum_buffer};
   const int64_t m = tracks.view.tracks, n = tracks.view.steps();
   for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
        track += static_cast<int64_t>(gridDim.x) * blockDim.y) {
     const Walk<T, kAligned> walk{tracks, tracks.view.offset(track)};
     const int64_t out = gradient.view.offset(track);
     for (int64_t layer = 0; layer <= n; ++layer) {
-      const Around<Acc> at(args, layer, track);
+      const Around<T, kAligned> at(walk, args, layer, track);
       T* row = reinterpret_cast<T*>(gradient.row(layer, out));
+      if (!at.plain) {
+        const CarefulRows<T, kAligned> rows(at, team_sum, max_buffer);
+        for (int64_t j = threadIdx.x; j < tracks.view.features; j += blockDim.x) {
+          narrow(static_cast<Acc>(rows.gradient(j)), row + j);
+        }
+        continue;
+      }
       walk.for_packs([&](int64_t j) {
         Pack<T, kWidth> x[5], written;
 #pragma unroll
@@ -350,15 +402,10 @@ __global__ void __launch_bounds__(kThreads, 1)
           Acc total = 0;
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
-            total += (widen(x[k + 1].value[i]) - widen(x[k].value[i])) * at.step_factor[k];
+            total += (widen(x[k + 1].value[i]) - widen(x[k].value[i])) * at.factor[kOnStepBefore + k];
           }
 #pragma unroll
-          for (int k = 0; k < 3; ++k) total += widen(x[k + 1].value[i]) * at.state_factor[k];
-          if (!at.plain) {
-            const double around[5] = {widen(x[0].value[i]), widen(x[1].value[i]), widen(x[2].value[i]),
-                                      widen(x[3].value[i]), widen(x[4].value[i])};
-            total = static_cast<Acc>(at.careful(around));
-          }
+          for (int k = 0; k < 3; ++k) total += widen(x[k + 1].value[i]) * at.factor[kOnStateBefore + k];
           narrow(total, &written.value[i]);
         }
         *reinterpret_cast<Pack<T, kWidth>*>(row + j) = written;

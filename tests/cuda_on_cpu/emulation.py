@@ -84,8 +84,8 @@ def run_tests(engine: Path, arguments: Iterable[str], chosen: Mapping[str, str])
 
 
 def run_fuzzer(engine: Path, arguments: Iterable[str], chosen: Mapping[str, str]) -> Run:
-    """Run random tracks through the metrics on the emulated GPU."""
-    checks = "(*fuzz_metrics.CHECKS, fuzz_gradients.check_lss)"
+    """Run random tracks through the metrics and their gradients on the emulated GPU."""
+    checks = "(*fuzz_metrics.CHECKS, *fuzz_gradients.CHECKS)"
     start = f"import sys, emulated_gpu, fuzz_gradients, fuzz_metrics; sys.exit(fuzz_metrics.main({checks}))"
     return _run_python(engine, ["-c", start, *arguments], chosen)
 

@@ -125,7 +125,7 @@ void per_track(const Case& c) {
       out(c.points, c.m, c.d, c.dtype, c.pad, c.listed, kPlain);
   const int64_t n = c.points - 1;
   for (bool only_lss : {true, false}) {
-    Memory fields(9 * c.m * 8), sum(c.m * c.d * 8), lengths(n * c.m * 8), work((4 * n + 2) * c.m * 8);
+    Memory fields(9 * c.m * 8), sum(c.m * c.d * 8), lengths(n * c.m * 8), work((5 * n + 2) * c.m * 8);
     Memory zeros = of<int64_t>(c.m), grads = values(c, 9 * c.m);
     GeometryForward f;
     f.tracks = x.view, f.zero_step = c.zero_step, f.only_lss = only_lss, f.fields = fields.as<void>();
@@ -208,11 +208,12 @@ void pairs_of_tracks(const Case& c, bool symmetric) {
   call("track_distance_forward", c, [&] { cuda::track_distance_forward(f, kGpu); });
   for (int64_t i = 0; i < c.m * others; ++i)
     layer.as<int32_t>()[i] = static_cast<int32_t>(random_bits() % c.points);
-  Memory weights = values(c, c.m * others);
+  Memory grad = values(c, c.m * others);
   for (bool of_other : {false, true}) {
     Tracks out(c.points, of_other ? others : c.m, c.d, c.dtype, c.pad, c.listed, kPlain);
-    TrackDistanceBackward b{
-        weights.as<void>(), layer.as<int32_t>(), x.view, symmetric ? x.view : y.view, of_other, out.view};
+    TrackDistanceBackward b{grad.as<void>(), distance.as<void>(),         layer.as<int32_t>(),
+                            x.view,          symmetric ? x.view : y.view, of_other,
+                            out.view};
     call("track_distance_backward", c, [&] { cuda::track_distance_backward(b, kGpu); });
   }
   if (!symmetric) return;
