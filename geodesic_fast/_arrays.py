@@ -19,6 +19,7 @@ from geodesic_fast.engine.torch_internals import is_wrapper, unwrapped
 NDArray = np.ndarray[Any, np.dtype[Any]]
 Tensors = Tensor | Sequence[Tensor]
 Arrays = NDArray | Sequence[NDArray]
+_NO_ARRAYS = (Tensor, torch.nn.Parameter, int, str, float, bool, type(None))
 
 if sys.version_info >= (3, 11):
     from typing import NamedTuple as NamedTuple
@@ -143,8 +144,10 @@ def _speaks_dlpack(value: Any) -> bool:
 
 
 def _holds_arrays(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(_is_array(item) for item in value)
+    if type(value) in _NO_ARRAYS:
+        return False
+    if isinstance(value, (list, tuple)):  # a union would be made anew each time
+        return any(type(item) not in _NO_ARRAYS and _is_array(item) for item in value)
     return _is_array(value)
 
 

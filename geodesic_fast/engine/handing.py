@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,7 +134,11 @@ def first_address(tensor: Tensor) -> int:
 
 def _batch_layout(layer: Tensor, first: int) -> tuple[list[int], list[int]] | None:
     """Merge the batch axes from `first` on; None where features are not contiguous or axes too many."""
-    shape, steps = layer.shape, layer.stride()
+    shape = layer.shape
+    if layer.is_contiguous():
+        m = math.prod(shape[first:-1])
+        return ([m], [shape[-1]]) if m != 1 else ([], [])
+    steps = layer.stride()
     if shape[-1] > 1 and steps[-1] != 1:
         return None
     sizes: list[int] = []

@@ -110,9 +110,12 @@ def cpu_place(threads: int) -> engine.Place:
     return engine.Place(threads=threads, device=-1, stream=0)
 
 
+_HERE = nullcontext()
+
+
 def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Make `device` the current one of this thread while a kernel is launched."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    return torch.cuda.device(device) if device.type == "cuda" else _HERE
 
 
 def _warn_once(device_type: str, reason: str) -> None:

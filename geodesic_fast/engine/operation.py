@@ -8,7 +8,7 @@ has rules for torch.func, and refuses second derivatives in a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +50,11 @@ class Operation:
         name, _, signature = schema.partition("(")
         self.kernel = name if name.endswith("_backward") else f"{name}_forward"
         self.members = slice(-1) if "bool keep)" in signature else slice(None)
+        # Which arguments hold tensors, and whether as a list of layers: known once, not asked at each call.
+        types = [argument.split()[0] for argument in signature.partition(")")[0].split(", ")]
+        self.tensor_places = [
+            (at, each.startswith("Tensor[]")) for at, each in enumerate(types) if each.startswith("Tensor")
+        ]
         self.gives_list = schema.endswith("-> Tensor[]")
         self.allocate, self.call, self.axes = allocate, call, axes
         self.setup: Callable[..., None] | None = None
@@ -82,7 +87,10 @@ class Operation:
         """Run, past torch's dispatcher where it would do nothing else; outputs not kept are None or empty."""
         if torch.compiler.is_compiling():
             return self.registered(*args)
-        tensors = list(_leaves(args))
+        tensors: list[Tensor] = []
+        for at, is_list in self.tensor_places:
+            if args[at] is not None:
+                tensors += args[at] if is_list else (args[at],)
         if goes_direct(tensors):
             return self.run(*args)
         if in_transform():
@@ -130,15 +138,7 @@ def _as_read(arg: Any) -> Any:
 
 
 def _is_layers(arg: Any) -> bool:
-    return isinstance(arg, (list, tuple))  # a union would be made anew each time
-
-
-def _leaves(args: Sequence[Any]) -> Iterator[Tensor]:
-    for arg in args:
-        if isinstance(arg, Tensor):
-            yield arg
-        elif _is_layers(arg):
-            yield from arg
+    return isinstance(arg, (list, tuple))
 
 
 def _all_tensors(outputs: Outputs) -> Any:

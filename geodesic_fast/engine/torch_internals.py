@@ -48,8 +48,8 @@ _PLAIN_NAMES = (
 )
 
 
-def _plain_keys() -> Any:
-    """Return the keys that ask for nothing, or None."""
+def _unusual_bits() -> int | None:
+    """Return the bits of a set of keys that ask for something, None where keys cannot be looked at."""
     make, key = _find("_C.DispatchKeySet"), _find("_C.DispatchKey")
     if None in (make, key, _dispatch_keys, _thread_keys, _profiles):
         return None
@@ -57,13 +57,12 @@ def _plain_keys() -> Any:
         keys = make(key.Undefined)
         for name in _PLAIN_NAMES:
             keys = keys.add(getattr(key, name))
-        return keys if (keys - keys).highestPriorityTypeId() == key.Undefined else None
+        return ~int(keys.raw_repr())
     except AttributeError:
         return None
 
 
-_PLAIN_KEYS = _plain_keys()
-_UNDEFINED = _find("_C.DispatchKey.Undefined")
+_UNUSUAL_BITS = _unusual_bits()
 
 
 def forward_mode() -> bool:
@@ -115,27 +114,27 @@ def goes_direct(tensors: Sequence[Tensor]) -> bool:
     functionalization, negative and zero tensors, and also what is yet to be invented, since its key is none
     of the plain ones.
     """
-    if torch.compiler.is_compiling() or _PLAIN_KEYS is None or has_torch_function(tensors):
+    if torch.compiler.is_compiling() or _UNUSUAL_BITS is None or has_torch_function(tensors):
         return False
     assert _dispatch_keys is not None
     assert _thread_keys is not None
     assert _profiles is not None
     differentiates = torch.is_grad_enabled()
-    keys = _thread_keys()
+    bits = _thread_keys().raw_repr()
     for tensor in tensors:
         if differentiates and tensor.requires_grad:
             return False
-        keys = keys | _dispatch_keys(tensor)
-    if (keys - _PLAIN_KEYS).highestPriorityTypeId() != _UNDEFINED:
+        bits |= _dispatch_keys(tensor).raw_repr()
+    if bits & _UNUSUAL_BITS:
         return False
     return not forward_mode() and not _profiles()
 
 
 def is_plain(tensor: Tensor) -> bool:
     """Say whether a tensor's values lie at its address, as its strides say."""
-    if _PLAIN_KEYS is None or _dispatch_keys is None:
+    if _UNUSUAL_BITS is None or _dispatch_keys is None:
         return type(tensor) in _OWN_TYPES and not tensor.is_neg() and not tensor.is_meta
-    return (_dispatch_keys(tensor) - _PLAIN_KEYS).highestPriorityTypeId() == _UNDEFINED
+    return not _dispatch_keys(tensor).raw_repr() & _UNUSUAL_BITS
 
 
 def resolved(tensor: Tensor) -> Tensor:

@@ -23,13 +23,12 @@ Outputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 def _allocate(layers: Sequence[Tensor], zero_step: str, only_lss: bool, keep: bool) -> Outputs:
     tracks = Tracks(layers)
-    batch, device = tracks.batch, tracks.device
-    sums: dict[str, Any] = {"dtype": tracks.sums_dtype, "device": device}
+    batch, dtype, new = tracks.batch, tracks.sums_dtype, layers[0].new_empty
     return (
-        torch.empty(batch if only_lss else (FIELD_COUNT, *batch), **sums),
-        None if only_lss else torch.empty(batch, dtype=torch.int64, device=device),
-        torch.empty((*batch, tracks.d), **sums) if keep else None,
-        torch.empty((tracks.steps, *batch), **sums) if keep else None,
+        new(batch if only_lss else (FIELD_COUNT, *batch), dtype=dtype),
+        None if only_lss else new(batch, dtype=torch.int64),
+        new((*batch, tracks.d), dtype=dtype) if keep else None,
+        new((tracks.steps, *batch), dtype=dtype) if keep else None,
     )
 
 
