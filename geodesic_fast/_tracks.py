@@ -168,6 +168,17 @@ class Tracks:
                 )
 
 
+def ends_of(x: object, y: object, dim: int) -> tuple[object, object]:
+    """Return two sets of points: x and y, or without y the first and last layer of the tracks x."""
+    if y is None:
+        return Tracks.of(x, dim, "x").ends()
+    if dim != 0:
+        raise ValueError(
+            f"dim must be 0 with y, got {dim!r}: it is the layer axis of tracks, and x and y are layers."
+        )
+    return x, y
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return what sums and scores of tracks of `dtype` are held in: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -278,3 +278,17 @@ def test_the_default_dtype_changes_nothing(dtype):
         torch.set_default_dtype(torch.float32)
     assert got.certified
     assert torch.equal(got.permutation, expected.permutation)
+
+
+def test_takes_tracks_along_any_axis():
+    x = torch.randn(4, 30, 5)
+    for score in (ots, reference.ots):
+        expected = score(x[0], x[-1])
+        for given, dim in ((x, 0), (x.movedim(0, 1), 1), (x.movedim(0, 1), -2), (list(x), 0)):
+            found = score(given, dim=dim)
+            assert found.score == expected.score
+            assert torch.equal(found.permutation, expected.permutation)
+        with pytest.raises(ValueError, match="dim must be 0 with y, got 1: it is the layer axis of tracks"):
+            score(x[0], x[-1], dim=1)
+        with pytest.raises(ValueError, match="dim must be 0 for a list of layers, got 1"):
+            score(list(x), dim=1)

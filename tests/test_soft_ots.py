@@ -242,3 +242,13 @@ def test_warns_when_the_marginals_are_not_met():
     with pytest.warns(RuntimeWarning, match="raise max_iterations, blur or tolerance"):
         result = soft_ots(x, y, blur=0.05, max_iterations=2)
     assert not result.converged
+
+
+def test_takes_tracks_along_any_axis():
+    x = torch.randn(4, 30, 5)
+    expected = soft_ots(x[0], x[-1], blur=0.7)
+    for given, dim in ((x, 0), (x.movedim(0, 1), 1), (list(x), 0)):
+        assert soft_ots(given, blur=0.7, dim=dim) == expected
+        assert reference.soft_ots(given, blur=0.7, dim=dim) == pytest.approx(expected.soft_score, abs=1e-3)
+    with pytest.raises(ValueError, match="dim must be 0 with y, got 1: it is the layer axis of tracks"):
+        soft_ots(x[0], x[-1], blur=0.7, dim=1)

@@ -17,7 +17,7 @@ from torch.distributed import ProcessGroup
 from geodesic_fast._arrays import Arrays, NDArray, Tensors, takes_arrays
 from geodesic_fast._processes import ALONE, Processes, processes_of
 from geodesic_fast._shared_points import agreed_points, hold_no_pairs
-from geodesic_fast._tracks import Tracks
+from geodesic_fast._tracks import ends_of
 from geodesic_fast._validation import (
     check_choice,
     check_device,
@@ -63,6 +63,7 @@ def ots(  # type: ignore[overload-overlap]
     x: Tensors,
     y: Tensor | NDArray | None = ...,
     *,
+    dim: int = ...,
     batch_dims: Literal[0] = ...,
     method: str = ...,
     potentials: tuple[Tensor, Tensor] | tuple[NDArray, NDArray] | None = ...,
@@ -76,6 +77,7 @@ def ots(  # type: ignore[overload-overlap]
     x: Arrays,
     y: NDArray | None = ...,
     *,
+    dim: int = ...,
     batch_dims: Literal[0] = ...,
     method: str = ...,
     potentials: tuple[NDArray, NDArray] | None = ...,
@@ -89,6 +91,7 @@ def ots(
     x: Tensors,
     y: Tensor | NDArray | None = ...,
     *,
+    dim: int = ...,
     batch_dims: int,
     method: str = ...,
     potentials: tuple[Tensor, Tensor] | tuple[NDArray, NDArray] | None = ...,
@@ -102,6 +105,7 @@ def ots(
     x: Arrays,
     y: NDArray | None = ...,
     *,
+    dim: int = ...,
     batch_dims: int,
     method: str = ...,
     potentials: tuple[NDArray, NDArray] | None = ...,
@@ -116,6 +120,7 @@ def ots(
     x: Tensor | Sequence[Tensor],
     y: Tensor | None = None,
     *,
+    dim: int = 0,
     batch_dims: int = 0,
     method: str = "auto",
     potentials: tuple[Tensor, Tensor] | None = None,
@@ -143,6 +148,7 @@ def ots(
             `y`, tracks: a tensor (n+1, *batch, d) or a list of layers (*batch, d), of which the first and
             last are taken.
         y: images of the source points, same shape, dtype and device as x: y_i = f(x_i).
+        dim: the layer axis of tracks in one tensor; must be 0 for a list, and with `y`.
         batch_dims: how many leading axes of x and y number problems of their own, which one call solves side
             by side: with 1, x and y (b, m, d) are b problems of m points, such as mini-batches, classes or
             layers (`ots(tracks[:-1], tracks[1:], batch_dims=1)`).
@@ -196,8 +202,8 @@ def ots(
                     f"batch_dims must be 0 with a group, got {batch_dims!r}: processes share one problem."
                 )
             options = Options(method, potentials, memory_budget, time_budget, verbose)
-            return ots_of_processes(x, y, options, processes)
-    x, y, batch = _problems_of(x, y, batch_dims)
+            return ots_of_processes(*ends_of(x, y, dim), options, processes)
+    x, y, batch = _problems_of(*ends_of(x, y, dim), batch_dims)
     check_choice("method", method, METHODS)
     check_positive("memory_budget", memory_budget)
     check_positive("time_budget", time_budget)
@@ -223,21 +229,21 @@ def ots(
 
 @overload
 def ots_reference(  # type: ignore[overload-overlap]
-    x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, batch_dims: Literal[0] = 0
+    x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, dim: int = 0, batch_dims: Literal[0] = 0
 ) -> OTSResult: ...
 
 
 @overload
 def ots_reference(
-    x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, batch_dims: int
+    x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, dim: int = 0, batch_dims: int
 ) -> OTSBatchResult: ...
 
 
 def ots_reference(
-    x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, batch_dims: int = 0
+    x: Tensor | Sequence[Tensor], y: Tensor | None = None, *, dim: int = 0, batch_dims: int = 0
 ) -> OTSResult | OTSBatchResult:
     """Define `ots` on SciPy's dense solver; where optima tie, it reports one of them."""
-    x, y, batch = _problems_of(x, y, batch_dims)
+    x, y, batch = _problems_of(*ends_of(x, y, dim), batch_dims)
     _check_finite(x, y, batch_dims)
     return _reference(x, y, batch, batch_dims)
 
@@ -298,14 +304,11 @@ def _reference_of(x: Tensor, y: Tensor) -> OTSResult:
     )
 
 
-def _problems_of(
-    x: Tensor | Sequence[Tensor], y: Tensor | None, batch_dims: int
-) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def _problems_of(x: object, y: object, batch_dims: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Return checked points (problems, m, d) without gradients, and the batch's shape."""
-    if y is None:
-        x, y = Tracks.of(x, name="x").ends()
     check_points(x, y, batch_dims)
     assert isinstance(x, Tensor)
+    assert isinstance(y, Tensor)
     check_device("x", x)
     batch, m = tuple(x.shape[:batch_dims]), x.shape[batch_dims:-1].numel()
     x, y = (
@@ -356,17 +359,14 @@ def _solve_dense(x: Tensor, y: Tensor, limits: _Limits) -> DenseSolutions | None
     return solve_dense(x, y, budget, limits.deadline, limits.verbose) if needed <= budget else None
 
 
-def ots_of_processes(
-    x: Tensor | Sequence[Tensor], y: Tensor | None, options: Options, processes: Processes
-) -> OTSResult:
+def ots_of_processes(x: object, y: object, options: Options, processes: Processes) -> OTSResult:
     """Find the answer to the problem of all processes, of which this one holds some pairs."""
     started = time.monotonic()
-    if y is None:
-        x, y = Tracks.of(x, name="x").ends()
     if not hold_no_pairs(x, y):
         x, y, _ = _problems_of(x, y, 0)
         _check_finite(x, y, 0)
     assert isinstance(x, Tensor)
+    assert isinstance(y, Tensor)
     flat = (points.reshape(points.shape[:-1].numel(), points.shape[-1]) for points in (x, y))
     x, y = agreed_points("x", processes, *flat)
     options, m = agreed_options(options, processes), sum(processes.numbers(len(x)))

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
 import torch
 from torch import Tensor
 
-from geodesic_fast._arrays import Array, NDArray, ResultOf, takes_arrays
+from geodesic_fast._arrays import Array, Arrays, NDArray, ResultOf, Tensors, takes_arrays
 from geodesic_fast._results import compared_by_value
+from geodesic_fast._tracks import ends_of
 from geodesic_fast._validation import (
     check_choice,
     check_device,
@@ -51,10 +53,11 @@ class SoftOTSResult(ResultOf[Array]):
 
 @overload
 def soft_ots(
-    x: Tensor,
-    y: Tensor,
+    x: Tensors,
+    y: Tensor | None = ...,
     *,
     blur: float,
+    dim: int = ...,
     backend: str = ...,
     max_iterations: int = ...,
     tolerance: float = ...,
@@ -62,10 +65,11 @@ def soft_ots(
 ) -> SoftOTSResult: ...
 @overload
 def soft_ots(
-    x: NDArray,
-    y: NDArray,
+    x: Arrays,
+    y: NDArray | None = ...,
     *,
     blur: float,
+    dim: int = ...,
     backend: str = ...,
     max_iterations: int = ...,
     tolerance: float = ...,
@@ -74,10 +78,11 @@ def soft_ots(
 @outside_graphs
 @takes_arrays
 def soft_ots(
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Sequence[Tensor],
+    y: Tensor | None = None,
     *,
     blur: float,
+    dim: int = 0,
     backend: str = "tiles",
     max_iterations: int = 500,
     tolerance: float = 1e-3,
@@ -92,9 +97,12 @@ def soft_ots(
     `ots` whether the map is optimal; ask this how sharply.
 
     Args:
-        x: source points (*batch, d), float16, bfloat16, float32 or float64, on the CPU or a GPU.
+        x: source points (*batch, d), float16, bfloat16, float32 or float64, on the CPU or a GPU; or, without
+            `y`, tracks: a tensor (n+1, *batch, d) or a list of layers (*batch, d), of which the first and
+            last are taken.
         y: images of the source points, same shape, dtype and device.
         blur: standard deviation of the smoothing, in units of x; epsilon = blur^2.
+        dim: the layer axis of tracks in one tensor; must be 0 for a list, and with `y`.
         backend: "tiles" is our own Sinkhorn loop on tiles of products, O(m d) memory; "geomloss" takes its
             start from geomloss on KeOps (multiscale up to 3 dimensions, where it saves iterations).
         max_iterations: at the final temperature.
@@ -125,11 +133,14 @@ def soft_ots(
         >>> round(soft_ots(x, x + 1.0, blur=100.0).soft_score, 3)
         0.25
     """
-    check_points(x, y)
-    check_device("x", x)
+    first, last = ends_of(x, y, dim)
+    check_points(first, last)
+    assert isinstance(first, Tensor)
+    assert isinstance(last, Tensor)
+    check_device("x", first)
     x, y = (
         in_memory(name, points.detach()).reshape(-1, points.shape[-1])
-        for name, points in (("x", x), ("y", y))
+        for name, points in (("x", first), ("y", last))
     )  # (m, d)
     for name, given in (("x", x), ("y", y)):
         if not all(value.isfinite() for value in given.aminmax()):  # NaN and inf pass through both
@@ -150,10 +161,20 @@ def soft_ots(
         return _result(points, anneal, b, error, blur, epsilon, tolerance, backend)
 
 
-def soft_ots_reference(x: Tensor, y: Tensor, *, blur: float, iterations: int = 2000) -> float:
+def soft_ots_reference(
+    x: Tensor | Sequence[Tensor],
+    y: Tensor | None = None,
+    *,
+    blur: float,
+    dim: int = 0,
+    iterations: int = 2000,
+) -> float:
     """Define `soft_ots` in plain torch: Sinkhorn on the whole float64 cost matrix."""
+    first, last = ends_of(x, y, dim)
+    assert isinstance(first, Tensor)
+    assert isinstance(last, Tensor)
     cost = (
-        torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").square() / 2
+        torch.cdist(first.double(), last.double(), compute_mode="donot_use_mm_for_euclid_dist").square() / 2
     )  # (m, m)
     epsilon, m = blur**2, len(cost)
     g = torch.zeros(m, dtype=torch.float64)
