@@ -91,13 +91,13 @@ class Anneal:
         sampled = power_below(self.points.rows // _SAMPLED_ROWS, 1, self.products.plan.tile_rows)
         while step < last:
             every = 1 if step > last - _WHOLE_STEPS else sampled
-            self.iterate(temperatures[step], every, coarse=_SHARPNESS * blur < temperatures[step])
+            self.iterate(temperatures[step], every, coarse=0 < _SHARPNESS * blur < temperatures[step])
             even = every == 1 and float((self.mass - 1).abs().mean()) < _EVEN
             step = min(step + 1 + even, last)
         self.iterate(temperatures[last], last=True)
 
     def _blur(self) -> float:
-        """Return about the rounding of coarse products, none where all products are there already."""
+        """Return about the rounding of coarse products: none where they are full ones, or there already."""
         points = self.points
         if self.products.plan.stored:
             return 0.0
