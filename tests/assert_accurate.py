@@ -3,6 +3,8 @@
 
 import torch
 
+from geodesic_fast.engine.load import is_loaded
+
 
 def assert_accurate(got, plain, truth, *, condition=1.0, name=""):
     """Compare `got` and `plain` of one dtype, both against `truth`; NaN and inf must agree exactly.
@@ -26,3 +28,15 @@ def assert_accurate(got, plain, truth, *, condition=1.0, name=""):
         allowed = (2 * rounding.clamp(min=plain_error)).expand(truth.shape)[finite]
         worst = (found / allowed).argmax()
         assert (found <= allowed).all(), f"{name}: error {found[worst]:.3g}, allowed {allowed[worst]:.3g}"
+
+
+def assert_streamed(got, stored):
+    """Compare scores of tracks that were never stored with those of stored ones.
+
+    The engine adds up both alike, to the last bit. Without it streams are summed in float64 and stored tracks
+    in their own type, so the two may differ by its rounding.
+    """
+    if is_loaded:
+        assert torch.equal(got, stored)
+    else:
+        torch.testing.assert_close(got, stored)

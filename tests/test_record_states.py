@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from assert_accurate import assert_streamed
 from torch import nn
 
 from geodesic_fast import lss
@@ -60,7 +61,7 @@ def test_the_state_is_the_one_of_the_inputs_shape(give, choice, told):
         warnings.simplefilter("always")
         with watch(net) as w, record(net) as stored:
             net(x)
-    assert torch.equal(w.geometry.lss, want)
+    assert_streamed(w.geometry.lss, want)
     assert torch.equal(lss(stored.tracks), want)
     said = [str(warning.message) for warning in said]
     assert all(told is not None and told in sentence for sentence in said)
@@ -69,7 +70,7 @@ def test_the_state_is_the_one_of_the_inputs_shape(give, choice, told):
         warnings.simplefilter("error")
         with watch(net, state=choice) as w:
             net(x)
-    assert torch.equal(w.geometry.lss, want)
+    assert_streamed(w.geometry.lss, want)
 
 
 def test_a_residual_that_the_next_block_adds_is_asked_for():
@@ -137,7 +138,7 @@ def test_two_streams_are_told_apart_by_the_input_or_asked_for():
     net = Model()
     with pytest.warns(RuntimeWarning, match="pass state=1"), watch(net) as w:
         net(torch.randn(2, 16, 8), torch.randn(2, 5, 8))
-    assert torch.equal(w.geometry.lss, lss(net.images))
+    assert_streamed(w.geometry.lss, lss(net.images))
     with pytest.raises(ValueError, match="state must say which"), watch(net):
         net(torch.randn(2, 5, 8), torch.randn(2, 5, 8))
     for tokens in (5, 7):  # of the text beside 5 of the image
@@ -145,14 +146,14 @@ def test_two_streams_are_told_apart_by_the_input_or_asked_for():
             for choice in (state, lambda output, state=state: output[state]):
                 with watch(net, state=choice) as w, record(net, state=choice) as stored:
                     net(torch.randn(2, 5, 8), torch.randn(2, tokens, 8))
-                assert torch.equal(w.geometry.lss, lss(choose()))
+                assert_streamed(w.geometry.lss, lss(choose()))
                 assert all(map(torch.equal, stored.tracks, choose()))
     net.between = lambda image: image + 0
     with pytest.raises(ValueError, match=r"got 2 of its shape .* pass inputs=False"), watch(net, state=1):
         net(torch.randn(2, 5, 8), torch.randn(2, 5, 8))
     with watch(net, state=1, inputs=False) as w:
         net(torch.randn(2, 5, 8), torch.randn(2, 5, 8))
-    assert torch.equal(w.geometry.lss, lss(net.images[1:]))
+    assert_streamed(w.geometry.lss, lss(net.images[1:]))
     with pytest.raises(ValueError, match="got 2 of its shape"), watch(net, "*.0", state=1):
         net(torch.randn(2, 5, 8), torch.randn(2, 5, 8))
 
@@ -296,7 +297,7 @@ def test_writes_through_data_are_refused_or_copied(copy, rows):
     if copy:
         with watch(net, copy=True) as w:
             net(x)
-        assert torch.equal(w.geometry.lss, lss(net.kept))
+        assert_streamed(w.geometry.lss, lss(net.kept))
     else:
         with pytest.raises(RuntimeError, match="changed in place: pass copy=True"), watch(net):
             net(x)

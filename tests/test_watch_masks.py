@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from assert_accurate import assert_streamed
 from torch import nn
 
 from geodesic_fast import lss
@@ -75,11 +76,11 @@ def test_every_form_of_a_mask_is_read(x, real):
     for form in forms(real):
         with watch(net) as w:
             net(x, attention_mask=form)
-        assert torch.equal(w.geometry.lss, want)
+        assert_streamed(w.geometry.lss, want)
         inside = Net(inner=lambda mask, form=form: form)
         with watch(inside) as w:
             inside(x)
-        assert torch.equal(w.geometry.lss, every(inside, x)[real])
+        assert_streamed(w.geometry.lss, every(inside, x)[real])
 
 
 def test_the_callers_mask_wins(x, real):
@@ -88,10 +89,10 @@ def test_the_callers_mask_wins(x, real):
     net = Net(inner=lambda mask: other[:, None, None, :])
     with watch(net) as w:
         net(x, attention_mask=real)
-    assert torch.equal(w.geometry.lss, every(net, x)[real])
+    assert_streamed(w.geometry.lss, every(net, x)[real])
     with watch(net, mask=other) as w:
         net(x, attention_mask=real)
-    assert torch.equal(w.geometry.lss, every(net, x)[other.bool()])
+    assert_streamed(w.geometry.lss, every(net, x)[other.bool()])
 
 
 @pytest.mark.parametrize(
@@ -135,10 +136,10 @@ def test_states_of_tokens_by_samples_and_of_streams(x, real):
     net = Net()
     with watch(net) as w:
         net(x.transpose(0, 1), attention_mask=real)
-    assert torch.equal(w.geometry.lss, every(net, x.transpose(0, 1))[real.T])
+    assert_streamed(w.geometry.lss, every(net, x.transpose(0, 1))[real.T])
     with watch(net) as w:
         net(x.expand(4, 3, 9, 8), attention_mask=real)
-    assert torch.equal(w.geometry.lss, every(net, x.expand(4, 3, 9, 8))[real.expand(4, 3, 9)])
+    assert_streamed(w.geometry.lss, every(net, x.expand(4, 3, 9, 8))[real.expand(4, 3, 9)])
     with watch(net) as w:
         net(x[:, :, None].expand(3, 9, 4, 8), attention_mask=real)
     assert w.geometry.lss.shape == (23 * 4,)
@@ -149,12 +150,12 @@ def test_a_mask_by_name(x, real):
     want = every(net, x)[real]
     with watch(net, mask="pixel_mask") as w:
         net(x, pixel_mask=real, attention_mask=torch.ones(3, 9))
-    assert torch.equal(w.geometry.lss, want)
+    assert_streamed(w.geometry.lss, want)
     for name in ("src_key_padding_mask", "auto"):  # of torch's layers: true is padding
         for mask in (~real, torch.where(real, 0.0, -torch.inf)):
             with watch(net, mask=name) as w:
                 net(x, src_key_padding_mask=mask)
-            assert torch.equal(w.geometry.lss, want)
+            assert_streamed(w.geometry.lss, want)
     told = pytest.warns(RuntimeWarning, match=r"got none of this name \(attention_mask\)")
     with told, watch(net, mask="pixel_mask") as w:
         net(x, attention_mask=real)
@@ -168,13 +169,13 @@ def test_torch_transformers(batch_first, real):
     x = torch.randn(3, 9, 8) if batch_first else torch.randn(9, 3, 8)
     with watch(encoder) as w, record(encoder) as stored:
         encoder(x, src_key_padding_mask=~real)
-    assert torch.equal(w.geometry.lss, lss(stored.tracks)[real if batch_first else real.T])
+    assert_streamed(w.geometry.lss, lss(stored.tracks)[real if batch_first else real.T])
     whole = nn.Transformer(8, 2, 3, 3, 16, batch_first=batch_first)
     target = x[:, :7] if batch_first else x[:7]
     padding = ~real[:, :7]
     with watch(whole, "decoder.layers.*") as w, record(whole, "decoder.layers.*") as stored:
         whole(x, target, src_key_padding_mask=~real, tgt_key_padding_mask=padding)
-    assert torch.equal(w.geometry.lss, lss(stored.tracks)[~padding if batch_first else ~padding.T])
+    assert_streamed(w.geometry.lss, lss(stored.tracks)[~padding if batch_first else ~padding.T])
 
 
 class Turned(Net):
@@ -199,13 +200,13 @@ def test_tokens_and_ids_that_do_not_count(x, real, kind):
         net(x, attention_mask=real)
     kept = real.clone()
     kept[:, 0] = False
-    assert torch.equal(w.geometry.lss, want[laid(kept)])
+    assert_streamed(w.geometry.lss, want[laid(kept)])
     with watch(net, tokens=[0, -1], without_ids=[0, 26], ends=True) as w:
         net(x, input_ids=ids)
     kept = torch.zeros(3, 9, dtype=torch.bool)
     kept[:, 0] = kept[:, -1] = True
     kept[0, 0] = kept[2, 8] = False
-    assert torch.equal(w.geometry.lss, want[laid(kept)])
+    assert_streamed(w.geometry.lss, want[laid(kept)])
     assert torch.equal(w.ends[0], (x if kind is Net else x.transpose(0, 1))[laid(kept)])
     with pytest.warns(RuntimeWarning, match="without_ids needs input_ids"), watch(net, without_ids=[0]) as w:
         net(x)
@@ -255,7 +256,7 @@ def test_tokens_of_images(turned):
     want = every(net, images)
     with watch(net, tokens=slice(2, None)) as w:
         net(images)
-    assert torch.equal(w.geometry.lss, (want[2:] if turned else want[:, 2:]).flatten())
+    assert_streamed(w.geometry.lss, (want[2:] if turned else want[:, 2:]).flatten())
     for samples in (9, 3, 1) if turned else (9,):  # the first axis may hold several windows of each sample
         with pytest.warns(RuntimeWarning, match="which axis holds the tokens"), watch(net, tokens=[0]) as w:
             net(torch.randn(samples, 8, 3, 3))
@@ -271,7 +272,7 @@ def test_tokens_of_torch_transformers(batch_first, shape):
     want = every(encoder, x, layers="layers.*")
     with watch(encoder, tokens=slice(1, None)) as w:
         encoder(x)
-    assert torch.equal(w.geometry.lss, (want[:, 1:] if batch_first else want[1:]).flatten())
+    assert_streamed(w.geometry.lss, (want[:, 1:] if batch_first else want[1:]).flatten())
 
 
 @ORDERS

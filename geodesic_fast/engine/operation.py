@@ -111,7 +111,8 @@ class Operation:
         if self.call is not None:
             self.call(outputs, *(_as_read(arg) for arg in args))
             return outputs
-        place, given = place_of(first.device), list[Any]()
+        place = place_of(first.device)
+        given: list[Any] = []
         held: list[object] = []  # what the addresses are of
         for arg in args[self.members]:
             if _is_layers(arg):
