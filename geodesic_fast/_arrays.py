@@ -118,6 +118,11 @@ def _of_numpy(array: np.ndarray) -> Tensor:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = np.ascontiguousarray(array)
+    if array.dtype.char in "gG":  # long double: 80 or 128 bits
+        raise TypeError(
+            f"arrays must be of a type that torch has, got NumPy dtype {array.dtype}: convert them with "
+            f"array.astype({'complex' if array.dtype.kind == 'c' else 'float'})."
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")  # nothing here writes to its input
         return torch.from_numpy(array)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,6 +57,8 @@ def check_dense(name: str, value: Tensor) -> None:
 
 def how_to_convert(name: str, value: object, of_parts: str) -> str:
     """Say how a tensor is made of what is none; `of_parts` makes one of what is iterated over."""
+    if isinstance(value, np.ndarray):  # given to what takes tensors alone
+        return f"convert it with torch.as_tensor({name})."
     if hasattr(value, "__array__"):
         return f"convert it with numpy.asarray({name})."
     if isinstance(value, Mapping):

@@ -52,6 +52,7 @@ TRACKS = {
     "arrays of two dtypes": lambda: [steps()[0].numpy(), *steps()[1:].double().numpy()],
     "many layers": lambda: list(torch.randn(1100, 2, 3)),
     "NumPy text": lambda: steps()[:, 0].numpy().astype(str),
+    "long double": lambda: steps().numpy().astype(np.longdouble),
 }
 
 
@@ -78,6 +79,15 @@ def test_a_followed_remedy_works(metric, kind):
     again = followed(str(caught.value), "tracks", TRACKS[kind]())
     if metric != "wasserstein_curve" or again[0].ndim > 1:  # which is of several tracks
         METRICS[metric](again)
+
+
+@pytest.mark.parametrize("metric", ["lss", "track_geometry", "step_geometry", "chord_deviation",
+                                    "line_deviation", "track_distance", "nearest_track"])  # fmt: skip
+def test_a_definition_takes_tensors_and_says_how_an_array_becomes_one(metric):
+    definition, array = getattr(gf.reference, metric), steps().numpy()
+    with pytest.raises(TypeError, match="got ndarray") as caught:
+        definition(array)
+    definition(followed(str(caught.value), "tracks", array))
 
 
 @pytest.mark.parametrize("kind", ["integers", "NumPy integers", "complex", "quantised", "sparse", "deque",
