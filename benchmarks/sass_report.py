@@ -11,8 +11,8 @@ times bandwidth (Little's law). All shares are predictions, for d = 4096. `--che
 stack frames and too much static shared memory.
 
 What it does not know: how often loops inside run, and bounds other than memory's. Of several loops that read
-memory it shows the one that moves the most bytes; what it reads again of what the first cache holds, and how
-many sweeps there are, is said by hand (`fresh`).
+memory it shows the one with the widest packs and the most bytes; what it reads again of what the first cache
+holds, and how many sweeps there are, is said by hand (`fresh`).
 """
 
 from __future__ import annotations
@@ -59,29 +59,49 @@ class Launch:
 
     threads: int = 256
     shared: int = 0  # dynamic, bytes
-    fresh: float = 1  # of the bytes that the loop moves, all sweeps over them counted
+    fresh: float = 1  # of the bytes that the loop moves
+    sweeps: int = 1  # loops like it over the same bytes
     roots: int = 0  # square roots on its usual way: a way for steps without a length has fewer
+    packs: int = (
+        0  # of shared memory on its usual way for each it moves: ways around them are for idle threads
+    )
+    ahead: int = 1  # how many times what the loop moves is on its way, where no instruction waits for it
 
 
-def _ring(values: int, size: int, threads: int) -> int:
-    return threads * values * size * 4  # four points in flight
+def _ring(threads: int, values: int, size: int, rows: int = 0) -> int:
+    return threads * values * (size * 4 + rows * 4)  # four points in flight, rows of sums
 
 
-# Points of six and more packs that a loop reads: four of a group in two sweeps; four of a group; one, and one
-# that is written.
-CHORD, STEPS, STEPS_BACKWARD = 4 / 12, 4 / 6, 2 / 6
+# Of six packs that a loop moves four are new; of a point that is read, one that is written and two packs of
+# factors the points.
+FOUR_OF_SIX, POINTS = 4 / 6, 2 / 4
 LAUNCHES = (
-    (r"geometry_forward::forward_kernel<(bf16|fp16), true", Launch(256, _ring(16, 2, 256), roots=1)),
-    (r"geometry_forward::forward_kernel<float, true", Launch(256, _ring(16, 4, 256), roots=1)),
-    (r"geometry_forward::forward_kernel<\w+, false", Launch(512, roots=1)),
-    (r"geometry_backward::backward_kernel<(bf16|fp16), true, false", Launch(256, _ring(16, 2, 256))),
-    (r"geometry_backward::backward_kernel<(bf16|fp16), true, true", Launch(512, _ring(8, 2, 512))),
-    (r"geometry_backward::backward_kernel<float, true, false", Launch(256, _ring(16, 4, 256))),
-    (r"geometry_backward::backward_kernel<float, true, true", Launch(512, _ring(8, 4, 512))),
+    (r"geometry_forward::forward_kernel<(bf16|fp16), true, false", Launch(256, _ring(256, 16, 2), roots=2)),
+    (r"geometry_forward::forward_kernel<(bf16|fp16), true, true", Launch(256, _ring(256, 16, 2, 1), roots=2)),
+    (r"geometry_forward::forward_kernel<float, true, false", Launch(256, _ring(256, 16, 4), roots=2)),
+    (r"geometry_forward::forward_kernel<float, true, true", Launch(256, _ring(256, 16, 4, 1), roots=2)),
+    (r"geometry_forward::forward_kernel<", Launch(512, roots=2)),
+    (
+        r"lss_track_geometry_backward::backward_kernel<(bf16|fp16), true, false",
+        Launch(256, _ring(256, 16, 2), packs=2),
+    ),
+    (
+        r"lss_track_geometry_backward::backward_kernel<(bf16|fp16), true, true",
+        Launch(512, _ring(512, 8, 2), packs=2),
+    ),
+    (
+        r"lss_track_geometry_backward::backward_kernel<float, true, false",
+        Launch(256, _ring(256, 16, 4), packs=2),
+    ),
+    (
+        r"lss_track_geometry_backward::backward_kernel<float, true, true",
+        Launch(512, _ring(512, 8, 4), packs=2),
+    ),
+    (r"lss_track_geometry_backward::", Launch(packs=2)),
     (r"geometry_wide::", Launch(512)),
-    (r"chord_deviation::forward_kernel", Launch(fresh=CHORD)),
-    (r"step_geometry::forward_kernel", Launch(fresh=STEPS)),
-    (r"step_geometry::backward_kernel", Launch(fresh=STEPS_BACKWARD)),
+    (r"chord_deviation::forward_kernel", Launch(fresh=FOUR_OF_SIX, sweeps=2)),
+    (r"step_geometry::forward_kernel", Launch(fresh=FOUR_OF_SIX)),
+    (r"step_geometry::backward_kernel", Launch(fresh=POINTS, ahead=2)),
     (r"line_deviation_backward::(along|write)_kernel<double", Launch(shared=67584)),
     (r"line_deviation_backward::(along|write)_kernel", Launch(shared=34048)),
     (r"line_deviation_tensor::", Launch(128, 51200)),
@@ -111,6 +131,11 @@ class Instruction:
         """Whether it works on floating-point numbers."""
         return re.search(r"\b([FD](ADD|MUL|FMA|SETP|MNMX)|HMMA)\b", self.text) is not None
 
+    def shared(self) -> int:
+        """Return the bytes that a thread loads from shared memory in packs."""
+        width = re.search(r"\bLDS\.(128|64)\b", self.text)
+        return int(width[1]) // 8 if width else 0
+
     def moved(self) -> int:
         """Return the bytes that a thread moves between the processor and global memory."""
         if not self.reads and not re.search(r"\bSTG\b", self.text):
@@ -119,11 +144,6 @@ class Instruction:
         return {"128": 16, "64": 8, "U16": 2, "S16": 2, "16": 2, "U8": 1, "S8": 1, "8": 1}.get(
             width[1] if width else "", 4
         )
-
-    def shared(self) -> int:
-        """Return the bytes that a thread loads from shared memory in packs."""
-        width = re.search(r"\bLDS\.(128|64)\b", self.text)
-        return int(width[1]) // 8 if width else 0
 
 
 @dataclass
@@ -158,7 +178,7 @@ def _cuobjdump(*arguments: str) -> str:
 
 def readable(symbol: str) -> str:
     """Return file::kernel<arguments> of a mangled symbol, arguments as they are called here."""
-    file = re.search(r"_\d+_(\w+?)_cu_[0-9a-f]{8}", symbol)
+    file = re.match(r".*_\d+_(\w+?)_cu_[0-9a-f]{8}", symbol)
     names = {"13__nv_bfloat16": "bf16", "6__half": "fp16", "f": "float", "d": "double"}
     rest = symbol[file.end() :] if file else symbol
     name = re.match(r"(?:_\d+|_ZN?)?(\d+)", rest)
@@ -171,7 +191,7 @@ def readable(symbol: str) -> str:
         if (
             len(found) == length
             and re.fullmatch(r"[a-z]\w*", found)
-            and after[:1] in ("I", "E", "v", "P", "f", "")
+            and after[:1] in (("I", "E") if file else ("I", "E", "v", "P", "f", ""))
         ):
             break
     else:
@@ -218,12 +238,13 @@ class Loop:
     """The way through a loop that moves the most bytes, by its barrier, and is the shortest."""
 
     instructions: int
+    widest: int  # bytes that an instruction moves
     moved: int  # bytes a thread
     groups: int  # of copies that may be in flight when the next one is waited for
 
 
-def inner_loop(code: list[Instruction], roots: int = 0) -> Loop | None:
-    """Return the loop over memory that moves the most bytes and has no other one inside; None: no loop."""
+def inner_loop(code: list[Instruction], launch: Launch = Launch()) -> Loop | None:
+    """Return the loop over memory that moves the widest packs, the most bytes, and has none inside."""
     at = {instruction.address: place for place, instruction in enumerate(code)}
     spans = {
         (at[instruction.target], place)
@@ -235,8 +256,8 @@ def inner_loop(code: list[Instruction], roots: int = 0) -> Loop | None:
     working = {span for span in reading if any(i.calculates for i in code[slice(*span)])} or reading
     filling = {place for first, last in spans - reading for place in range(first, last + 1)}
     innermost = [span for span in working if not any(span[0] < a and b <= span[1] for a, b in working)]
-    loops = [loop for span in innermost if (loop := _through(code, *span, at, filling, roots)) is not None]
-    return max(loops, key=lambda loop: (loop.moved, loop.instructions), default=None)
+    loops = [loop for span in innermost if (loop := _through(code, *span, at, filling, launch)) is not None]
+    return max(loops, key=lambda loop: (loop.widest, loop.moved, loop.instructions), default=None)
 
 
 def _is_loop(code: list[Instruction], first: int, last: int, at: dict[int, int]) -> bool:
@@ -249,7 +270,7 @@ def _is_loop(code: list[Instruction], first: int, last: int, at: dict[int, int])
 
 
 def _through(
-    code: list[Instruction], first: int, last: int, at: dict[int, int], filling: set[int], roots: int
+    code: list[Instruction], first: int, last: int, at: dict[int, int], filling: set[int], launch: Launch
 ) -> Loop | None:
     """Take the best way from the first instruction to the last, forward branches only.
 
@@ -258,8 +279,7 @@ def _through(
     """
     body = code[first : last + 1]
     widest = max(instruction.moved() for instruction in body)
-    # A value may be read of shared memory twice, now and as the one before; more is a way for rare values.
-    most_shared = 2 * sum(own for instruction in body if 2 * (own := instruction.moved()) > widest)
+    most_shared = launch.packs * sum(own for each in body if 2 * (own := each.moved()) > widest)
     groups = [re.search(r"DEPBAR\.LE SB0, 0x(\d+)", instruction.text) for instruction in body]
     flying = max((int(group[1]) + 1 for group in groups if group), default=1)
     for most_barriers in (1, len(body)):
@@ -274,11 +294,11 @@ def _through(
             if barriers > most_barriers:
                 continue
             moved += own if 2 * own > widest else 0
-            taken = min(taken + ("MUFU.RSQ" in code[place].text), roots)
+            taken = min(taken + ("MUFU.RSQ" in code[place].text), launch.roots)
             shared = min(shared + code[place].shared(), most_shared)
             after = (moved, taken, shared, barriers, fewer - 1)
             if place == last and after[0] > 0:
-                return Loop(-after[4], after[0], flying)
+                return Loop(-after[4], widest, after[0], flying)
             for following in _after(code, place, at):
                 if place < following <= last and after > best.get(following, (-1, 0, 0, 0, 0)):
                     best[following] = after
@@ -333,12 +353,12 @@ class Prediction:
 
 def predict(kernel: Kernel, arch: Architecture) -> Prediction | None:
     """Return what is predicted of a kernel; None for one without a loop that reads memory."""
-    loop = inner_loop(kernel.code, launch_of(kernel).roots)
+    loop = inner_loop(kernel.code, launch_of(kernel))
     if loop is None:
         return None
     launch, warps = launch_of(kernel), resident_warps(kernel, arch)
-    a_byte = loop.instructions / (loop.moved * launch.fresh * WARP)
-    flying = warps * WARP * loop.moved * launch.fresh * loop.groups
+    a_byte = launch.sweeps * loop.instructions / (loop.moved * launch.fresh * WARP)
+    flying = warps * WARP * loop.moved * launch.fresh * max(loop.groups, launch.ahead)
     issued = arch.issue * 4 * arch.processors * arch.clock / (a_byte * arch.bandwidth)
     little = flying * arch.processors / (arch.latency * arch.bandwidth)
     return Prediction(

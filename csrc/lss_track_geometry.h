@@ -33,12 +33,12 @@ struct GeometryForward {
   void* direction_sum = nullptr;  // (m, d) Acc: u_1 + ... + u_n, kept for backward; may be null
   void* lengths = nullptr;        // (n, m) Acc: the step lengths, kept for backward, on a GPU as
                                   // KeptLength has them; may be null
-  void* workspace = nullptr;      // stands in for `lengths` beyond kWideFeatures on a GPU
+  void* workspace = nullptr;      // stands in for `lengths` on a GPU
 };
 
 inline int64_t workspace_bytes(const GeometryForward& args, int) {
   const TracksView& tracks = args.tracks;
-  if (args.lengths != nullptr || tracks.features <= kWideFeatures) return 0;
+  if (args.lengths != nullptr) return 0;
   return tracks.steps() * tracks.tracks * sum_bytes_of(tracks.dtype);
 }
 

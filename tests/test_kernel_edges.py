@@ -120,6 +120,25 @@ def test_steps_of_length_zero(points, d, dtype, policy, device):
     assert torch.equal(got.zero_steps, truth.zero_steps)
 
 
+@pytest.mark.parametrize("d", [40, 700])
+@pytest.mark.parametrize("points", [2, 3, 6, 70])
+def test_steps_whose_squares_leave_the_range_among_others(points, d, device):
+    x = torch.randn(points, 6, d, dtype=torch.float64).cumsum(0)
+    x[:, 1] *= 1e-25
+    x[:, 2] *= 1e25
+    x[-1, 3] = x[-2, 3]
+    x[-1, 3, 0] += 1e-20
+    x[points // 2, 4] = x[points // 2 - 1, 4]  # of length zero, which is in the range
+    x = x.float().to(device)
+    truth = reference.track_geometry(x.double())
+    got = track_geometry(x)
+    for name in got._fields[:-1]:
+        values = (getattr(each, name).float() for each in (got, truth))
+        torch.testing.assert_close(*values, rtol=1e-5, atol=0, equal_nan=True, msg=name)
+    assert torch.equal(got.zero_steps, truth.zero_steps)
+    torch.testing.assert_close(lss(x).double(), truth.lss, rtol=1e-5, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("d", [5, 600, 8200])
 def test_what_is_no_number_stays_in_its_track(d, dtype, device):

@@ -100,7 +100,7 @@ def test_the_loop_that_works_is_counted_and_not_one_that_fills(report, kernels):
     loop = report.inner_loop(code)
     assert loop.moved == 32  # 16 bytes read and 16 written; rows of a gap are on no way
     assert loop.groups == 4
-    passed = [report.inner_loop(code, roots) for roots in (0, 1)]
+    passed = [report.inner_loop(code, report.Launch(roots=roots)) for roots in (0, 1)]
     assert passed[0].instructions < passed[1].instructions < 150  # by way of the root
 
 

@@ -19,9 +19,7 @@ constexpr int kNarrowFeatures = 512;  // up to these a warp has a track to itsel
 constexpr int kTracksPerBlock = 8;
 constexpr int kPoints = 4;  // at a time
 
-// Not fused with what follows: on a straight line the difference of two rounded products is zero.
-__device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
-__device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+// Rounded products are not fused with what follows: on a straight line the difference of two is zero.
 
 // The features of one track that a thread walks, `kWidth` at a time; each value is read where it lies.
 template <class Value_, bool kAligned>
@@ -36,6 +34,8 @@ struct Features {
   __device__ __forceinline__ const Value* point(int64_t layer) const {
     return reinterpret_cast<const Value*>(tracks.row(layer, offset));
   }
+  // As a TrackRing has it: here a thread's places are the features themselves.
+  static __device__ __forceinline__ const Value* own(const Value* row) { return row; }
   // Calls body(first feature of a pack).
   template <class Body>
   __device__ __forceinline__ void for_packs(const Body& body) const {
@@ -153,7 +153,8 @@ template <class T, bool kAligned>
 __global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ ChordDeviation args) {
   using Acc = typename AccOf<T>::type;
-  __shared__ Acc sum_buffer[2][kMaxWarps][2 * kPoints], max_buffer[kMaxWarps];
+  __shared__ typename TeamSum<Acc, 2 * kPoints>::Buffer sum_buffer;
+  __shared__ Acc max_buffer[kMaxWarps];
   TeamSum<Acc, 2 * kPoints> team_sum{sum_buffer};
   const int64_t m = tracks.view.tracks, n = tracks.view.steps();
   Acc *deviations = static_cast<Acc*>(args.deviation), *ways = static_cast<Acc*>(args.along);
@@ -266,8 +267,9 @@ __global__ void __launch_bounds__(kThreads, 1)
                     const __grid_constant__ DeviceTracks gradient,
                     const __grid_constant__ ChordDeviationBackward args) {
   using Acc = typename AccOf<T>::type;
-  __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
-  __shared__ double total_buffer[2][kMaxWarps][2];
+  __shared__ typename TeamSum<Acc, 2>::Buffer sum_buffer;
+  __shared__ Acc max_buffer[kMaxWarps];
+  __shared__ TeamSum<double, 2>::Buffer total_buffer;
   TeamSum<Acc, 2> team_sum{sum_buffer};
   TeamSum<double, 2> total_sum{total_buffer};
   const int64_t m = tracks.view.tracks, n = tracks.view.steps();

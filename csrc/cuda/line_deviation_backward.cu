@@ -29,7 +29,8 @@ struct Kept {
 template <class T, class Acc = typename AccOf<T>::type>
 __global__ void __launch_bounds__(kThreads)
     measure_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ Kept<Acc> kept) {
-  __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
+  __shared__ typename TeamSum<Acc, 2>::Buffer sum_buffer;
+  __shared__ Acc max_buffer[kMaxWarps];
   WideTeam<Acc> team{{sum_buffer}, max_buffer};
   for (int64_t work = blockIdx.x; work < tracks.view.tracks * kept.n; work += gridDim.x) {
     const Step<T> step(tracks, work % kept.n + 1, tracks.view.offset(work / kept.n));

@@ -112,7 +112,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   using S = Shape<Acc, kBlock, kApart>;
   extern __shared__ __align__(16) char shared[];
   __shared__ StepScale<Acc> scales[kApart ? 2 : 1][kBlock];
-  __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
+  __shared__ typename TeamSum<Acc, 2>::Buffer sum_buffer;
+  __shared__ Acc max_buffer[kMaxWarps];
   double* products = reinterpret_cast<double*>(shared);
   Acc* rows = reinterpret_cast<Acc*>(products + kBlock * kBlock);
   Acc* columns = kApart ? rows + kBlock * S::kStride : rows;

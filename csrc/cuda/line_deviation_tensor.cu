@@ -210,7 +210,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   extern __shared__ __align__(128) char shared[];
   __shared__ StepScale<float> scales[kApart ? 2 : 1][S::kBlock];
   __shared__ Cursor cursors[S::kStages];
-  __shared__ float sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
+  __shared__ TeamSum<float, 2>::Buffer sum_buffer;
+  __shared__ float max_buffer[kMaxWarps];
   float* products = reinterpret_cast<float*>(shared + S::kRingBytes);
   PairOfBlocks<T, float, kApart> pair{
       tracks, work, products, S::kStride, scales[0], scales[kApart ? 1 : 0], {sum_buffer}, max_buffer};

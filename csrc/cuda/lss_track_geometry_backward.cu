@@ -262,8 +262,9 @@ __global__ void __launch_bounds__(kMaxTeam, 1)
                     const __grid_constant__ GeometryBackward args, int stages) {
   using Team = BackwardTeam<T, kAligned, kAll>;
   extern __shared__ __align__(16) char shared[];
-  __shared__ typename Team::Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
-  __shared__ double total_buffer[2][kMaxWarps][2];
+  __shared__ typename TeamSum<typename Team::Acc, 2>::Buffer sum_buffer;
+  __shared__ typename Team::Acc max_buffer[kMaxWarps];
+  __shared__ TeamSum<double, 2>::Buffer total_buffer;
   __shared__ GradientWeights weights[kMaxTracksPerBlock];
   Team team{tracks,       out,
             args,         {shared, stages, static_cast<int>(tracks.view.features)},

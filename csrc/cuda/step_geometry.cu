@@ -213,8 +213,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ StepGeometry args) {
   using Acc = typename AccOf<T>::type;
   using Rows = ScaledRows<T, kAligned>;
-  __shared__ Acc sum_buffer[2][kMaxWarps][kSteps * kSums], state_buffer[2][kMaxWarps][1];
-  __shared__ double scaled_buffer[2][kMaxWarps][Rows::kCount], max_buffer[kMaxWarps];
+  __shared__ typename TeamSum<Acc, kSteps * kSums>::Buffer sum_buffer;
+  __shared__ typename TeamSum<Acc, 1>::Buffer state_buffer;
+  __shared__ typename TeamSum<double, Rows::kCount>::Buffer scaled_buffer;
+  __shared__ double max_buffer[kMaxWarps];
   TeamSum<Acc, kSteps * kSums> team_sum{sum_buffer};
   TeamSum<Acc, 1> state_sum{state_buffer};
   TeamSum<double, Rows::kCount> scaled_sum{scaled_buffer};
@@ -373,7 +375,8 @@ __global__ void __launch_bounds__(kThreads, 1)
                     const __grid_constant__ StepGeometryBackward args) {
   using Acc = typename AccOf<T>::type;
   constexpr int kWidth = Walk<T, kAligned>::kWidth;
-  __shared__ double sum_buffer[2][kMaxWarps][1], max_buffer[kMaxWarps];
+  __shared__ TeamSum<double, 1>::Buffer sum_buffer;
+  __shared__ double max_buffer[kMaxWarps];
   TeamSum<double, 1> team_sum{sum_buffer};
   const int64_t m = tracks.view.tracks, n = tracks.view.steps();
   for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;

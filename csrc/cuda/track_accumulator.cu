@@ -109,7 +109,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     update_kernel(const __grid_constant__ TwoLayers layers, const __grid_constant__ Accumulator args) {
   using Acc = typename AccOf<T>::type;
-  __shared__ Acc sum_buffer[2][kMaxWarps][2];
+  __shared__ typename TeamSum<Acc, 2>::Buffer sum_buffer;
   __shared__ Acc max_buffer[kMaxWarps];
   TeamSum<Acc, 2> team_sum{sum_buffer};
   const int64_t m = args.tracks.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
@@ -170,7 +170,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     finish_kernel(const __grid_constant__ TwoLayers layers, const __grid_constant__ Accumulator args) {
   using Acc = typename AccOf<T>::type;
-  __shared__ Acc sum_buffer[2][kMaxWarps][2];
+  __shared__ typename TeamSum<Acc, 2>::Buffer sum_buffer;
   __shared__ Acc max_buffer[kMaxWarps];
   TeamSum<Acc, 2> team_sum{sum_buffer};
   const int64_t m = args.tracks.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;

@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kThreads, 4)
     gradient_kernel(const __grid_constant__ GradientTracks tracks,
                     const __grid_constant__ TrackDistanceBackward args, int64_t slices) {
   extern __shared__ __align__(16) char shared[];
-  __shared__ Acc sum_buffer[2][kMaxWarps][2], max_buffer[kMaxWarps];
+  __shared__ typename TeamSum<Acc, 2>::Buffer sum_buffer;
+  __shared__ Acc max_buffer[kMaxWarps];
   WideTeam<Acc> team{{sum_buffer}, max_buffer};
   Acc(*sums)[kThreads] = reinterpret_cast<Acc(*)[kThreads]>(shared);
   const DeviceTracks &own = tracks.own, &against = tracks.against;

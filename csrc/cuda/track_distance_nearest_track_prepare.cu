@@ -121,7 +121,7 @@ constexpr double kLeastScale = 0x1p-40, kMostScale = 0x1p10;  // so that unscale
 
 // Clears scale[1] where the centre of a layer is too far from the origin; a block for each layer.
 __global__ void __launch_bounds__(kThreads) compare_kernel(const __grid_constant__ TrackPairs pairs) {
-  __shared__ double sum_buffer[2][kMaxWarps][2];
+  __shared__ TeamSum<double, 2>::Buffer sum_buffer;
   TeamSum<double, 2> team_sum{sum_buffer};
   const int64_t d = pairs.tracks.features, layer = blockIdx.x;
   const float* centre = static_cast<const float*>(pairs.centre) + layer * d;

@@ -7,6 +7,8 @@
 #include <cuda_fp16.h>
 #include <cuda_pipeline_primitives.h>
 
+#include <cstring>
+
 #include "block_sum.cuh"
 #include "launch.cuh"
 #include "length.h"
@@ -31,6 +33,14 @@ __device__ __forceinline__ void narrow(float value, float* to) { *to = value; }
 __device__ __forceinline__ void narrow(double value, double* to) { *to = value; }
 __device__ __forceinline__ void narrow(float value, __half* to) { *to = __float2half_rn(value); }
 __device__ __forceinline__ void narrow(float value, __nv_bfloat16* to) { *to = __float2bfloat16_rn(value); }
+__device__ __forceinline__ __half2 narrow_pair(__half, float a, float b) { return __floats2half2_rn(a, b); }
+__device__ __forceinline__ __nv_bfloat162 narrow_pair(__nv_bfloat16, float a, float b) {
+  return __floats2bfloat162_rn(a, b);
+}
+
+// Never fused with the sum that it joins.
+__device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 
 __device__ __forceinline__ bool is_safe_square(float square) { return square >= 1e-26f && square <= 1e36f; }
 __device__ __forceinline__ bool is_safe_square(double square) { return square >= 1e-280 && square <= 1e300; }
@@ -53,13 +63,54 @@ struct alignas(kCount * sizeof(T)) Pack {
   T value[kCount];
 };
 
+// Two values of half precision at a time: a bfloat16 is the upper half of a float.
+template <class T, int kCount, class Acc>
+__device__ __forceinline__ void widen_all(const Pack<T, kCount>& pack, Acc (&to)[kCount]) {
+  if constexpr (sizeof(T) == 2 && kCount % 2 == 0) {
+    uint32_t pairs[kCount / 2];
+    memcpy(pairs, &pack, sizeof(pairs));
+#pragma unroll
+    for (int i = 0; i < kCount; i += 2) {
+      const uint32_t pair = pairs[i / 2];
+      if constexpr (std::is_same<T, __nv_bfloat16>::value) {
+        to[i] = __uint_as_float(pair << 16), to[i + 1] = __uint_as_float(pair & 0xffff0000u);
+      } else {
+        to[i] = widen(pack.value[i]), to[i + 1] = widen(pack.value[i + 1]);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) to[i] = widen(pack.value[i]);
+  }
+}
+template <class T, int kCount, class Acc>
+__device__ __forceinline__ void narrow_all(const Acc (&from)[kCount], Pack<T, kCount>& to) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    if constexpr (sizeof(T) == 2 && kCount % 2 == 0) {
+      if (i % 2 == 1) continue;
+      const auto pair = narrow_pair(T{}, from[i], from[i + 1]);
+      memcpy(&to.value[i], &pair, sizeof(pair));
+    } else {
+      narrow(from[i], &to.value[i]);
+    }
+  }
+}
+
 // Tracks whose layer addresses travel with the kernel's parameters: no copy, and CUDA graphs keep them.
 struct DeviceTracks {
-  TracksView view;
+  TracksView view;  // layer_stride is 0 where layers are listed
+  int is_listed = 0;
   char* listed[kMaxListedLayers];
 
   __device__ __forceinline__ char* row(int64_t layer, int64_t offset) const {
-    return (view.table != nullptr ? listed[layer] : view.base + layer * view.layer_stride) + offset;
+    return (is_listed ? listed[layer] : view.base + layer * view.layer_stride) + offset;
+  }
+  // The same row by row: `at` is an offset in layer 0 at first, and moved on.
+  __device__ __forceinline__ char* next_row(int layer, int64_t& at) const {
+    char* row = (is_listed ? listed[layer] : view.base) + at;
+    at += view.layer_stride;
+    return row;
   }
 };
 
@@ -83,6 +134,11 @@ class TrackRing {
     return (pack * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * kWidth;
   }
   __device__ __forceinline__ bool owns(int pack) const { return first_feature(pack) < features_; }
+  // Places that `for_owned` names are those of the row itself.
+  template <class Value>
+  static __device__ __forceinline__ Value* own(Value* row) {
+    return row;
+  }
 
   // Puts the first points of a track in flight, `layer` 0 being the current one.
   __device__ __forceinline__ void start(const DeviceTracks& tracks, int64_t offset) {
@@ -178,15 +234,15 @@ template <class Ring, class Sum, class Acc>
 __device__ __forceinline__ Length team_chord(const Ring& ring, const DeviceTracks& tracks, int64_t offset,
                                              Sum& team_sum, Acc* max_buffer) {
   using T = typename Ring::Value;
-  const T* first = reinterpret_cast<const T*>(tracks.row(0, offset));
-  const T* last = reinterpret_cast<const T*>(tracks.row(tracks.view.steps(), offset));
+  const T* first = ring.own(reinterpret_cast<const T*>(tracks.row(0, offset)));
+  const T* last = ring.own(reinterpret_cast<const T*>(tracks.row(tracks.view.steps(), offset)));
   Acc largest = 0;
-  ring.for_owned([&](int, int j) { largest = larger(largest, fabs(widen(last[j]) - widen(first[j]))); });
+  ring.for_owned([&](int, int64_t j) { largest = larger(largest, fabs(widen(last[j]) - widen(first[j]))); });
   largest = team_max(largest, max_buffer);
   Acc factor = 1;
   if (isinf(largest)) {  // the halves do not overflow
     factor = Acc(0.5), largest = 0;
-    ring.for_owned([&](int, int j) {
+    ring.for_owned([&](int, int64_t j) {
       largest = larger(largest, fabs(widen(last[j]) * factor - widen(first[j]) * factor));
     });
     largest = team_max(largest, max_buffer);
@@ -194,7 +250,7 @@ __device__ __forceinline__ Length team_chord(const Ring& ring, const DeviceTrack
   const bool finite = isfinite(largest);
   const int power = finite && largest > 0 ? ilogb(largest) : 0;  // of two: costs no rounding
   typename Sum::Values squares = {};
-  ring.for_owned([&](int, int j) {
+  ring.for_owned([&](int, int64_t j) {
     const Acc part = ldexp(widen(last[j]) * factor - widen(first[j]) * factor, -power);
     squares[0] += part * part;
   });
@@ -232,6 +288,8 @@ inline DeviceTracks on_device(const TracksView& view) {
   DeviceTracks tracks;
   tracks.view = view;
   if (view.table != nullptr) {
+    tracks.is_listed = 1;
+    tracks.view.layer_stride = 0;
     for (int64_t layer = 0; layer < view.points; ++layer) tracks.listed[layer] = view.table[layer];
   }
   return tracks;

@@ -14,6 +14,7 @@ struct alignas(4) __half2 {
 
 inline float __half2float(__half h) { return static_cast<float>(h.value); }
 inline __half __float2half_rn(float f) { return {static_cast<_Float16>(f)}; }
+inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
 inline __half2 __hadd2(__half2 a, __half2 b) {
   return {__float2half_rn(__half2float(a.x) + __half2float(b.x)),
           __float2half_rn(__half2float(a.y) + __half2float(b.y))};

@@ -108,6 +108,7 @@ inline double __dmul_rn(double a, double b) { return cuda_on_cpu::rounded_produc
 inline float __expf(float x) { return expf(x); }
 inline int __float_as_int(float x) { return cuda_on_cpu::same_bits<int>(x); }
 inline unsigned __float_as_uint(float x) { return cuda_on_cpu::same_bits<unsigned>(x); }
+inline float __uint_as_float(unsigned x) { return cuda_on_cpu::same_bits<float>(x); }
 inline long long __double_as_longlong(double x) { return cuda_on_cpu::same_bits<long long>(x); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline size_t __cvta_generic_to_shared(const void* pointer) {

@@ -18,6 +18,8 @@ inline void ldmatrix_sync_aligned_m8n8_x4_shared_b16(Site site, uint32_t& r0, ui
   r0 = out[0], r1 = out[1], r2 = out[2], r3 = out[3];
 }
 
+inline void mov_b32(Site, int& to, int from) { to = from; }
+
 struct MmaOperands {
   uint32_t a[4], b[2];
   float c[4];
