@@ -16,8 +16,8 @@ namespace geodesic_fast {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 256;         // on one track, but for narrow ones
-constexpr int kNarrowFeatures = 256;  // up to these a warp has a track to itself
+constexpr int kThreads = 256;      // on one track, but for narrow ones
+constexpr int kNarrowPacks = 256;  // up to these a warp has a track to itself
 constexpr int kWarpsPerBlock = 8;
 
 // The addresses of the two layers travel with the kernel's parameters.
@@ -26,9 +26,11 @@ struct TwoLayers {
 };
 
 // The threads of one track and what they share.
-template <class T>
+template <class T, bool kAligned>
 struct Track {
   using Acc = typename AccOf<T>::type;
+  static constexpr int kWidth = kPack<T, kAligned>;
+  using Row = Acc[kWidth];  // of a thread
   const T *before, *after;
   Acc *direction, *direction_sum;  // `direction` holds the last step that has one, scaled
   int64_t features;
@@ -42,20 +44,51 @@ struct Track {
     direction_sum = static_cast<Acc*>(args.direction_sum) + track * features;
   }
 
-  // `half`: differences that would overflow are taken of halves.
-  __device__ __forceinline__ Acc difference(int64_t j, bool half) const {
-    const Acc scale = half ? Acc(0.5) : Acc(1);
-    return widen(after[j]) * scale - widen(before[j]) * scale;
+  // Calls body(first feature) for each of the thread's packs.
+  template <class Body>
+  __device__ __forceinline__ void for_packs(const Body& body) const {
+    const int64_t stride = static_cast<int64_t>(blockDim.x) * kWidth;
+    for (int64_t j = static_cast<int64_t>(threadIdx.x) * kWidth; j < features; j += stride) body(j);
   }
 
-  template <class Body>
-  __device__ __forceinline__ void for_owned(const Body& body) const {
-    for (int64_t j = threadIdx.x; j < features; j += blockDim.x) body(j);
+  // `half`: differences that would overflow are taken of halves.
+  __device__ __forceinline__ void differences(int64_t j, bool half, Row& v) const {
+    using Packed = Pack<T, kWidth>;
+    Row earlier;
+    widen_all(*reinterpret_cast<const Packed*>(after + j), v);
+    widen_all(*reinterpret_cast<const Packed*>(before + j), earlier);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i)
+      v[i] = half ? v[i] * Acc(0.5) - earlier[i] * Acc(0.5) : v[i] - earlier[i];
+  }
+
+  static constexpr int kEach = kAligned ? 16 / static_cast<int>(sizeof(Acc)) : 1;  // sums of an access
+  static __device__ __forceinline__ void load(const Acc* from, Row& row) {
+#pragma unroll
+    for (int i = 0; i < kWidth; i += kEach) {
+      const auto pack = *reinterpret_cast<const Pack<Acc, kEach>*>(from + i);
+#pragma unroll
+      for (int k = 0; k < kEach; ++k) row[i + k] = pack.value[k];
+    }
+  }
+  static __device__ __forceinline__ void store(const Row& row, Acc* to) {
+#pragma unroll
+    for (int i = 0; i < kWidth; i += kEach) {
+      Pack<Acc, kEach> pack;
+#pragma unroll
+      for (int k = 0; k < kEach; ++k) pack.value[k] = row[i + k];
+      *reinterpret_cast<Pack<Acc, kEach>*>(to + i) = pack;
+    }
   }
 
   __device__ __forceinline__ Acc largest_difference(bool half, Acc* max_buffer) const {
     Acc largest = 0;
-    for_owned([&](int64_t j) { largest = larger(largest, fabs(difference(j, half))); });
+    for_packs([&](int64_t j) {
+      Row v;
+      differences(j, half, v);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) largest = larger(largest, fabs(v[i]));
+    });
     return team_max(largest, max_buffer);
   }
 };
@@ -71,6 +104,8 @@ struct Quotient {
     const Acc u = v * inverse;
     return fma(fma(-u, length, v), inverse, u);
   }
+  // Whether products with `inverse` do as well: they are exactly 1 or -1 along an axis.
+  __device__ __forceinline__ bool is_product() const { return length * inverse == 1; }
 };
 
 // How the differences of a row become its step: v 2^-power, of halves where they would overflow.
@@ -83,10 +118,8 @@ struct Scaling {
   }
 };
 
-template <class T, class Sum>
-__device__ Scaling rescale(const Track<T>& track, bool turns, typename AccOf<T>::type (&totals)[2],
-                           Sum& team_sum, typename AccOf<T>::type* max_buffer) {
-  using Acc = typename AccOf<T>::type;
+template <class Track, class Sum, class Acc = typename Track::Acc>
+__device__ Scaling rescale(const Track& track, bool turns, Acc (&totals)[2], Sum& team_sum, Acc* max_buffer) {
   Scaling scaling;
   Acc largest = track.largest_difference(false, max_buffer);
   if (isinf(largest)) {
@@ -96,35 +129,47 @@ __device__ Scaling rescale(const Track<T>& track, bool turns, typename AccOf<T>:
   scaling.finite = isfinite(largest);
   scaling.power = scaling.finite && largest > 0 ? ilogb(largest) : 0;
   totals[0] = totals[1] = 0;
-  track.for_owned([&](int64_t j) {
-    const Acc v = scaling.finite ? ldexp(track.difference(j, scaling.half), -scaling.power) : Acc(NAN);
-    totals[0] += v * v;
-    if (turns) totals[1] += v * track.direction[j];
+  track.for_packs([&](int64_t j) {
+    typename Track::Row v;
+    track.differences(j, scaling.half, v);
+#pragma unroll
+    for (int i = 0; i < Track::kWidth; ++i) {
+      v[i] = scaling.finite ? ldexp(v[i], -scaling.power) : Acc(NAN);
+      totals[0] += v[i] * v[i];
+      if (turns) totals[1] += v[i] * track.direction[j + i];
+    }
   });
   team_sum(totals);
   return scaling;
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads)
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 3)
     update_kernel(const __grid_constant__ TwoLayers layers, const __grid_constant__ Accumulator args) {
   using Acc = typename AccOf<T>::type;
+  using Row = typename Track<T, kAligned>::Row;
+  constexpr int kWidth = Track<T, kAligned>::kWidth;
   __shared__ typename TeamSum<Acc, 2>::Buffer sum_buffer;
   __shared__ Acc max_buffer[kMaxWarps];
   TeamSum<Acc, 2> team_sum{sum_buffer};
   const int64_t m = args.tracks.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
   for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; index < m;
        index += stride) {
-    const Track<T> track(layers, args, index);
+    const Track<T, kAligned> track(layers, args, index);
     const HeldSums held{args.sums + index, m};
     const GeometrySums earlier = held.load();
     const bool first = earlier.steps == 0, turns = has_direction(earlier, args.zero_step);
     const Acc last_root = static_cast<Acc>(held.at(kSumRowLength));
     Acc totals[2] = {};
-    track.for_owned([&](int64_t j) {
-      const Acc v = track.difference(j, false);
-      totals[0] += v * v;
-      if (turns) totals[1] += v * track.direction[j];
+    track.for_packs([&](int64_t j) {
+      Row v, last = {};
+      track.differences(j, false, v);
+      if (turns) track.load(track.direction + j, last);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        totals[0] += v[i] * v[i];
+        totals[1] += v[i] * last[i];
+      }
     });
     team_sum(totals);
     Scaling scaling;
@@ -134,9 +179,11 @@ __global__ void __launch_bounds__(kThreads)
     const Length length = scaling.length(root);
     const bool directed = length.value != 0 || args.zero_step == ZeroStep::kKeep;
     const Quotient<Acc> unit(root);
-    const auto step = [&](int64_t j) {
-      const Acc v = track.difference(j, scaling.half);
-      return !scaled ? v : scaling.finite ? ldexp(v, -scaling.power) : Acc(NAN);
+    const auto read_step = [&](int64_t j, Row& v) {
+      track.differences(j, scaling.half, v);
+      if (!scaled) return;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) v[i] = scaling.finite ? ldexp(v[i], -scaling.power) : Acc(NAN);
     };
     // Exactly 1 or -1 along an axis.
     const double cosine = length.value == 0 ? Acc(0) : totals[1] / (root * last_root);
@@ -144,17 +191,29 @@ __global__ void __launch_bounds__(kThreads)
     if (directed && turns && is_flat(cosine)) {
       const Quotient<Acc> last_unit(cosine < 0 ? -last_root : last_root);
       totals[0] = totals[1] = 0;
-      track.for_owned([&](int64_t j) {
-        const Acc off = unit(step(j)) - last_unit(track.direction[j]);
-        totals[0] += off * off;
+      track.for_packs([&](int64_t j) {
+        Row v, last;
+        read_step(j, v);
+        track.load(track.direction + j, last);
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          const Acc off = unit(v[i]) - last_unit(last[i]);
+          totals[0] += off * off;
+        }
       });
       team_sum(totals);
       apart = sqrt(static_cast<double>(totals[0]));
     }
-    track.for_owned([&](int64_t j) {
-      const Acc v = step(j), u = unit(v);
-      track.direction_sum[j] = first ? u : track.direction_sum[j] + u;
-      if (directed) track.direction[j] = v;
+    const bool is_product = unit.is_product();
+    track.for_packs([&](int64_t j) {
+      Row v, sum = {};
+      read_step(j, v);
+      if (!first) track.load(track.direction_sum + j, sum);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i)
+        sum[i] += is_product ? rounded_product(v[i], unit.inverse) : unit(v[i]);
+      track.store(sum, track.direction_sum + j);
+      if (directed) track.store(v, track.direction + j);
     });
     __syncwarp();  // what the other lanes read is written only now
     if (threadIdx.x != 0) continue;
@@ -166,23 +225,27 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads)
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 3)
     finish_kernel(const __grid_constant__ TwoLayers layers, const __grid_constant__ Accumulator args) {
   using Acc = typename AccOf<T>::type;
+  using Row = typename Track<T, kAligned>::Row;
+  constexpr int kWidth = Track<T, kAligned>::kWidth;
   __shared__ typename TeamSum<Acc, 2>::Buffer sum_buffer;
   __shared__ Acc max_buffer[kMaxWarps];
   TeamSum<Acc, 2> team_sum{sum_buffer};
   const int64_t m = args.tracks.tracks, stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
   for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; index < m;
        index += stride) {
-    const Track<T> track(layers, args, index);
+    const Track<T, kAligned> track(layers, args, index);
     const HeldSums held{args.sums + index, m};
     Acc totals[2] = {};  // |u_1 + ... + u_n|^2 and |x^(n) - x^(0)|^2
-    track.for_owned([&](int64_t j) {
-      const Acc total = track.direction_sum[j], v = track.difference(j, false);
-      totals[0] += total * total;
-      totals[1] += v * v;
+    track.for_packs([&](int64_t j) {
+      Row v, sum;
+      track.differences(j, false, v);
+      track.load(track.direction_sum + j, sum);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) totals[0] += sum[i] * sum[i], totals[1] += v[i] * v[i];
     });
     team_sum(totals);
     const double resultant = sqrt(static_cast<double>(totals[0]));
@@ -202,26 +265,41 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Kernel>
-void launch_tracks(const Kernel& kernel, const Accumulator& args, void* stream) {
-  const bool narrow = args.tracks.features <= kNarrowFeatures;
+void launch_tracks(const Kernel& kernel, bool aligned, const Accumulator& args, void* stream) {
+  const int64_t width = aligned ? 16 / bytes_of(args.tracks.dtype) : 1;
+  const bool narrow = args.tracks.features <= kNarrowPacks * width;
   const dim3 block(narrow ? kWarp : kThreads, narrow ? kWarpsPerBlock : 1);
   if (args.tracks.tracks == 0) return;
   const TwoLayers layers{args.tracks.table[0], args.tracks.table[1]};
   launch(kernel, grid_of(args.tracks.tracks, block.y), block, 0, stream, layers, args);
 }
 
+bool rows_are_aligned(const Accumulator& args) {
+  const auto sums =
+      reinterpret_cast<uintptr_t>(args.direction) | reinterpret_cast<uintptr_t>(args.direction_sum);
+  return rows_on_16_bytes(args.tracks) && sums % 16 == 0;
+}
+
 }  // namespace
 
 void track_accumulator_update(const Accumulator& args, const Place& place) {
   use_device(place.device);
-  with_dtype(args.tracks.dtype,
-             [&](auto zero) { launch_tracks(update_kernel<decltype(zero)>, args, place.stream); });
+  const bool aligned = rows_are_aligned(args);
+  with_dtype(args.tracks.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto kernel = aligned ? update_kernel<T, true> : update_kernel<T, false>;
+    launch_tracks(kernel, aligned, args, place.stream);
+  });
 }
 
 void track_accumulator_finish(const Accumulator& args, const Place& place) {
   use_device(place.device);
-  with_dtype(args.tracks.dtype,
-             [&](auto zero) { launch_tracks(finish_kernel<decltype(zero)>, args, place.stream); });
+  const bool aligned = rows_are_aligned(args);
+  with_dtype(args.tracks.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto kernel = aligned ? finish_kernel<T, true> : finish_kernel<T, false>;
+    launch_tracks(kernel, aligned, args, place.stream);
+  });
 }
 
 }  // namespace cuda
