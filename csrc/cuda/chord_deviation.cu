@@ -14,8 +14,8 @@ namespace geodesic_fast {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 256;         // on one track, but for narrow ones
-constexpr int kNarrowFeatures = 512;  // up to these a warp has a track to itself
+constexpr int kThreads = 256;      // on one track, but for narrow ones
+constexpr int kNarrowPacks = 256;  // up to these a warp has a track to itself
 constexpr int kTracksPerBlock = 8;
 constexpr int kPoints = 4;  // at a time
 
@@ -56,52 +56,94 @@ __device__ __forceinline__ Pack<Value, kWidth> load_pack(const Value* from) {
   return *reinterpret_cast<const Pack<Value, kWidth>*>(from);
 }
 
+// The chord as the threads of its track use it.
+template <class Acc>
+struct TeamChord : Chord<Acc> {
+  Acc inverse;  // 1 / length
+  bool plain;   // not wide, and products with `inverse` are exactly 1 or -1 along an axis
+
+  __device__ __forceinline__ explicit TeamChord(Length c)
+      : Chord<Acc>(c), inverse(1 / this->length), plain(!this->wide() && this->length * inverse == 1) {}
+
+  __device__ __forceinline__ Acc direction(Acc first, Acc last) const {
+    const Acc v = this->wide() ? (last * Acc(0.5) - first * Acc(0.5)) * (this->scale * 2)
+                               : (last - first) * this->scale;
+    return v / this->length;
+  }
+};
+
 // What a thread needs of the chord at its features: the first point, and the direction.
 template <class Team>
 struct ChordPack {
   using Acc = typename Team::Acc;
   Acc first[Team::kWidth], direction[Team::kWidth];
 
-  __device__ __forceinline__ ChordPack(const Team& team, const Chord<Acc>& chord, int64_t j) {
+  __device__ __forceinline__ ChordPack(const Team& team, const TeamChord<Acc>& chord, int64_t j) {
     const auto start = load_pack<typename Team::Value, Team::kWidth>(team.point(0) + j);
     const auto end = load_pack<typename Team::Value, Team::kWidth>(team.point(team.tracks.view.steps()) + j);
+    widen_all(start, first);
+    widen_all(end, direction);
+    if (chord.plain) {
 #pragma unroll
-    for (int i = 0; i < Team::kWidth; ++i) {
-      first[i] = widen(start.value[i]);
-      const Acc last = widen(end.value[i]);
-      const Acc v = chord.wide() ? (last * Acc(0.5) - first[i] * Acc(0.5)) * (chord.scale * 2)
-                                 : (last - first[i]) * chord.scale;
-      direction[i] = v / chord.length;
+      for (int i = 0; i < Team::kWidth; ++i) {
+        direction[i] = (direction[i] - first[i]) * chord.scale * chord.inverse;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < Team::kWidth; ++i) direction[i] = chord.direction(first[i], direction[i]);
     }
   }
 };
 
-// sums[k] <- the sum over the features of term(k, w, e) times itself, and sums[kPoints + k] times e, for
-// `count` points from `layer` on.
-template <class Team, class Sum, class Term>
-__device__ __forceinline__ void sum_over_points(const Team& team, const Chord<typename Team::Acc>& chord,
-                                                int64_t layer, int count, Sum& team_sum,
-                                                typename Team::Acc (&sums)[2 * kPoints], const Term& term) {
-#pragma unroll
-  for (int k = 0; k < 2 * kPoints; ++k) sums[k] = 0;
+// Adds to sums[k] the squares of w, or of w - along[k] e with `kRest`, and to sums[kPoints + k] its products
+// with e, for `kCount` points from `layer` on.
+template <int kCount, bool kRest, class Team, class Acc = typename Team::Acc>
+__device__ __forceinline__ void add_points(const Team& team, const TeamChord<Acc>& chord, int64_t layer,
+                                           const Acc (&along)[kPoints], Acc (&sums)[2 * kPoints]) {
   team.for_packs([&](int64_t j) {
-    typename Team::Packed x[kPoints];
+    typename Team::Packed x[kCount];
 #pragma unroll
-    for (int k = 0; k < kPoints; ++k) {
-      if (k < count) x[k] = load_pack<typename Team::Value, Team::kWidth>(team.point(layer + k) + j);
+    for (int k = 0; k < kCount; ++k) {
+      x[k] = load_pack<typename Team::Value, Team::kWidth>(team.point(layer + k) + j);
     }
     const ChordPack<Team> at(team, chord, j);
 #pragma unroll
-    for (int k = 0; k < kPoints; ++k) {
-      if (k >= count) continue;
+    for (int k = 0; k < kCount; ++k) {
+      Acc values[Team::kWidth];
+      widen_all(x[k], values);
 #pragma unroll
       for (int i = 0; i < Team::kWidth; ++i) {
-        const auto part = term(k, (widen(x[k].value[i]) - at.first[i]) * chord.scale, at.direction[i]);
-        sums[k] += part * part;
-        sums[kPoints + k] += part * at.direction[i];
+        const Acc e = at.direction[i], w = (values[i] - at.first[i]) * chord.scale;
+        const Acc off = kRest ? w - rounded_product(along[k], e) : w;
+        sums[k] += off * off;
+        sums[kPoints + k] += off * e;
       }
     }
   });
+}
+
+// The same over all features, for `count` points.
+template <bool kRest, class Team, class Sum, class Acc = typename Team::Acc>
+__device__ __forceinline__ void sum_over_points(const Team& team, const TeamChord<Acc>& chord, int64_t layer,
+                                                int count, Sum& team_sum, const Acc (&along)[kPoints],
+                                                Acc (&sums)[2 * kPoints]) {
+#pragma unroll
+  for (int k = 0; k < 2 * kPoints; ++k) sums[k] = 0;
+  if (count == kPoints) {
+    add_points<kPoints, kRest>(team, chord, layer, along, sums);
+  } else {
+#pragma unroll 1
+    for (int own = 0; own < count; ++own) {  // the last points, one after another
+      Acc one[2 * kPoints] = {}, its[kPoints] = {};
+#pragma unroll
+      for (int k = 0; k < kPoints; ++k) its[0] = k == own ? along[k] : its[0];
+      add_points<1, kRest>(team, chord, layer + own, its, one);
+#pragma unroll
+      for (int k = 0; k < kPoints; ++k) {
+        if (k == own) sums[k] = one[0], sums[kPoints + k] = one[kPoints];
+      }
+    }
+  }
   team_sum(sums);
 }
 
@@ -113,7 +155,7 @@ struct Scaled {
   Acc along;
 };
 template <class Team, class Sum, class Acc = typename Team::Acc>
-__device__ __forceinline__ Scaled<Acc> measure_scaled(const Team& team, const Chord<Acc>& chord,
+__device__ __forceinline__ Scaled<Acc> measure_scaled(const Team& team, const TeamChord<Acc>& chord,
                                                       int64_t layer, Sum& team_sum, Acc* max_buffer) {
   const auto *point = team.point(layer), *first = team.point(0);
   Acc factor = 1, largest = 0;
@@ -150,7 +192,7 @@ __device__ __forceinline__ Scaled<Acc> measure_scaled(const Team& team, const Ch
 }
 
 template <class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 2)
     forward_kernel(const __grid_constant__ DeviceTracks tracks, const __grid_constant__ ChordDeviation args) {
   using Acc = typename AccOf<T>::type;
   __shared__ typename TeamSum<Acc, 2 * kPoints>::Buffer sum_buffer;
@@ -161,7 +203,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int64_t track = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; track < m;
        track += static_cast<int64_t>(gridDim.x) * blockDim.y) {
     const Features<T, kAligned> team{tracks, tracks.view.offset(track)};
-    const Chord<Acc> chord(team_chord(team, tracks, team.offset, team_sum, max_buffer));
+    const TeamChord<Acc> chord(team_chord(team, tracks, team.offset, team_sum, max_buffer));
     const auto write = [&](int64_t layer, Acc deviation, Acc along, Acc rest) {
       if (threadIdx.x != 0) return;
       deviations[layer * m + track] = chord.defined() ? deviation : Acc(NAN);
@@ -173,11 +215,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     write(n, 0, 0, 0);
     for (int64_t layer = 1; layer < n; layer += kPoints) {
       const int count = n - layer < kPoints ? static_cast<int>(n - layer) : kPoints;
-      Acc whole[2 * kPoints], off[2 * kPoints];
-      sum_over_points(team, chord, layer, count, team_sum, whole, [](int, Acc w, Acc) { return w; });
-      const Acc* along = whole + kPoints;
-      sum_over_points(team, chord, layer, count, team_sum, off,
-                      [&](int k, Acc w, Acc e) { return w - rounded_product(along[k], e); });
+      Acc whole[2 * kPoints], off[2 * kPoints], along[kPoints] = {};
+      sum_over_points<false>(team, chord, layer, count, team_sum, along, whole);
+#pragma unroll
+      for (int k = 0; k < kPoints; ++k) along[k] = whole[kPoints + k];
+      sum_over_points<true>(team, chord, layer, count, team_sum, along, off);
 #pragma unroll
       for (int k = 0; k < kPoints; ++k) {
         if (k >= count) continue;
@@ -204,7 +246,7 @@ __device__ __forceinline__ double over_chord(const Chord<Acc>& chord, double val
 
 // g_l r_l / c at one pack of features, for each inner point in turn; ends get what makes the sum zero.
 template <class Team>
-__device__ void write_pack(const Team& team, const Chord<typename Team::Acc>& chord,
+__device__ void write_pack(const Team& team, const TeamChord<typename Team::Acc>& chord,
                            const DeviceTracks& gradient, int64_t out, const ChordDeviationBackward& args,
                            int64_t track, double stretch, int64_t j) {
   using Acc = typename Team::Acc;
@@ -262,7 +304,7 @@ __device__ __forceinline__ void write_zeros(const Team& team, const DeviceTracks
 }
 
 template <class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 2)
     backward_kernel(const __grid_constant__ DeviceTracks tracks,
                     const __grid_constant__ DeviceTracks gradient,
                     const __grid_constant__ ChordDeviationBackward args) {
@@ -288,7 +330,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       write_zeros(team, gradient, out);
       continue;
     }
-    const Chord<Acc> chord(team_chord(team, tracks, team.offset, team_sum, max_buffer));
+    const TeamChord<Acc> chord(team_chord(team, tracks, team.offset, team_sum, max_buffer));
     team.for_packs([&](int64_t j) {
       write_pack(team, chord, gradient, out, args, track, over_chord(chord, totals[0]), j);
     });
@@ -296,8 +338,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // A warp per narrow track, else a block.
-dim3 team_of(int64_t features) {
-  return features <= kNarrowFeatures ? dim3(kWarp, kTracksPerBlock) : dim3(kThreads);
+dim3 team_of(const TracksView& tracks, bool aligned) {
+  const int64_t width = aligned ? 16 / bytes_of(tracks.dtype) : 1;
+  return tracks.features <= kNarrowPacks * width ? dim3(kWarp, kTracksPerBlock) : dim3(kThreads);
 }
 
 }  // namespace
@@ -305,10 +348,11 @@ dim3 team_of(int64_t features) {
 void chord_deviation_forward(const ChordDeviation& args, const Place& place) {
   if (args.tracks.tracks == 0) return;
   use_device(place.device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
+  const bool aligned = rows_on_16_bytes(args.tracks);
+  const dim3 team = team_of(args.tracks, aligned), grid = grid_of(args.tracks.tracks, team.y);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const auto kernel = rows_on_16_bytes(args.tracks) ? forward_kernel<T, true> : forward_kernel<T, false>;
+    const auto kernel = aligned ? forward_kernel<T, true> : forward_kernel<T, false>;
     launch(kernel, grid, team, 0, place.stream, on_device(args.tracks), args);
   });
 }
@@ -316,8 +360,8 @@ void chord_deviation_forward(const ChordDeviation& args, const Place& place) {
 void chord_deviation_backward(const ChordDeviationBackward& args, const Place& place) {
   if (args.tracks.tracks == 0) return;
   use_device(place.device);
-  const dim3 team = team_of(args.tracks.features), grid = grid_of(args.tracks.tracks, team.y);
   const bool aligned = rows_on_16_bytes(args.tracks) && rows_on_16_bytes(args.gradient);
+  const dim3 team = team_of(args.tracks, aligned), grid = grid_of(args.tracks.tracks, team.y);
   with_dtype(args.tracks.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = aligned ? backward_kernel<T, true> : backward_kernel<T, false>;
