@@ -72,15 +72,26 @@ def _ring(threads: int, values: int, size: int, rows: int = 0) -> int:
     return threads * values * (size * 4 + rows * 4)  # four points in flight, rows of sums
 
 
-# Of six packs that a loop moves four are new; of a point that is read, one that is written and two packs of
-# factors the points.
-FOUR_OF_SIX, POINTS = 4 / 6, 2 / 4
+# Of six packs that a loop moves four are new; two, one of the five points around a point and what is written.
+FOUR_OF_SIX, POINTS = 4 / 6, 2 / 6
 LAUNCHES = (
-    (r"geometry_forward::forward_kernel<(bf16|fp16), true, false", Launch(256, _ring(256, 16, 2), roots=2)),
-    (r"geometry_forward::forward_kernel<(bf16|fp16), true, true", Launch(256, _ring(256, 16, 2, 1), roots=2)),
-    (r"geometry_forward::forward_kernel<float, true, false", Launch(256, _ring(256, 16, 4), roots=2)),
-    (r"geometry_forward::forward_kernel<float, true, true", Launch(256, _ring(256, 16, 4, 1), roots=2)),
-    (r"geometry_forward::forward_kernel<", Launch(512, roots=2)),
+    (
+        r"lss_track_geometry_forward::forward_kernel<(bf16|fp16), true, false",
+        Launch(256, _ring(256, 16, 2), roots=2),
+    ),
+    (
+        r"lss_track_geometry_forward::forward_kernel<(bf16|fp16), true, true",
+        Launch(256, _ring(256, 16, 2, 1), roots=2),
+    ),
+    (
+        r"lss_track_geometry_forward::forward_kernel<float, true, false",
+        Launch(256, _ring(256, 16, 4), roots=2),
+    ),
+    (
+        r"lss_track_geometry_forward::forward_kernel<float, true, true",
+        Launch(256, _ring(256, 16, 4, 1), roots=2),
+    ),
+    (r"lss_track_geometry_forward::forward_kernel<", Launch(512, roots=2)),
     (
         r"lss_track_geometry_backward::backward_kernel<(bf16|fp16), true, false",
         Launch(256, _ring(256, 16, 2), packs=2),
@@ -98,10 +109,10 @@ LAUNCHES = (
         Launch(512, _ring(512, 8, 4), packs=2),
     ),
     (r"lss_track_geometry_backward::", Launch(packs=2)),
-    (r"geometry_wide::", Launch(512)),
+    (r"lss_track_geometry_wide::", Launch(512)),
     (r"chord_deviation::forward_kernel", Launch(fresh=FOUR_OF_SIX, sweeps=2)),
-    (r"step_geometry::forward_kernel", Launch(fresh=FOUR_OF_SIX)),
-    (r"step_geometry::backward_kernel", Launch(fresh=POINTS, ahead=2)),
+    (r"step_geometry_forward::forward_kernel", Launch(fresh=FOUR_OF_SIX)),
+    (r"step_geometry_backward::backward_kernel", Launch(fresh=POINTS)),
     (r"line_deviation_backward::(along|write)_kernel<double", Launch(shared=67584)),
     (r"line_deviation_backward::(along|write)_kernel", Launch(shared=34048)),
     (r"line_deviation_tensor::", Launch(128, 51200)),

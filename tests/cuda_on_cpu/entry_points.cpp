@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <random>
 #include <string>
 #include <vector>
@@ -25,11 +26,15 @@ float normal() { return std::normal_distribution<float>()(random_bits); }
 
 // Memory of exactly so many bytes, filled with NaN.
 struct Memory {
-  std::unique_ptr<char[]> held;
-  explicit Memory(size_t bytes) : held(new char[bytes + 16]) { memset(held.get(), 0xff, bytes + 16); }
+  static constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(char* memory) const { ::operator delete[](memory, kAlignment); }
+  };
+  std::unique_ptr<char[], Free> held;
+  explicit Memory(size_t bytes) : held(new (kAlignment) char[bytes]) { memset(held.get(), 0xff, bytes); }
   template <class T>
   T* as() const {
-    return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(held.get()) + 15) / 16 * 16);
+    return reinterpret_cast<T*>(held.get());
   }
 };
 template <class T>
@@ -144,11 +149,13 @@ void per_track(const Case& c) {
                                     out.view};
   call("chord_deviation_backward", c, [&] { cuda::chord_deviation_backward(chord_back, kGpu); });
   Memory steps(kStepFieldCount * n * c.m * 8), kept(kStepKeptCount * c.points * c.m * 8);
-  Memory terms(kStepTermCount * c.points * c.m * 8), step_grads = values(c, kStepFieldCount * n * c.m);
+  Memory step_grads = values(c, kStepFieldCount * n * c.m);
   StepGeometry geometry{x.view, steps.as<void>(), kept.as<double>()};
   call("step_geometry_forward", c, [&] { cuda::step_geometry_forward(geometry, kGpu); });
-  StepGeometryBackward geometry_back{step_grads.as<void>(), x.view,   steps.as<void>(),
-                                     kept.as<double>(),     out.view, terms.as<double>()};
+  StepGeometryBackward geometry_back{step_grads.as<void>(), x.view, steps.as<void>(), kept.as<double>(),
+                                     out.view};
+  Memory terms(workspace_bytes(geometry_back, 0));
+  geometry_back.workspace = terms.as<double>();
   call("step_geometry_backward", c, [&] { cuda::step_geometry_backward(geometry_back, kGpu); });
   Memory sum(c.m * c.d * 8), direction(c.m * c.d * 8), held(kSumRows * c.m * 8), fields(9 * c.m * 8),
       zeros = of<int64_t>(c.m);
