@@ -249,6 +249,11 @@ def test_results_may_be_changed_in_place(name):
     torch.testing.assert_close(other.grad, leaf.grad)
 
 
+def test_an_operation_of_a_single_tensor_is_refused_where_it_is_made():
+    with pytest.raises(ValueError, match="single must give two tensors or more, or one list of gradients"):
+        Operation("single(Tensor[] layers) -> Tensor", lambda layers: (layers[0],))
+
+
 def test_fields_of_a_geometry_are_nobodys_views():
     leaf = tracks().requires_grad_()
     for given in (leaf, leaf.detach()):

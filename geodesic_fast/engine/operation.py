@@ -48,6 +48,11 @@ class Operation:
         list of layers; without it a batch is gone through one by one.
         """
         name, _, signature = schema.partition("(")
+        if signature.endswith("-> Tensor"):
+            raise ValueError(
+                f"{name} must give two tensors or more, or one list of gradients, got a single tensor: give "
+                "what backward keeps beside it."
+            )
         self.kernel = name if name.endswith("_backward") else f"{name}_forward"
         self.members = slice(-1) if "bool keep)" in signature else slice(None)
         # Which arguments hold tensors, and whether as a list of layers: known once, not asked at each call.
