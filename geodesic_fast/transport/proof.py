@@ -40,6 +40,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geodesic_fast.engine.handing import handed
 from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.block_costs import BlockCosts, Blocks, WholeCosts, product_costs, whole_bytes
 from geodesic_fast.transport.points import Flow, Points
@@ -99,8 +100,7 @@ def _cycle_blocks(row: np.ndarray, col: np.ndarray) -> np.ndarray:
         return np.empty(0, np.int64)
     row, col = (np.ascontiguousarray(of, np.int64) for of in (row, col))
     block = np.empty(len(row), np.int64)
-    addresses = (of.ctypes.data for of in (row, col, block))
-    engine.ots_cycle_blocks(row.max() + 1, col.max() + 1, len(row), *addresses)
+    engine.ots_cycle_blocks(row.max() + 1, col.max() + 1, len(row), *map(handed, (row, col, block)))
     return block
 
 
@@ -163,7 +163,7 @@ def _potentials(
     strict = np.ascontiguousarray(length - margin)
     heads = np.ascontiguousarray(head[order], np.int32)
     engine.ots_lower_potentials(
-        len(moves), start.ctypes.data, heads.ctypes.data, strict.ctypes.data, potential.ctypes.data,
+        len(moves), handed(start), handed(heads), handed(strict), handed(potential),
         _LOOKS * len(order) + 1024,
     )  # fmt: skip
     before, after = potential[tail[order]], potential[heads]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geodesic_fast.engine.handing import handed
 from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.points import Flow, Points
 from geodesic_fast.transport.rounding import of_cost
@@ -91,7 +92,7 @@ class Rows:
     def view(self) -> engine.SparseGraph:
         """Return what the engine is handed, which holds no reference to the arrays."""
         assert (self.start.dtype, self.col.dtype) == (np.int64, np.int32)
-        addresses = (array.ctypes.data for array in (self.start, self.col, self.supply, self.demand))
+        addresses = map(handed, (self.start, self.col, self.supply, self.demand))
         return engine.SparseGraph(len(self.supply), len(self.demand), *addresses)
 
 
@@ -102,7 +103,7 @@ def cheapest_flow(
     u, counts = np.empty(len(rows.supply)), np.zeros(3, np.int64)
 
     def slices() -> Iterator[None]:
-        solver = engine.AssignmentSolver(rows.view(), *(array.ctypes.data for array in (costs, u, v, units)))
+        solver = engine.AssignmentSolver(rows.view(), *map(handed, (costs, u, v, units)))
         while (status := solver.run(_SLICE_SECONDS)) == _OUT_OF_TIME:
             yield
         _check_solved(status)
@@ -120,7 +121,7 @@ def most_fixed_flow(rows: Rows, stay: np.ndarray, work: Work) -> np.ndarray:
         graph = rows.view()
         while True:
             status = engine.most_fixed(
-                graph, stay.ctypes.data, units.ctypes.data, row_price.ctypes.data, col_price.ctypes.data,
+                graph, handed(stay), handed(units), handed(row_price), handed(col_price),
                 _SLICE_SECONDS,
             )  # fmt: skip
             if status != _OUT_OF_TIME:
