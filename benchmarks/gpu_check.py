@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a machine with an NVIDIA GPU is asked for: the GPU tests, then the GPU benchmarks, one table last.
+"""What a machine with an NVIDIA GPU is asked for: the GPU tests, then the GPU benchmarks, two tables last.
 
 make gpu-check                           build, then all of it, within 20 minutes
 make gpu-check ARGS="--part 1"           build, the tests, the benchmarks that have targets: 10 minutes
@@ -21,6 +21,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import prediction
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = {
@@ -91,6 +93,17 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+def print_predictions(results: Path, capability: tuple[int, int]) -> None:
+    """Print what the kernels' machine code predicts beside what was measured."""
+    arch = "sm_{}{}".format(*capability)
+    found = list(prediction.compared(results, arch))
+    if found:
+        print(f"\nshares of a copy's bandwidth, {arch}", prediction.HEAD, sep="\n")
+        print(*(each.line() for each in found), sep="\n")
+    else:
+        print(f"\nNothing to compare with predictions: none for {arch}, or no benchmark that has one ran.")
+
+
 def main() -> int:
     """Run all, save a summary after each step, print the table, fail if a step failed or had no time."""
     args = arguments()
@@ -123,6 +136,7 @@ def main() -> int:
     for step in done:
         print(f"{step['step']:<24} {step['seconds']:>7}  {step['exit code']:>9}")
     print(f"saved {summary}")
+    print_predictions(RESULTS, torch.cuda.get_device_capability())
     return int(any(step["exit code"] for step in done))
 
 

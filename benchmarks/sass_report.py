@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Predicts how near its memory's bandwidth each CUDA kernel comes, from its machine code: no GPU is needed.
 
-    python benchmarks/sass_report.py [FILE] [--arch sm_90] [--kernel PATTERN] [--check] [--save JSON]
+    python benchmarks/sass_report.py [FILE ...] [--arch sm_90] [--kernel PATTERN] [--check] [--save JSON]
 
-FILE is a cubin, an object or an extension with CUDA kernels, by default the installed engine. Of each
+A FILE is a cubin, an object or an extension with CUDA kernels, by default the installed engine. Of each
 kernel's inner loop that reads memory and calculates, the instructions on the way that moves the most bytes
 are counted, its barrier on the way; loops inside it count once, or not at all where they only write. Two
 things may hold it: instructions a byte against what the schedulers issue, and bytes in flight against latency
@@ -400,21 +400,28 @@ def check(kernels: list[Kernel]) -> list[str]:
     return wrong
 
 
+def _short(value: object) -> object:
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def main() -> int:
     """Print the table, or what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--arch", choices=ARCHITECTURES, default="sm_90")
     parser.add_argument("--kernel", default="")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--save", type=Path, help="write the predictions to this file, as JSON")
     options = parser.parse_args()
-    if options.file is None:
+    if not options.files:
         from geodesic_fast import _C
 
-        options.file = Path(_C.__file__)
+        options.files = [Path(_C.__file__)]
     kernels = [
-        each for each in kernels_in(options.file, options.arch) if re.search(options.kernel, each.name)
+        each
+        for file in options.files
+        for each in kernels_in(file, options.arch)
+        if re.search(options.kernel, each.name)
     ]
     if options.check:
         wrong = check(kernels)
@@ -427,8 +434,9 @@ def main() -> int:
     head = f"{'kernel, ' + options.arch:72} {'loop':>5} {'i/byte':>7} {'regs':>4} {'shared':>7} {'warp':>4} "
     print(head + f"{'KB fly':>7} {'share':>6} bound by", *(each.line() for each in found), sep="\n")
     if options.save:
-        text = json.dumps({"arch": options.arch, "kernels": [asdict(each) for each in found]}, indent=1)
-        options.save.write_text(text + "\n")
+        rows = [json.dumps({name: _short(value) for name, value in asdict(each).items()}) for each in found]
+        kernels_text = ",\n  ".join(rows)
+        options.save.write_text(f'{{"arch": "{options.arch}", "kernels": [\n  {kernels_text}\n]}}\n')
     return 0
 
 

@@ -2,6 +2,7 @@
 """`make gpu-check`: a step whose time runs out still says what it found, and no benchmark is left out."""
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -72,3 +73,30 @@ def test_an_interrupt_from_the_terminal_ends_both(tmp_path):
 def test_every_benchmark_of_a_gpu_is_in_one_part(gpu_check):
     steps = sorted(gpu_check.PARTS[1] + gpu_check.PARTS[2])
     assert steps == sorted([gpu_check.TESTS, *gpu_check.BENCHMARKS])
+
+
+def test_predictions_stand_beside_measurements(gpu_check, tmp_path, monkeypatch, capsys):
+    kept, measured = tmp_path / "kept", tmp_path / "measured"
+    kept.mkdir(), measured.mkdir()
+    forward, backward = (name.format("bf16") for name in gpu_check.prediction.KERNELS["bench_lss"])
+    kernels = [{"kernel": forward, "share": 0.9}, {"kernel": backward, "share": 0.6}]
+    (kept / "sass_report-sm_90.json").write_text(json.dumps({"arch": "sm_90", "kernels": kernels}))
+    row = {"case": "list bfloat16 81x4096x8192", "% of bandwidth": 85.0, "bwd % of floor": 50.0}
+    other = row | {"case": "layer-major float32 13x32x64"}  # of which nothing is predicted
+    (measured / "bench_lss-cuda.json").write_text(json.dumps({"rows": [row, other]}))
+    monkeypatch.setattr(gpu_check.prediction, "PREDICTIONS", kept)
+    once, both = gpu_check.prediction.compared(measured, "sm_90")
+    assert (once.predicted, once.measured) == (0.9, 0.85)
+    assert both.predicted == pytest.approx(3 / (1 / 0.9 + 2 / 0.6))
+    assert both.measured == 0.5
+    gpu_check.print_predictions(measured, (9, 0))
+    assert "90%       85%" in capsys.readouterr().out
+    gpu_check.print_predictions(measured, (8, 0))
+    assert "none for sm_80" in capsys.readouterr().out
+
+
+def test_predictions_are_of_kernels_and_benchmarks_that_exist(gpu_check):
+    from_file = gpu_check.prediction.predictions("sm_90")
+    for benchmark, kernels in gpu_check.prediction.KERNELS.items():
+        assert benchmark in gpu_check.BENCHMARKS
+        assert all(kernel.format("bf16") in from_file for kernel in kernels)
