@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment, linprog
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
+from geodesic_fast.engine.load import engine
 from geodesic_fast.transport.equal_points import merge_equal
 from geodesic_fast.transport.interval import _possible_counts
 from geodesic_fast.transport.points import Flow, Points
@@ -65,6 +68,52 @@ def test_random_graphs_equal_scipy_from_any_start(whole, units):
         assert (cost[pairs] * found).sum() == pytest.approx(best, abs=1e-9)
         assert (cost - u[:, None] - v >= -1e-11).all()
         assert u @ rows.supply + v @ rows.demand == pytest.approx(best, abs=1e-8)
+
+
+def neighbours(rng, m, k, whole):
+    """Return a graph of k random columns a row and a hidden perfect matching, and its costs, all above 0."""
+    keys = np.unique(np.concatenate([np.arange(m) * (m + 1), rng.integers(0, m * m, k * m)]))
+    i, j = np.divmod(keys, m)
+    cost = rng.integers(1, 9, len(keys)).astype(float) if whole else 1 + rng.exponential(size=len(keys))
+    cost[i == j] += 4.0
+    one = np.ones(m, np.int32)
+    return Rows(np.searchsorted(i, np.arange(m + 1)), j.astype(np.int32), one, one), i, cost
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("m", "k"), [(300, 3), (2000, 4), (2000, 12)])
+def test_sparse_graphs_whose_searches_meet_equal_scipy(m, k, whole):
+    rng = np.random.default_rng(m + k)
+    for start in ("equal prices", "random prices", "the matching"):
+        rows, i, cost = neighbours(rng, m, k, whole)
+        v = np.zeros(m) if start == "equal prices" else 3 * rng.standard_normal(m)
+        units = (rows.col == i).astype(np.int32) if start == "the matching" else np.zeros_like(rows.col)
+        u, done = cheapest_flow(rows, cost, v, units, no_deadline)
+        assert m < 2000 or done["scanned"] > 50_000  # many are so long that both sides take part
+        np.testing.assert_array_equal(np.bincount(i, units), 1)
+        np.testing.assert_array_equal(np.bincount(rows.col, units), 1)
+        best = csr_array((cost, rows.col, rows.start.astype(np.int32)), shape=(m, m))
+        best = best[min_weight_full_bipartite_matching(best)].sum()
+        assert (cost * units).sum() == pytest.approx(best, rel=1e-13)
+        assert (cost - u[i] - v[rows.col] >= -1e-12).all()
+        assert u.sum() + v.sum() == pytest.approx(best, rel=1e-12)
+
+
+def test_every_slice_ends_in_time_and_changes_nothing():
+    rng = np.random.default_rng(0)
+    rows, _, cost = neighbours(rng, 4000, 20, whole=False)
+    found, slices = [], []
+    for seconds in (0.0, 100.0):
+        u, v, units = np.empty(4000), np.zeros(4000), np.zeros_like(rows.col)
+        solver = engine.AssignmentSolver(rows.view(), *(a.ctypes.data for a in (cost, u, v, units)))
+        slices.append(1)
+        while solver.run(seconds) != 0:
+            slices[-1] += 1
+        found.append((u, v, units))
+    assert slices[0] > 10
+    assert slices[1] == 1
+    for ours, others in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, others)
 
 
 def test_a_graph_without_a_perfect_matching_is_named():

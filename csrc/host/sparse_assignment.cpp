@@ -7,128 +7,28 @@
 #include <limits>
 #include <vector>
 
+#include "assignment_search.h"
+
 namespace geodesic_fast {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 using Clock = std::chrono::steady_clock;
 // Of the costs' size: prices that follow thousands of paths drift so far apart.
 constexpr double kKept = 0x1p-49;
+constexpr int64_t kEdgesBetweenLooks = 1 << 16;  // at the clock
+constexpr int64_t kEdgesAlone = 1024;            // a search sees before one from the columns joins it
+constexpr double kStepsForSearch = 4;  // times the root of the number of columns: what a search costs
 
-// Columns ordered by distance; a column's place is kept so that its distance can be lowered.
-class ColumnHeap {
- public:
-  explicit ColumnHeap(int64_t cols) : place_(cols, -1), distance_(cols, kInfinity) {}
-
-  bool empty() const { return heap_.empty(); }
-  double distance(int32_t j) const { return distance_[j]; }
-
-  // Returns whether `d` is shorter than what was known for column j.
-  bool lower(int32_t j, double d) {
-    if (!(d < distance_[j])) return false;
-    if (distance_[j] == kInfinity) {
-      touched_.push_back(j);
-      place_[j] = static_cast<int32_t>(heap_.size());
-      heap_.push_back(j);
-    }
-    distance_[j] = d;
-    rise(place_[j]);
-    return true;
-  }
-
-  int32_t pop() {
-    const int32_t top = heap_[0], last = heap_.back();
-    heap_.pop_back();
-    if (!heap_.empty()) {
-      heap_[0] = last;
-      place_[last] = 0;
-      sink(0);
-    }
-    return top;
-  }
-
-  void clear() {
-    for (int32_t j : touched_) distance_[j] = kInfinity;
-    touched_.clear();
-    heap_.clear();
-  }
-
- private:
-  void rise(int32_t at) {
-    const int32_t j = heap_[at];
-    while (at > 0) {
-      const int32_t up = (at - 1) / 4;
-      if (!(distance_[j] < distance_[heap_[up]])) break;
-      heap_[at] = heap_[up];
-      place_[heap_[at]] = at;
-      at = up;
-    }
-    heap_[at] = j;
-    place_[j] = at;
-  }
-
-  void sink(int32_t at) {
-    const int32_t j = heap_[at], size = static_cast<int32_t>(heap_.size());
-    for (;;) {
-      const int32_t first = 4 * at + 1, end = std::min(first + 4, size);
-      if (first >= size) break;
-      int32_t least = first;
-      for (int32_t k = first + 1; k < end; ++k) {
-        if (distance_[heap_[k]] < distance_[heap_[least]]) least = k;
-      }
-      if (!(distance_[heap_[least]] < distance_[j])) break;
-      heap_[at] = heap_[least];
-      place_[heap_[at]] = at;
-      at = least;
-    }
-    heap_[at] = j;
-    place_[j] = at;
-  }
-
-  std::vector<int32_t> place_, heap_, touched_;
-  std::vector<double> distance_;
-};
-
-// Which rows hold units of each column, in lists that give and take in constant time.
-class Holds {
- public:
-  struct Hold {
-    int64_t edge;
-    int32_t row, col, next, before;
-  };
-
-  explicit Holds(int64_t cols) : first_(cols, kNone) { holds_.reserve(cols); }
-
-  static constexpr int32_t kNone = -1;
-  int32_t first(int32_t col) const { return first_[col]; }
-  const Hold& operator[](int32_t at) const { return holds_[at]; }
-
-  void add(int32_t row, int32_t col, int64_t edge) {
-    int32_t at = spare_;
-    if (at == kNone) {
-      at = static_cast<int32_t>(holds_.size());
-      holds_.push_back({});
-    } else {
-      spare_ = holds_[at].next;
-    }
-    holds_[at] = {edge, row, col, first_[col], kNone};
-    if (first_[col] != kNone) holds_[first_[col]].before = at;
-    first_[col] = at;
-  }
-
-  void remove(int32_t at) {
-    const Hold hold = holds_[at];
-    if (hold.next != kNone) holds_[hold.next].before = hold.before;
-    (hold.before == kNone ? first_[hold.col] : holds_[hold.before].next) = hold.next;
-    holds_[at].next = spare_;
-    spare_ = at;
-  }
-
- private:
-  std::vector<int32_t> first_;
-  std::vector<Hold> holds_;
-  int32_t spare_ = kNone;
-};
+Side side(int64_t nodes, const int32_t* units) {
+  const size_t n = static_cast<size_t>(nodes);
+  return {nullptr,
+          nullptr,
+          nullptr,
+          {units, units + n},
+          std::vector<double>(n),
+          std::vector<Node>(n),
+          std::vector<int32_t>(n, kNone)};
+}
 
 }  // namespace
 
@@ -137,48 +37,64 @@ class AssignmentSolver::State {
   explicit State(const SparseAssignment& problem)
       : p_(problem),
         g_(problem.graph),
-        left_(g_.supply, g_.supply + g_.rows),
-        room_(g_.demand, g_.demand + g_.cols),
-        holds_(g_.cols),
-        heap_(g_.cols),
-        from_(g_.cols),
-        reached_(g_.rows),
-        seen_(g_.rows, 0) {
-    lower_for_heavy_rows();
-    unmatched_ = keep_tight_flow();
-    reduce_rows(unmatched_);
+        sides_{side(g_.rows, g_.supply), side(g_.cols, g_.demand)},
+        holds_(sides_, p_.flow),
+        forward_(0, sides_, p_.cost, holds_, meeting_),
+        backward_(1, sides_, p_.cost, holds_, meeting_) {
+    rows_.start = g_.row_start;
+    rows_.other = g_.col;
+    cols_.dual.assign(p_.v, p_.v + g_.cols);
   }
 
+  // Each stage says whether it ended before time was up, and holds its place where not.
   SparseStatus run(double seconds) {
-    const auto deadline =
+    deadline_ =
         Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
     SparseStatus status = SparseStatus::kSolved;
-    while (!unmatched_.empty() && status == SparseStatus::kSolved) {
-      const int32_t row = unmatched_.back();
-      if (left_[row] == 0) {
-        unmatched_.pop_back();
-      } else {
-        status = Clock::now() > deadline ? SparseStatus::kOutOfTime : augment(row);
-      }
+    while (stage_ != nullptr && status == SparseStatus::kSolved) {
+      if (!(this->*stage_)()) status = SparseStatus::kOutOfTime;
     }
-    if (status == SparseStatus::kSolved) {
-      for (int64_t i = 0; i < g_.rows; ++i) p_.u[i] = least_of(i).value;
-    }
-    return status;
+    std::copy(cols_.dual.begin(), cols_.dual.end(), p_.v);
+    return stage_ == nullptr && !found_all_ ? SparseStatus::kNoFlow : status;
   }
 
   const SparseAssignment& problem() const { return p_; }
 
  private:
+  using Stage = bool (State::*)();
   struct Least {
     double value, second;
     int64_t edge, second_edge;
   };
 
-  Least least_of(int64_t i) const {
+  // Whether time is up; the clock is read once for many edges.
+  bool late(int64_t edges) {
+    looked_ += edges;
+    if (looked_ < kEdgesBetweenLooks) return false;
+    looked_ = 0;
+    return Clock::now() > deadline_;
+  }
+
+  bool each_row(void (State::*todo)(int32_t), Stage next) {
+    for (; row_ < g_.rows; ++row_) {
+      if (late(rows_.degree(row_))) return false;
+      (this->*todo)(row_);
+    }
+    row_ = 0;
+    stage_ = next;
+    return true;
+  }
+
+  bool lower_prices() { return each_row(&State::lower_for_heavy_row, &State::keep_flow); }
+  bool keep_flow() { return each_row(&State::keep_tight_flow, &State::reduce_rows); }
+  bool count_edges() { return each_row(&State::count_row, &State::list_edges); }
+  bool list_edges() { return each_row(&State::list_row, &State::search); }
+  bool find_duals() { return each_row(&State::find_dual, nullptr); }
+
+  Least least_of(int32_t i) const {
     Least least{kInfinity, kInfinity, -1, -1};
     for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
-      const double value = p_.cost[e] - p_.v[g_.col[e]];
+      const double value = p_.cost[e] - cols_.dual[g_.col[e]];
       if (value < least.value) {
         least = {value, least.value, e, least.edge};
       } else if (value < least.second) {
@@ -189,167 +105,206 @@ class AssignmentSolver::State {
     return least;
   }
 
-  void give(int32_t row, int64_t edge, int32_t units) {
-    if (p_.flow[edge] == 0) holds_.add(row, g_.col[edge], edge);
-    p_.flow[edge] += units;
-  }
+  void find_dual(int32_t i) { p_.u[i] = least_of(i).value; }
 
-  void take_back(int32_t at, int32_t units) {
-    const int64_t edge = holds_[at].edge;
-    p_.flow[edge] -= units;
-    if (p_.flow[edge] == 0) holds_.remove(at);
+  void assign(int64_t edge, int32_t row, int32_t col, int32_t units) {
+    holds_.give(edge, row, col, units);
+    rows_.left[row] -= units;
+    cols_.left[col] -= units;
   }
 
   // A new edge that undercuts a row of many units would make them all loose: its column's price falls
   // instead, which loosens only the few units that the column takes.
-  void lower_for_heavy_rows() {
-    for (int64_t i = 0; i < g_.rows; ++i) {
-      if (g_.supply[i] == 1) continue;
-      double held = -kInfinity;
-      for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
-        if (p_.flow[e] > 0) held = std::max(held, p_.cost[e] - p_.v[g_.col[e]]);
-      }
-      if (held == -kInfinity) continue;
-      for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
-        const int32_t j = g_.col[e];
-        if (g_.demand[j] < g_.supply[i]) p_.v[j] = std::min(p_.v[j], p_.cost[e] - held);
-      }
+  void lower_for_heavy_row(int32_t i) {
+    if (g_.supply[i] == 1) return;
+    double held = -kInfinity;
+    for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
+      if (p_.flow[e] > 0) held = std::max(held, p_.cost[e] - cols_.dual[g_.col[e]]);
+    }
+    if (held == -kInfinity) return;
+    for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
+      double& v = cols_.dual[g_.col[e]];
+      if (g_.demand[g_.col[e]] < g_.supply[i]) v = std::min(v, p_.cost[e] - held);
     }
   }
 
   // Flow that new edges or new duals made loose is dropped; the rest is still part of an optimum.
-  std::vector<int32_t> keep_tight_flow() {
-    std::vector<int32_t> unmatched;
-    for (int32_t i = 0; i < g_.rows; ++i) {
-      const double least = least_of(i).value;
-      for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
-        if (p_.flow[e] == 0) continue;
-        const double c = p_.cost[e], v = p_.v[g_.col[e]];
-        const bool tight = c - v <= least + kKept * (std::fabs(c) + std::fabs(v));
-        const int32_t units = tight ? std::min({p_.flow[e], left_[i], room_[g_.col[e]]}) : 0;
-        p_.flow[e] = 0;
-        if (units == 0) continue;
-        give(i, e, units);
-        left_[i] -= units;
-        room_[g_.col[e]] -= units;
-      }
-      if (left_[i] > 0) unmatched.push_back(i);
+  void keep_tight_flow(int32_t i) {
+    const double least = rows_.dual[i] = least_of(i).value;
+    for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
+      if (p_.flow[e] == 0) continue;
+      const int32_t j = g_.col[e];
+      const double c = p_.cost[e], v = cols_.dual[j];
+      const bool tight = c - v <= least + kKept * (std::fabs(c) + std::fabs(v));
+      const int32_t units = tight ? std::min({p_.flow[e], rows_.left[i], cols_.left[j]}) : 0;
+      p_.flow[e] = 0;
+      if (units > 0) assign(e, i, j, units);
     }
-    return unmatched;
+    if (rows_.left[i] > 0) free_.push_back(i);
   }
 
   // Augmenting row reduction: a free row takes its cheapest column and lowers that column's price until its
-  // second choice costs the same; whom it displaces goes next. A column of several units is only filled up:
-  // its price belongs to all who hold it.
-  void reduce_rows(std::vector<int32_t>& unmatched) {
-    for (int round = 0; round < 2 && !unmatched.empty(); ++round) {
-      std::vector<int32_t> later;
-      int64_t steps = 16 * static_cast<int64_t>(unmatched.size()) + 1024;
-      while (!unmatched.empty()) {
-        const int32_t row = unmatched.back();
-        unmatched.pop_back();
-        const Least least = least_of(row);
-        if (least.second == kInfinity || --steps < 0 || !reduce_row(row, least, unmatched)) {
-          later.push_back(row);
-        }
+  // second choice costs the same; whom it displaces comes after all others. A column of several units is
+  // only filled up: its price belongs to all who hold it. This goes on while it places half of the rows in
+  // less time than searches would.
+  bool reduce_rows() {
+    const double search = kStepsForSearch * std::sqrt(static_cast<double>(g_.cols));
+    for (;;) {
+      for (; at_ < free_.size(); ++at_) {
+        if (late(rows_.degree(free_[at_]))) return false;
+        if (!reduce_row(free_[at_])) stuck_.push_back(free_[at_]);
       }
-      unmatched.swap(later);
+      free_.swap(displaced_);
+      displaced_.clear();
+      at_ = 0;
+      if (free_.size() <= half_) {
+        half_ = free_.size() / 2;
+        steps_ = 0;
+      }
+      steps_ += free_.size();
+      if (free_.empty() || static_cast<double>(steps_) > search * static_cast<double>(half_ + 1)) break;
     }
-  }
-
-  bool reduce_row(int32_t row, const Least& least, std::vector<int32_t>& unmatched) {
-    ++p_.reductions;
-    int64_t edge = least.edge;
-    const bool alone = g_.demand[g_.col[edge]] == 1;
-    const double lowered = p_.v[g_.col[edge]] - (least.second - least.value);
-    const bool lowers = alone && lowered < p_.v[g_.col[edge]];
-    if (!lowers && room_[g_.col[edge]] == 0 && least.second == least.value) edge = least.second_edge;
-    const int32_t col = g_.col[edge];
-    if (!lowers && room_[col] == 0) return false;
-    if (lowers) p_.v[col] = lowered;
-    if (room_[col] == 0) {
-      const int32_t at = holds_.first(col), displaced = holds_[at].row;
-      take_back(at, 1);
-      if (left_[displaced]++ == 0 && displaced != row) unmatched.push_back(displaced);
-      room_[col] = 1;
-    }
-    const int32_t units = std::min(left_[row], room_[col]);
-    give(row, edge, units);
-    left_[row] -= units;
-    room_[col] -= units;
-    if (left_[row] > 0) unmatched.push_back(row);
+    free_.insert(free_.end(), stuck_.begin(), stuck_.end());
+    stage_ = &State::begin_search;
     return true;
   }
 
-  // One shortest augmenting path from a row with units left, by Dijkstra's method over reduced costs.
-  SparseStatus augment(int32_t row) {
-    ++p_.augmentations;
-    heap_.clear();
-    settled_.clear();
-    ++turn_;
-    relax(row, 0.0, least_of(row).value);
-    while (!heap_.empty()) {
-      const int32_t j = heap_.pop();
-      if (room_[j] > 0) {
-        const double end = heap_.distance(j);
-        for (int32_t k : settled_) p_.v[k] += heap_.distance(k) - end;
-        push(row, j);
-        return SparseStatus::kSolved;
-      }
-      settled_.push_back(j);
-      for (int32_t at = holds_.first(j); at != Holds::kNone; at = holds_[at].next) {
-        const int32_t holder = holds_[at].row;
-        if (seen_[holder] == turn_) continue;
-        reached_[holder] = at;
-        relax(holder, heap_.distance(j), p_.cost[holds_[at].edge] - p_.v[j]);
-      }
+  bool reduce_row(int32_t row) {
+    ++p_.reductions;
+    const Least least = least_of(row);
+    rows_.dual[row] = least.value;
+    if (least.second == kInfinity) return false;
+    int64_t edge = least.edge;
+    const bool alone = g_.demand[g_.col[edge]] == 1;
+    const double v = cols_.dual[g_.col[edge]], lowered = v - (least.second - least.value);
+    const bool lowers = alone && lowered < v;
+    if (!lowers && cols_.left[g_.col[edge]] == 0 && least.second == least.value) edge = least.second_edge;
+    const int32_t col = g_.col[edge];
+    if (!lowers && cols_.left[col] == 0) return false;
+    if (lowers) {
+      cols_.dual[col] = lowered;
+      rows_.dual[row] = least.second;
     }
-    return SparseStatus::kNoFlow;
+    if (cols_.left[col] == 0) {
+      const int32_t at = cols_.first_hold[col], holder = holds_[at].end[0];
+      holds_.take(at, 1);
+      cols_.left[col] = 1;
+      if (rows_.left[holder]++ == 0 && holder != row) displaced_.push_back(holder);
+    }
+    assign(edge, row, col, std::min(rows_.left[row], cols_.left[col]));
+    if (rows_.left[row] > 0) displaced_.push_back(row);
+    return true;
   }
 
-  void relax(int32_t row, double distance, double u) {
-    seen_[row] = turn_;
-    p_.scanned += g_.row_start[row + 1] - g_.row_start[row];
-    for (int64_t e = g_.row_start[row]; e < g_.row_start[row + 1]; ++e) {
-      const int32_t j = g_.col[e];
-      const double reduced = std::max(0.0, (p_.cost[e] - p_.v[j]) - u);
-      if (heap_.lower(j, distance + reduced)) from_[j] = {row, e};
-    }
+  // One shortest path from a row with units left to a column with units left. Rows that are still free are
+  // so because the way out of their neighbourhood is long, columns because the way in is, and between them
+  // nearly everything is near: searches from both ends meet when each has seen little.
+  bool begin_search() {
+    while (!free_.empty() && rows_.left[free_.back()] == 0) free_.pop_back();
+    stage_ = free_.empty() ? &State::find_duals : &State::search;
+    found_all_ = free_.empty();
+    if (found_all_) return true;
+    meeting_ = {};
+    both_ = false;
+    forward_.begin_at(free_.back());
+    return true;
   }
 
-  // Moves as many units as the path from `row` to column j lets through.
-  void push(int32_t row, int32_t j) {
-    int32_t units = std::min(left_[row], room_[j]);
-    for (int32_t at = from_[j].row; at != row; at = from_[holds_[reached_[at]].col].row) {
-      units = std::min(units, p_.flow[holds_[reached_[at]].edge]);
-    }
-    left_[row] -= units;
-    room_[j] -= units;
+  bool search() {
     for (;;) {
-      const Arrival arrival = from_[j];
-      give(arrival.row, arrival.edge, units);
-      if (arrival.row == row) return;
-      j = holds_[reached_[arrival.row]].col;
-      take_back(reached_[arrival.row], units);
+      const double ahead = forward_.top(), behind = both_ ? backward_.top() : 0.0;
+      if (meeting_.length < kInfinity && ahead + behind >= meeting_.length) break;
+      if (!both_ && forward_.scanned() > kEdgesAlone) {
+        if (cols_.start == nullptr) {
+          stage_ = &State::count_edges;
+          return true;
+        }
+        begin_backward();
+        continue;
+      }
+      const int s = both_ && backward_.scanned() < forward_.scanned() ? 1 : 0;
+      Search& search = s == 0 ? forward_ : backward_;
+      if (search.top() == kInfinity) {  // nothing to be found
+        stage_ = nullptr;
+        return true;
+      }
+      const int64_t before = search.scanned();
+      const int32_t y = search.settle();
+      if (sides_[1 - s].left[y] > 0) {
+        search.arrive(y);
+        finish(s == 0 ? meeting_.length : 0.0);
+        return true;
+      }
+      search.expand(y);
+      if (late(1 + search.scanned() - before)) return false;
     }
+    const int32_t row = forward_.first_meeting(meeting_.end[0]);
+    if (row != kNone) backward_.meet_at(row);
+    finish(std::min(forward_.top(), meeting_.length));
+    return true;
   }
 
-  struct Arrival {
-    int32_t row;
-    int64_t edge;
-  };
+  void begin_backward() {
+    while (cols_.left[open_col_] == 0) ++open_col_;
+    backward_.begin_at(open_col_);
+    both_ = true;
+  }
+
+  void finish(double forward_end) {
+    ++p_.augmentations;
+    p_.scanned += forward_.scanned() + backward_.scanned();
+    const double backward_end = meeting_.length - forward_end;
+    forward_.change_duals(forward_end);
+    backward_.change_duals(backward_end);
+    const int32_t row = meeting_.end[0], col = meeting_.end[1];
+    const int32_t units = std::min(forward_.most(row), backward_.most(col));
+    forward_.shift(row, units, holds_);
+    backward_.shift(col, units, holds_);
+    holds_.give(meeting_.edge, row, col, units);
+    forward_.clear(forward_end);
+    backward_.clear(backward_end);
+    stage_ = &State::begin_search;
+  }
+
+  // The edges of each column, in one array: where each column's begin, then they themselves.
+  void count_row(int32_t i) {
+    if (i == 0) col_start_.assign(g_.cols + 1, 0);
+    for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) ++col_start_[g_.col[e]];
+    if (i + 1 < g_.rows) return;
+    int64_t end = 0;
+    for (int64_t& start : col_start_) start = end += start;
+    col_row_.resize(end);
+    col_edge_.resize(end);
+  }
+
+  void list_row(int32_t i) {
+    for (int64_t e = g_.row_start[i]; e < g_.row_start[i + 1]; ++e) {
+      const int64_t k = --col_start_[g_.col[e]];
+      col_row_[k] = i;
+      col_edge_[k] = e;
+    }
+    if (i + 1 < g_.rows) return;
+    cols_.start = col_start_.data();
+    cols_.other = col_row_.data();
+    cols_.edge = col_edge_.data();
+  }
 
   SparseAssignment p_;
   const SparseGraph g_;
-  std::vector<int32_t> left_, room_;  // units that a row still has, that a column still takes
+  Side sides_[2];
+  Side &rows_ = sides_[0], &cols_ = sides_[1];
   Holds holds_;
-  ColumnHeap heap_;
-  std::vector<Arrival> from_;     // how a column was reached
-  std::vector<int32_t> reached_;  // the hold through which a row was reached
-  std::vector<int64_t> seen_;     // the last search that reached a row
-  std::vector<int32_t> settled_;
-  std::vector<int32_t> unmatched_;
-  int64_t turn_ = 0;
+  Meeting meeting_;
+  Search forward_, backward_;
+  bool both_ = false, found_all_ = false;
+  std::vector<int64_t> col_start_, col_edge_;
+  std::vector<int32_t> col_row_;
+  std::vector<int32_t> free_, displaced_, stuck_;
+  size_t at_ = 0, half_ = std::numeric_limits<size_t>::max(), steps_ = 0;
+  int32_t row_ = 0, open_col_ = 0;
+  int64_t looked_ = 0;
+  Clock::time_point deadline_;
+  Stage stage_ = &State::lower_prices;
 };
 
 AssignmentSolver::AssignmentSolver(const SparseAssignment& problem)
