@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Time `ots` against dense and entropic solvers, checking the answers first.
 
-python benchmarks/bench_ots.py [--device cuda] [--quick | --large | --low | --small] [--only FAMILY]
+python benchmarks/bench_ots.py [--device cuda] [--quick | --large | --low | --small | --sparse] [--only NAME]
 
 Every time includes the cost matrix. Ratios hold within one run. Peak memory is what a call adds to the
 process.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,12 @@ import torch
 from measure import installed, medians, peak_above_now, report, save
 from ots_problems import PLANTED, make
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 import geodesic_fast
 from geodesic_fast import ots
+from geodesic_fast.transport.sparse_assignment import Rows, cheapest_flow
 
 OBJECTIVE_TOLERANCE = 1e-12  # relative
 # family, m, d, rivals
@@ -65,6 +68,9 @@ SMALL = [  # family, problems, m, d
     for size in ((1, 128, 512), (1, 512, 784), (256, 128, 64))
     for family in ("residual", "half scrambled", "random relu")
 ]
+SPARSE = (20_000, 80_000, 300_000, 1_000_000)  # points
+SPARSE_NEIGHBOURS = 31
+SPARSE_RIVAL = 20_000  # points up to which SciPy solves it, too
 SMALL_ROUNDS = 30
 SMALL_RIVALS = ("lapjvs", "lapjvr", "lapjvh")
 ROUNDS = 3
@@ -205,6 +211,50 @@ def run_small(family: str, problems: int, m: int, d: int) -> dict[str, Any]:
     return row
 
 
+def neighbours(m: int) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """Return a graph like that of points in many dimensions, the row of each edge, and the costs.
+
+    The neighbours of a row are any columns, their distances those of the nearest of many points in 64
+    dimensions; a hidden perfect matching is as far as the farthest of them.
+    """
+    rng = np.random.default_rng(0)
+    near = 3 * np.log(np.cumsum(rng.exponential(size=(m, SPARSE_NEIGHBOURS)), 1))
+    cost = 600 + np.concatenate([near.max(1, keepdims=True), near], 1)
+    col = np.concatenate([np.arange(m)[:, None], rng.integers(0, m, (m, SPARSE_NEIGHBOURS))], 1)
+    keys, first = np.unique(np.arange(m)[:, None] * m + col, return_index=True)
+    i, j = np.divmod(keys.reshape(-1), m)
+    one = np.ones(m, np.int32)
+    rows = Rows(np.searchsorted(i, np.arange(m + 1)), j.astype(np.int32), one, one)
+    return rows, i, cost.reshape(-1)[first.reshape(-1)]
+
+
+def to_the_end(slices: Iterator[None], _: Any) -> None:
+    """Work without a deadline."""
+    for _ in slices:
+        pass
+
+
+def run_sparse(m: int) -> dict[str, Any]:
+    """Take the CPU seconds of the sparse solver alone, from equal prices; it works on one thread."""
+    rows, i, cost = neighbours(m)
+    v, units = np.full(m, 300.0), np.zeros_like(rows.col)
+    started = time.process_time()
+    u, done = cheapest_flow(rows, cost, v, units, to_the_end)
+    row: dict[str, Any] = {"m": m, "edges": len(cost), "solve s": time.process_time() - started} | done
+    assert (np.bincount(i, units) == 1).all()
+    assert (np.bincount(rows.col, units) == 1).all()
+    assert (cost - v[rows.col] - u[i]).min() >= 0
+    best = float((cost * units).sum())
+    assert abs(best / float(u.sum() + v.sum()) - 1) < OBJECTIVE_TOLERANCE  # the duals prove it
+    if m <= SPARSE_RIVAL:
+        graph = csr_array((cost, rows.col, rows.start.astype(np.int32)), shape=(m, m))
+        started = time.process_time()
+        matched = min_weight_full_bipartite_matching(graph)
+        row["scipy s"] = time.process_time() - started
+        assert abs(graph[matched].sum() / best - 1) < OBJECTIVE_TOLERANCE
+    return row
+
+
 def float64_costs(x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
     """Return the costs of all problems, (problems, m, m)."""
     a, b = x.double(), y.double()
@@ -224,6 +274,9 @@ def main() -> None:
     size.add_argument("--quick", action="store_true", help="small problems, under a minute")
     size.add_argument("--low", action="store_true", help="m = 5000 in 2 and 3 dimensions")
     size.add_argument("--small", action="store_true", help="problems of 128 and 512 points, and batches")
+    size.add_argument(
+        "--sparse", action="store_true", help="the solver of sparse graphs alone, to m = 1,000,000"
+    )
     size.add_argument("--large", action="store_true", help="m = 16,000 and 50,000")
     parser.add_argument("--only", default="", help="families whose name contains this")
     args = parser.parse_args()
@@ -235,6 +288,9 @@ def main() -> None:
         if installed("lap", "the table of small problems, which is beside lapx, is"):
             rows = [run_small(*problem) for problem in SMALL if args.only in problem[0]]
             report("bench_ots_small", "cpu", rows)
+        return
+    if args.sparse:
+        report("bench_ots_sparse", "cpu", [run_sparse(m) for m in SPARSE])
         return
     suffix = "_quick" if args.quick else "_low" if args.low else "_large" if args.large else ""
     rows = []
