@@ -78,8 +78,9 @@ struct Turns {
 // What one thread of a team carries along a track.
 template <class T, bool kAligned, bool kAll>
 struct ForwardTeam {
-  // all fields of float64 tracks take more registers than a wide slice leaves
-  static constexpr int kBytes = kAligned && !(kAll && sizeof(T) == 8) ? kWide : kNarrow;
+  // All fields of float64 tracks take more registers than a wide slice leaves; lss alone takes the same
+  // slice, as sums over others would round elsewhere.
+  static constexpr int kBytes = kAligned && sizeof(T) != 8 ? kWide : kNarrow;
   using Ring = PairRing<T, kAligned, kBytes>;
   using Acc = typename Ring::Acc;
   static constexpr int kSums = kAll ? 4 : 2;
