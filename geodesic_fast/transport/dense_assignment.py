@@ -54,7 +54,9 @@ def solve_none(x: Tensor, y: Tensor) -> DenseSolutions:
     """Return what is known of problems x, y (problems, m, d) before any is solved."""
     problems, m, d = x.shape
     rows = np.arange(problems * m)
-    costs = pair_costs(x.reshape(-1, d), y.reshape(-1, d), rows, rows).reshape(problems, m).mean(1)
+    pairs = pair_costs(x.reshape(-1, d), y.reshape(-1, d), rows, rows).reshape(problems, m)
+    with np.errstate(over="ignore"):  # infinite, which is the answer
+        costs = pairs.mean(1)
     u, v = np.full((2, problems, m), np.nan)
     own = np.tile(np.arange(m), (problems, 1))
     unique, gap = np.zeros(problems, bool), np.full(problems, np.inf)
