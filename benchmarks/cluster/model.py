@@ -39,9 +39,9 @@ SIZES = [(20_000, 256), (100_000, 512), (100_000, 3072), (300_000, 64), (1_000_0
 ROUNDS = 2  # of sparse search and pricing: one or two on the problems that were measured
 GIB = 2**30
 WIDE = 4000, 512  # of a tile whose products stand for those of many features
-# Data sheet of the H100 SXM: 67 and 495 TFLOP/s without sparsity, 3.35 TB/s, 450 GB/s of NVLink each way; and
-# what libraries reach of it, which is assumed.
-H100_FULL, H100_COARSE, H100_MEMORY, H100_WIRE, REACHED = 67e12, 495e12, 3.35e12, 450e9, 0.75
+# Data sheet of the H100 SXM: 67 TFLOP/s, 3.35 TB/s, 450 GB/s of NVLink each way; and what libraries reach of
+# it, which is assumed.
+H100_FULL, H100_MEMORY, H100_WIRE, REACHED = 67e12, 3.35e12, 450e9, 0.75
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ class Machine:
     name: str
     processes: int
     full: float  # operations a second, float32
-    coarse: float  # with factors in bfloat16 or TF32
     softmin: float  # seconds a pair, as are the two below
     best: float
     listed: float
@@ -80,7 +79,7 @@ def terms(m: int, d: int, machine: Machine, host: Host, rounds: int = ROUNDS) ->
     reduced = m * (8 + 4) * (4 + 2) + m * 4 * potentials._GROUPS  # bytes: sums, maxima, thresholds
     gathered = 4 * m * d + 12 * m * (potentials.ROW_NEIGHBOURS + potentials.COLUMN_NEIGHBOURS)
     return {
-        "products": product * ((sampled + 1) / machine.coarse + (2 + rounds) / machine.full),
+        "products": product * (sampled + 3 + rounds) / machine.full,
         "passes": pairs * each_pass,
         "exchange": (2 * reduced + gathered) / machine.wire if machine.processes > 1 else 0.0,
         "host": host.point * m,
@@ -99,7 +98,7 @@ def h100(processes: int) -> Machine:
     """Return GPUs of a node, by their data sheet: passes read or write each product so many times."""
     a_value = 4 / (H100_MEMORY * REACHED)
     return Machine(
-        f"{processes} H100", processes, H100_FULL * REACHED, H100_COARSE * REACHED,
+        f"{processes} H100", processes, H100_FULL * REACHED,
         softmin=4 * a_value, best=a_value, listed=2 * a_value, wire=H100_WIRE * REACHED,
     )  # fmt: skip
 
@@ -113,24 +112,20 @@ def measured_machine(m: int, d: int) -> Machine:
     mass, best = torch.zeros(m, dtype=torch.int64), torch.full((m,), passes.LOWEST)
     cpu = torch.device("cpu")
 
-    def multiply(precision: Callable[[torch.device], Any]) -> Callable[[], None]:
-        def run() -> None:
-            with precision(cpu):
-                torch.mm(x, y.T, out=tile)
-
-        return run
+    def multiply() -> None:
+        with products.full_float32(cpu):
+            torch.mm(x, y.T, out=tile)
 
     near = passes.Listing(b, none, keep=potentials.ROW_NEIGHBOURS, limit=64)
     work = {
-        "coarse": multiply(products.coarse_float32),
-        "full": multiply(products.full_float32),
+        "full": multiply,
         "softmin": lambda: passes.softmin_pass(tile, b, zero, 0.01, a, mass, best),
         "best": lambda: passes.column_best_pass(tile, zero, best),
         "listed": lambda: passes.list_pass(tile, near, zero, zero, 64 * rows),
     }
     pair = {name: _seconds(run) / (rows * m) for name, run in work.items()}
     return Machine(
-        f"one thread, {d} features", 1, 2 * d / pair["full"], 2 * d / pair["coarse"],
+        f"one thread, {d} features", 1, 2 * d / pair["full"],
         pair["softmin"], pair["best"], pair["listed"], wire=2e9,
     )  # fmt: skip
 
@@ -223,7 +218,7 @@ def main() -> None:
     wide = measured_machine(*WIDE)  # products of more features run nearer to the peak
     cores, rows = os.cpu_count() or 1, []
     for m, d in SIZES:
-        own = thread if d < WIDE[1] // 2 else replace(thread, full=wide.full, coarse=wide.coarse)
+        own = thread if d < WIDE[1] // 2 else replace(thread, full=wide.full)
         for machine in (replace(own, name=f"{cores} cores", processes=cores), h100(1), h100(8)):
             rows.append(predicted(m, d, machine, host))
     report("scale_model", "cpu", rows)
@@ -234,7 +229,7 @@ def _rates(machine: Machine, host: Host) -> dict[str, Any]:
     """Return a row of the table of parts."""
     return {
         "process": machine.name, "products, GFLOP/s": machine.full / 1e9,
-        "coarse products, GFLOP/s": machine.coarse / 1e9, "soft minimum, ns a pair": machine.softmin * 1e9,
+        "soft minimum, ns a pair": machine.softmin * 1e9,
         "column maxima, ns a pair": machine.best * 1e9, "listing, ns a pair": machine.listed * 1e9,
         "host, us a point": host.point * 1e6, "search, power of m": host.search[1],
     }  # fmt: skip

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from geodesic_fast.transport.duals import column_dual
 from geodesic_fast.transport.passes import LOWEST, MASS_UNITS, Listing, list_pass, softmin_pass
 from geodesic_fast.transport.passes import column_best_pass as _column_best_pass
 from geodesic_fast.transport.points import Points, power_below
-from geodesic_fast.transport.products import Products, coarse_float32, full_float32
+from geodesic_fast.transport.products import Products
 
 ROW_NEIGHBOURS, COLUMN_NEIGHBOURS = 24, 8
 _ROW_LIMIT = 64  # with ties a row may have any number of equally near columns
@@ -22,7 +23,6 @@ _GROUPS = 16  # of rows; a column's threshold is the 8th largest of its maxima o
 _GROUP_ROWS = 256  # at most, one after the other
 _SAMPLED_ROWS = 4096  # at least, of which all but the last temperatures have enough
 _WHOLE_STEPS = 2
-_BLURRED_POINTS, _SHARPNESS = 256, 16  # times the rounding of coarse products
 _START = 0.1
 _MUCH_LESS = 0.5  # of the mean cost
 _LEAST_SHARE = 2.0**-10  # below, float32 products tell nothing apart
@@ -87,36 +87,33 @@ class Anneal:
         """
         shares = schedule.lowered(self.usual_share).temperatures()
         temperatures = [share * self.mean_cost / 2 for share in shares]
-        step, last, blur = 0, len(temperatures) - 1, self._blur()
+        step, last = 0, len(temperatures) - 1
         sampled = power_below(self.points.rows // _SAMPLED_ROWS, 1, self.products.plan.tile_rows)
+        if sampled > 1:
+            self.products.time_a_pass(self._try(temperatures[0]))
         while step < last:
             every = 1 if step > last - _WHOLE_STEPS else sampled
-            self.iterate(temperatures[step], every, coarse=0 < _SHARPNESS * blur < temperatures[step])
+            self.iterate(temperatures[step], every)
             even = every == 1 and float((self.mass - 1).abs().mean()) < _EVEN
             step = min(step + 1 + even, last)
         self.iterate(temperatures[last], last=True)
 
-    def _blur(self) -> float:
-        """Return about the rounding of coarse products: none where they are full ones, or there already."""
-        points = self.points
-        if self.products.plan.stored:
-            return 0.0
-        sample = [
-            points.block(which, torch.linspace(0, count - 1, min(_BLURRED_POINTS, count)).long())
-            for which, count in (("x", points.rows), ("y", points.cols))
-        ]
-        with full_float32(points.device):
-            full = sample[0] @ sample[1].T
-        with coarse_float32(points.device):
-            coarse = sample[0] @ sample[1].T
-        return float((coarse - full).square().mean().sqrt())
+    def _try(self, epsilon: float) -> Callable[[int, int, Tensor], None]:
+        """Return an iteration over a tile that leaves nothing behind, to be timed."""
+        a, whole, best = self.a.clone(), torch.zeros_like(self.b, dtype=torch.int64), self.b.clone()
 
-    def iterate(self, epsilon: float, every: int = 1, last: bool = False, coarse: bool = False) -> None:
+        def use(start: int, stop: int, tile: Tensor) -> None:
+            softmin_pass(tile, self.b, self.log_supply[start:stop], epsilon, a[start:stop], whole, best)
+            float(best[0])  # waits for a GPU
+
+        return use
+
+    def iterate(self, epsilon: float, every: int = 1, last: bool = False) -> None:
         """Normalise each `every`-th row of the plan exp((S - a - b) / epsilon), then its columns."""
         whole = torch.zeros_like(self.b, dtype=torch.int64)
         best = torch.full_like(self.b, LOWEST)
         groups = self.b.new_full((_GROUPS, len(self.b)), LOWEST) if last else None
-        for start, stop, tile in self.products.tiles("potentials", every, coarse):
+        for start, stop, tile in self.products.tiles("potentials", every):
             rows = slice(start, stop, every)
             a, log_supply = self.a[rows].contiguous(), self.log_supply[rows].contiguous()
             softmin_pass(tile, self.b, log_supply, epsilon, a, whole, best)

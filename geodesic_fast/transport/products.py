@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from geodesic_fast.transport.planner import Plan
 from geodesic_fast.transport.points import Points
 
 _SPARE_SECONDS = 0.1  # by which a deadline may be missed
+_TIMED_ROWS = 256
 
 
 class OutOfTimeError(Exception):
@@ -40,11 +43,8 @@ class Products:
         self._columns: Tensor | None = None
         self._buffer: Tensor | None = None
 
-    def tiles(self, stage: str, every: int = 1, coarse: bool = False) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (start, stop, tile) of each `every`-th row; OutOfTimeError when the deadline is near.
-
-        Products that may be coarse are as quick as the device has them, unless all are stored.
-        """
+    def tiles(self, stage: str, every: int = 1) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (start, stop, tile) of each `every`-th row; OutOfTimeError when the deadline is near."""
         own, rows = self.points.own, self.plan.tile_rows
         if self.plan.stored and self._stored is None:
             self._store()
@@ -52,11 +52,26 @@ class Products:
         with tqdm(total=-(-len(own) // rows), desc=stage, leave=False, disable=not self.show) as bar:
             for start in self._in_time(range(own.start, own.stop, rows)):
                 stop = min(start + rows, own.stop)
-                yield start, stop, self._tile(slice(start, stop, every), coarse)
-                share = (stop - own.start) / every / len(own)  # of a whole pass
-                self.pass_seconds = max(longest, (time.monotonic() - started) / share)
+                yield start, stop, self._tile(slice(start, stop, every))
+                if every == 1:  # a sample does not tell what all rows take
+                    took = (time.monotonic() - started) * len(own) / (stop - own.start)
+                    self.pass_seconds = max(longest, took)
                 bar.update()
         self.passes += 1
+
+    def time_a_pass(self, use: Callable[[int, int, Tensor], None]) -> None:
+        """Learn from a few rows what a whole pass will take, where none was made yet."""
+        own = self.points.own
+        if self.pass_seconds > 0 or len(own) == 0:
+            return
+        if self.plan.stored and self._stored is None:
+            self._store()
+        stop = min(own.start + min(_TIMED_ROWS, self.plan.tile_rows), own.stop)
+        started = 0.0
+        for _ in range(2):  # the first time sets up what later tiles find
+            started = time.monotonic()
+            use(own.start, stop, self._tile(slice(own.start, stop, 1)))
+        self.pass_seconds = (time.monotonic() - started) * len(own) / (stop - own.start)
 
     def check_time(self) -> None:
         """Raise OutOfTimeError unless all have time for one more pass behind this point."""
@@ -107,7 +122,7 @@ class Products:
             raise OutOfTimeError
         return all(words)
 
-    def _tile(self, rows: slice, coarse: bool) -> Tensor:
+    def _tile(self, rows: slice) -> Tensor:
         first = self.points.own.start
         if self._stored is not None:
             return self._stored[rows.start - first : rows.stop - first : rows.step]
@@ -119,7 +134,7 @@ class Products:
         assert self._buffer is not None
         x = self.points.block("x", rows)
         tile = self._buffer[: len(x)]
-        with coarse_float32(x.device) if coarse else full_float32(x.device):
+        with full_float32(x.device):
             torch.mm(x, self._columns.T, out=tile)
         return tile
 
@@ -148,35 +163,38 @@ class Products:
 @contextlib.contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Keep TF32, bfloat16 and autocast out of float32 products: their rounding has another bound."""
-    with _precision(device, "ieee", "highest"), torch.autocast(device.type, enabled=False):
+    with _highest_precision(device), torch.autocast(device.type, enabled=False):
         yield
 
 
-@contextlib.contextmanager
-def coarse_float32(device: torch.device) -> Iterator[None]:
-    """Let float32 products round their factors: to TF32 on a GPU, to bfloat16 on a CPU that multiplies it."""
-    kind = "tf32" if device.type == "cuda" else "bf16"
-    with _precision(device, kind, "medium"), torch.autocast(device.type, enabled=False):
-        yield
+_guard = threading.Lock()
+_inside: Counter[str] = Counter()  # threads that ask for it, by type of device
+_before: dict[str, str] = {}  # what the first of them found
 
 
 @contextlib.contextmanager
-def _precision(device: torch.device, kind: str, older_name: str) -> Iterator[None]:
-    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    settings = getattr(backend, "matmul", None)
-    if settings is not None and hasattr(
-        settings, "fp32_precision"
-    ):  # newer versions of torch refuse a mix with the older call
-        before = settings.fp32_precision
-        settings.fp32_precision = kind
-        try:
-            yield
-        finally:
-            settings.fp32_precision = before
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(older_name)
+def _highest_precision(device: torch.device) -> Iterator[None]:
+    """Set what is one setting for all threads; the last one that needs it puts back what was there."""
+    with _guard:
+        if _inside[device.type] == 0:
+            _before[device.type] = _set_precision(device.type, "ieee", "highest")
+        _inside[device.type] += 1
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with _guard:
+            _inside[device.type] -= 1
+            if _inside[device.type] == 0:
+                _set_precision(device.type, _before[device.type], _before[device.type])
+
+
+def _set_precision(device_type: str, name: str, older_name: str) -> str:
+    """Set the precision of float32 products, and return what it was."""
+    kind = torch.backends.cuda if device_type == "cuda" else torch.backends.mkldnn
+    settings = getattr(kind, "matmul", None)
+    if settings is not None and hasattr(settings, "fp32_precision"):  # newer torch refuses a mix of both
+        before, settings.fp32_precision = settings.fp32_precision, name
+    else:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(older_name)
+    return before
