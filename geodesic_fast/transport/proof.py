@@ -2,8 +2,9 @@
 """The proof that a flow is an optimum with most fixed points, for the values given and without a tolerance.
 
 Bounds. Duals are float64 numbers, taken as they are, so a reduced cost r_ij = c_ij - u_i - v_j is one real
-number; float64 finds it to a bound n_ij (`rounding.of_reduced_cost` for squared distances, `_Local` for
-products). Let low = r - n and high = r + n as computed, F the flow at hand, a_i the units of row i.
+number; float64 finds it to a bound n_ij (`rounding.of_reduced_cost` for squared distances,
+`rounding.of_reduced_product` for products). Let low = r - n and high = r + n as computed, F the flow at hand,
+a_i the units of row i.
 
 Parts. A row leads to the columns of its doubtful pairs, low <= 0, and a column to the rows that hold units of
 it; a part is a strongly connected component, so F does not leave it. Let G be an optimum of a part alone. The
